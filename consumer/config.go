@@ -1,0 +1,175 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Config is what a [Consumer] is made from.
+type Config struct {
+	// Nodes are the AMQP URLs of the nodes of one cluster, tried in this order.
+	// At least one is required.
+	Nodes []string
+	// Queues are the queues to consume. At least one is required; a name may
+	// stand only once.
+	Queues []Queue
+	// ShutdownTimeout is how long work may go on after the context given to Run
+	// has ended. Then its context ends too, with cause ErrShutdown, and one more
+	// second later it is abandoned. Zero means 25s.
+	ShutdownTimeout time.Duration
+	// Worker names this process in what it writes to messages: host and version.
+	Worker string
+}
+
+// Queue types.
+const (
+	Quorum  = "quorum"
+	Classic = "classic"
+)
+
+// A Queue says how the deliveries of one queue are worked.
+type Queue struct {
+	// Name of the queue. Required.
+	Name string
+	// Processor does the work. Required.
+	Processor Processor
+	// Concurrency is how many deliveries are worked on at once. Zero means 8.
+	Concurrency int
+	// Prefetch is how many deliveries the broker may hand out before one is
+	// acknowledged; at least Concurrency. Zero means twice the concurrency.
+	Prefetch int
+	// Timeout bounds one attempt. Zero means 5m.
+	Timeout time.Duration
+	// MaxAttempts is how often a message is tried before it is dead-lettered.
+	// Zero means 8; 1 means no retry.
+	MaxAttempts int
+	// RetryBase is the wait after the first failed attempt; each further wait is
+	// twice as long. Zero means 1s.
+	RetryBase time.Duration
+	// RetryMax caps those waits. Zero means 1h.
+	RetryMax time.Duration
+	// Type is Quorum or Classic. Empty means Quorum.
+	Type string
+	// Passive is true if nothing may be declared: what is missing is an error.
+	Passive bool
+	// MaxPriority, of a classic queue only, is its highest message priority.
+	// Zero means no priorities.
+	MaxPriority int
+	// Exchange, if not empty, is an existing exchange to bind the queue to, with
+	// each of RoutingKeys, or with the empty key if there is none.
+	Exchange    string
+	RoutingKeys []string
+	// Rate is how many deliveries may be started a second. Zero means any number.
+	Rate float64
+	// EnvPrefix is what the names of this queue's variables begin with, such as
+	// WARREN_QUEUE_EMAILS_; errors name the variable that settles them.
+	EnvPrefix string
+}
+
+func (q Queue) deadLetterQueue() string { return q.Name + ".dead" }
+
+// withDefaults returns c with each zero value replaced by what it means.
+func (c Config) withDefaults() Config {
+	c.ShutdownTimeout = orDefault(c.ShutdownTimeout, 25*time.Second)
+	queues := make([]Queue, len(c.Queues))
+	for i, q := range c.Queues {
+		q.Concurrency = orDefault(q.Concurrency, 8)
+		q.Prefetch = orDefault(q.Prefetch, 2*q.Concurrency)
+		q.Timeout = orDefault(q.Timeout, 5*time.Minute)
+		q.MaxAttempts = orDefault(q.MaxAttempts, 8)
+		q.RetryBase = orDefault(q.RetryBase, time.Second)
+		q.RetryMax = orDefault(q.RetryMax, time.Hour)
+		q.Type = orDefault(q.Type, Quorum)
+		queues[i] = q
+	}
+	c.Queues = queues
+	return c
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// maxPrefetch is the most that AMQP's 16 bits can say.
+const maxPrefetch = 65535
+
+// Validate returns every fault of c, joined, each naming the queue and, where
+// there is one, the variable. Zero values are valid where Config says what they
+// mean.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	if len(c.Nodes) == 0 {
+		fault("no node to connect to")
+	}
+	if len(c.Queues) == 0 {
+		fault("no queue to consume")
+	}
+	if c.ShutdownTimeout < 0 {
+		fault("the shutdown timeout is negative")
+	}
+	seen := make(map[string]bool)
+	for _, q := range c.Queues {
+		of := func(name string) string { return q.EnvPrefix + name }
+		if q.Name == "" {
+			fault("a queue has no name")
+		}
+		if seen[q.Name] {
+			fault("queue %s stands in the list of queues twice", q.Name)
+		}
+		seen[q.Name] = true
+		if len(q.deadLetterQueue()) > 255 {
+			fault("queue name %.20s... is too long: with .dead it may have 255 bytes", q.Name)
+		}
+		if strings.HasPrefix(q.Name, waitPrefix) {
+			fault("queue %s: names that begin with %s are for Warren's own queues", q.Name, waitPrefix)
+		}
+		if q.Processor == nil {
+			fault("queue %s has no processor", q.Name)
+		}
+		if q.Concurrency < 1 {
+			fault("%s is %d; it must be at least 1", of("CONCURRENCY"), q.Concurrency)
+		}
+		if q.Prefetch < q.Concurrency || q.Prefetch > maxPrefetch {
+			fault("%s is %d; it must be from the concurrency (%d) to %d", of("PREFETCH"), q.Prefetch, q.Concurrency, maxPrefetch)
+		}
+		if q.MaxAttempts < 1 {
+			fault("%s is %d; it must be at least 1", of("MAX_ATTEMPTS"), q.MaxAttempts)
+		}
+		for _, d := range []struct {
+			name string
+			d    time.Duration
+		}{{"TIMEOUT", q.Timeout}, {"RETRY_BASE", q.RetryBase}, {"RETRY_MAX", q.RetryMax}} {
+			if d.d < 0 {
+				fault("%s is %v; it must be positive", of(d.name), d.d)
+			}
+		}
+		if q.RetryMax < q.RetryBase {
+			fault("%s is %v; it must be at least %s (%v)", of("RETRY_MAX"), q.RetryMax, of("RETRY_BASE"), q.RetryBase)
+		}
+		if q.Type != Quorum && q.Type != Classic {
+			fault("%s is %q; it must be %s or %s", of("TYPE"), q.Type, Quorum, Classic)
+		}
+		if q.MaxPriority != 0 && q.Type != Classic {
+			fault("%s is for classic queues; quorum queues have their own fixed priorities", of("MAX_PRIORITY"))
+		}
+		if q.MaxPriority < 0 || q.MaxPriority > 255 {
+			fault("%s is %d; it must be from 1 to 255, 10 or less is wise", of("MAX_PRIORITY"), q.MaxPriority)
+		}
+		if len(q.RoutingKeys) > 0 && q.Exchange == "" {
+			fault("%s is set, but not %s to bind the queue to", of("ROUTING_KEYS"), of("EXCHANGE"))
+		}
+		if q.Rate < 0 {
+			fault("%s is %v; it must be positive", of("RATE"), q.Rate)
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,154 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// scopeEndTimeout bounds the commits and closes at the end of an attempt. They
+// have a context of their own: a rollback must run precisely when the work was
+// cancelled.
+const scopeEndTimeout = 10 * time.Second
+
+// A Scope holds what one attempt at one delivery uses and no other may share. It
+// is empty until used, and ended by Warren after Process has returned: on success
+// every resource is committed, newest first; then all are closed, newest first,
+// which rolls back what was not committed. It belongs to the goroutine that runs
+// Process.
+type Scope struct {
+	delivery *Delivery
+	baseLog  *slog.Logger
+	log      *slog.Logger
+	opened   []openedResource
+	tempDir  string
+	result   Result
+}
+
+// A Result is what a processor answers to a publisher that set reply-to.
+type Result struct {
+	ContentType string // empty means application/json
+	Body        []byte
+}
+
+// A Resource is something that an attempt opens, and that is to take effect only
+// if the attempt succeeds.
+type Resource interface {
+	// Commit makes the effects of the attempt last. It is called at most once,
+	// and only if Process returned nil. An error makes the attempt fail.
+	Commit(ctx context.Context) error
+	// Close releases the resource and undoes what was not committed. It is called
+	// exactly once. An error is only logged: the work is done or undone by then.
+	Close(ctx context.Context) error
+}
+
+type openedResource struct {
+	Resource
+	name string
+	key  any
+}
+
+// Lazy is a resource that each attempt opens for itself when first used. A
+// processor keeps one Lazy per kind of resource, made once; its address tells it
+// from others.
+type Lazy[R Resource] struct {
+	Name string // for errors and logs
+	Open func(ctx context.Context, d Delivery) (R, error)
+}
+
+// In returns the resource of this scope, opening it the first time. Resources do
+// not commit together: open the one that decides first, so that it commits last.
+func (l *Lazy[R]) In(ctx context.Context, s *Scope) (R, error) {
+	for _, o := range s.opened {
+		if o.key == l {
+			return o.Resource.(R), nil
+		}
+	}
+	r, err := l.Open(ctx, *s.delivery)
+	if err != nil {
+		var none R
+		return none, fmt.Errorf("open %s: %w", l.Name, err)
+	}
+	s.opened = append(s.opened, openedResource{r, l.Name, l})
+	return r, nil
+}
+
+// Logger returns a logger whose lines carry queue, message_id and attempt.
+func (s *Scope) Logger() *slog.Logger {
+	if s.log == nil {
+		s.log = s.baseLog.With("message_id", s.delivery.MessageID, "attempt", s.delivery.Attempt)
+	}
+	return s.log
+}
+
+// TempDir returns a directory that only this attempt uses, made the first time
+// and removed with all it holds when the scope ends.
+func (s *Scope) TempDir() (string, error) {
+	if s.tempDir == "" {
+		dir, err := os.MkdirTemp("", "warren-")
+		if err != nil {
+			return "", fmt.Errorf("make the delivery's temporary directory: %w", err)
+		}
+		s.tempDir = dir
+	}
+	return s.tempDir, nil
+}
+
+// SetResult keeps r as the answer for a publisher that set reply-to; without a
+// reply-to it is dropped. The last one set counts. An empty Result is the answer
+// if none is set.
+func (s *Scope) SetResult(r Result) { s.result = r }
+
+// end ends the scope of an attempt that returned err, and returns err or, if that
+// was nil, the error of a commit. A panic in a Commit or Close is such an error,
+// and does not keep the other resources from being closed.
+func (s *Scope) end(err error) error {
+	if len(s.opened) == 0 && s.tempDir == "" {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scopeEndTimeout)
+	defer cancel()
+	for _, r := range slices.Backward(s.opened) {
+		if err != nil {
+			break
+		}
+		if e := recovered(func() error { return r.Commit(ctx) }); e != nil {
+			err = fmt.Errorf("commit %s: %w", r.name, e)
+		}
+	}
+	for _, r := range slices.Backward(s.opened) {
+		if e := recovered(func() error { return r.Close(ctx) }); e != nil {
+			s.Logger().Error("closing a resource of the delivery failed", "resource", r.name, "error", e)
+		}
+	}
+	if s.tempDir != "" {
+		if e := os.RemoveAll(s.tempDir); e != nil {
+			s.Logger().Error("removing the temporary directory of the delivery failed", "path", s.tempDir, "error", e)
+		}
+	}
+	return err
+}
+
+// A PanicError is a panic of a processor or resource, made into the error of its
+// attempt.
+type PanicError struct {
+	Value any
+	Stack string
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// recovered runs f and turns a panic of f into a [PanicError].
+func recovered(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{v, strings.TrimSpace(string(debug.Stack()))}
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,93 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// The causes with which the context of an attempt ends.
+var (
+	ErrTimeout  = errors.New("the attempt took longer than the queue's timeout")
+	ErrShutdown = errors.New("the daemon is stopping and the shutdown timeout has passed")
+)
+
+// Permanent marks err as one that no retry can cure: the delivery is
+// dead-lettered. Permanent(nil) is nil.
+func Permanent(err error) error {
+	return mark(err, verdict{action: deadLetter, reason: reasonPermanent})
+}
+
+// RetryAfter marks err as worth another attempt no sooner than d from now, and no
+// sooner than the ordinary backoff. Zero or negative d leaves just the ordinary
+// backoff. RetryAfter(nil, d) is nil.
+func RetryAfter(err error, d time.Duration) error {
+	return mark(err, verdict{action: retryLater, after: d})
+}
+
+// undecodable marks err as the fault of a body or header that cannot be read.
+func undecodable(err error) error {
+	return mark(err, verdict{action: deadLetter, reason: reasonUndecodable})
+}
+
+type action int
+
+const (
+	acknowledge action = iota // the work is done
+	retryLater                // wait, then another attempt
+	deadLetter                // keep for an operator
+	giveBack                  // to the queue, as if it had never been taken
+)
+
+func (a action) String() string {
+	return [...]string{"ack", "retry", "dead", "return"}[a]
+}
+
+// The values of the header x-warren-reason.
+const (
+	reasonPermanent   = "permanent"
+	reasonExhausted   = "exhausted"
+	reasonUndecodable = "undecodable"
+)
+
+// A verdict is what is to happen with a delivery after an attempt.
+type verdict struct {
+	action action
+	after  time.Duration // retryLater: at least this long
+	reason string        // deadLetter: why
+}
+
+type marked struct {
+	error
+	verdict verdict
+}
+
+func (m *marked) Unwrap() error { return m.error }
+
+func mark(err error, v verdict) error {
+	if err == nil {
+		return nil
+	}
+	return &marked{err, v}
+}
+
+// verdictOf reads the verdict from what an attempt returned: the outermost mark
+// wins, an unmarked error is worth a retry. Work that the daemon itself cut short
+// at the shutdown timeout goes back without using up an attempt, unless its error
+// says that no attempt can succeed.
+func verdictOf(ctx context.Context, err error) verdict {
+	if err == nil {
+		return verdict{action: acknowledge}
+	}
+	m, isMarked := errors.AsType[*marked](err)
+	if isMarked && m.verdict.action == deadLetter {
+		return m.verdict
+	}
+	if errors.Is(context.Cause(ctx), ErrShutdown) {
+		return verdict{action: giveBack}
+	}
+	if isMarked {
+		return m.verdict
+	}
+	return verdict{action: retryLater}
+}
