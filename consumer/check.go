@@ -1,15 +1,145 @@
 package consumer
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
 
-// A Finding is one line of what Check found.
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A Finding is one line of what [Check] found.
 type Finding struct {
 	OK   bool
-	What string // node mq1:5672, queue emails, ...
-	Text string // what was found, and the remedy if it is a fault
+	What string // such as "node mq1:5672" or "queue emails"
+	Text string // what was found and, if it is a fault, the remedy
 }
 
-// Check connects to every node of cfg and looks, without changing anything or
-// taking a message, whether what Run needs is there and permitted. It reports
-// each finding as it is made and blocks until all are.
-func Check(ctx context.Context, cfg Config, report func(Finding)) {}
+// Check connects to every node of cfg and looks whether what [Consumer.Run] needs
+// is there and permitted. It declares nothing that is missing, and takes and
+// leaves no message. It reports each finding as it is made, and blocks until all
+// are or ctx ends.
+func Check(ctx context.Context, cfg Config, report func(Finding)) {
+	cfg = cfg.withDefaults()
+	var conn *amqp.Connection
+	for _, node := range cfg.Nodes {
+		what := "node " + nodeName(node)
+		c, err := connect(ctx, node, "check")
+		if err != nil {
+			report(Finding{false, what, explain(err).Error()})
+			continue
+		}
+		report(Finding{true, what, fmt.Sprintf("RabbitMQ %s, virtual host %s", brokerOf(c).version, c.Config.Vhost)})
+		if conn != nil {
+			_ = c.CloseDeadline(time.Now().Add(closeTimeout))
+			continue
+		}
+		conn = c
+	}
+	if conn == nil {
+		report(Finding{false, "queues", "not looked at: no node can be used"})
+		return
+	}
+	defer func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) }()
+
+	// The nodes are of one cluster: what one says of the queues, each would.
+	top := topologyOf(cfg.Queues)
+	for _, q := range cfg.Queues {
+		for _, name := range []string{q.Name, q.deadLetterQueue()} {
+			checkQueue(conn, q, name, report)
+		}
+		if q.Exchange != "" {
+			err := onChannel(conn, func(ch *amqp.Channel) error {
+				return ch.ExchangeDeclarePassive(q.Exchange, "", true, false, false, false, nil)
+			})
+			reportLook(report, "exchange "+q.Exchange, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
+		}
+	}
+	for _, d := range top.waitDeclarations() {
+		err := onChannel(conn, d.look)
+		if err == nil && !top.passive() {
+			err = onChannel(conn, d.make) // changes nothing: it is there
+		}
+		reportLook(report, d.what, err, !top.passive(), "WARREN_QUEUE_<NAME>_", "")
+	}
+	for _, exchange := range []string{"", waitName(top.longestWait())} {
+		err := onChannel(conn, func(ch *amqp.Channel) error { return mayPublish(ctx, ch, exchange) })
+		what := fmt.Sprintf("publishing to exchange %q", exchange)
+		switch {
+		case err == nil:
+			report(Finding{true, what, "permitted"})
+		case !isMissing(err): // which has a line of its own already
+			report(Finding{false, what, explain(err).Error()})
+		}
+	}
+}
+
+// checkQueue looks at one queue and what may be done with it.
+func checkQueue(conn *amqp.Connection, q Queue, name string, report func(Finding)) {
+	what := "queue " + name
+	var state amqp.Queue
+	err := onChannel(conn, func(ch *amqp.Channel) (err error) {
+		state, err = ch.QueueDeclarePassive(name, true, false, false, false, nil)
+		return err
+	})
+	if err == nil && !q.Passive {
+		for _, d := range q.declarations()[:2] {
+			if d.what == what {
+				err = onChannel(conn, d.make) // changes nothing: it is there
+			}
+		}
+	}
+	if err == nil && name == q.Name {
+		err = onChannel(conn, func(ch *amqp.Channel) error { return mayConsume(ch, name) })
+	}
+	reportLook(report, what, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+}
+
+// reportLook reports what looking at something came to. Where it may be declared,
+// it is no fault that it is missing.
+func reportLook(report func(Finding), what string, err error, mayDeclare bool, envPrefix, text string) {
+	switch {
+	case err == nil:
+		report(Finding{true, what, orDefault(text, "is there")})
+	case isMissing(err) && mayDeclare:
+		report(Finding{true, what, "is missing; warren declares it when it starts"})
+	default:
+		report(Finding{false, what, explainDeclare(what, err, !mayDeclare, envPrefix).Error()})
+	}
+}
+
+// mayConsume asks to consume with an argument that the broker must refuse. It
+// looks at the permission and the queue first, so that nothing is handed out
+// whatever it answers.
+func mayConsume(ch *amqp.Channel, queue string) error {
+	_, err := ch.Consume(queue, "", false, false, false, false, amqp.Table{"x-priority": "none"})
+	if reply, ok := errors.AsType[*amqp.Error](err); ok && reply.Code == amqp.PreconditionFailed {
+		return nil
+	}
+	return err
+}
+
+// mayPublish publishes in a transaction, and rolls it back.
+func mayPublish(ctx context.Context, ch *amqp.Channel, exchange string) error {
+	if err := ch.Tx(); err != nil {
+		return err
+	}
+	if err := ch.PublishWithContext(ctx, exchange, "", false, false, amqp.Publishing{}); err != nil {
+		return err
+	}
+	return ch.TxRollback()
+}
+
+// onChannel runs f with a channel of its own, that an error of the broker closes.
+func onChannel(conn *amqp.Connection, f func(*amqp.Channel) error) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	err = f(ch)
+	if !ch.IsClosed() {
+		_ = ch.Close() // it has served its purpose
+	}
+	return err
+}

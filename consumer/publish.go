@@ -2,7 +2,12 @@ package consumer
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strconv"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // A Message is something to publish.
@@ -17,12 +22,89 @@ type Message struct {
 	ContentType     string // empty means application/json
 	ContentEncoding string
 	Priority        uint8
-	Expiration      time.Duration // zero means never
+	Expiration      time.Duration // in whole milliseconds; zero means never
 	Headers         map[string]any
 }
 
-// Publish connects to the first of nodes that answers, publishes m as a
-// persistent message and returns once the broker has confirmed that at least one
-// queue has it. An unroutable message is an error. It blocks until then or until
-// ctx ends.
-func Publish(ctx context.Context, nodes []string, m Message) error { return nil }
+// Publish connects to the first of nodes that can be used, publishes m as a
+// persistent message, and returns nil once the broker has confirmed that at least
+// one queue has it. It blocks until then, until the broker has refused it, or
+// until ctx ends.
+func Publish(ctx context.Context, nodes []string, m Message) error {
+	msg, err := m.publishing()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, node := range nodes {
+		conn, err := connect(ctx, node, "publish")
+		if err != nil {
+			errs = append(errs, fmt.Errorf("node %s: %w", nodeName(node), explain(err)))
+			continue
+		}
+		err = newPublisher(conn, topology{}).publishOnce(ctx, m.Exchange, m.RoutingKey, msg)
+		_ = conn.CloseDeadline(time.Now().Add(closeTimeout)) // the confirm was all that mattered
+		return m.explainPublish(err)
+	}
+	return errors.Join(errs...)
+}
+
+func (m Message) explainPublish(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errUnroutable) && m.Exchange == "":
+		return fmt.Errorf("there is no queue %s: start its consumer first, which declares it, or check the name", m.RoutingKey)
+	case errors.Is(err, errUnroutable):
+		return fmt.Errorf("exchange %s has no queue bound for the routing key %q", m.Exchange, m.RoutingKey)
+	case isMissing(err):
+		return fmt.Errorf("there is no exchange %s", m.Exchange)
+	default:
+		return fmt.Errorf("publish to exchange %q with routing key %q: %w", m.Exchange, m.RoutingKey, explain(err))
+	}
+}
+
+func (m Message) publishing() (amqp.Publishing, error) {
+	msg := amqp.Publishing{
+		DeliveryMode:    amqp.Persistent,
+		ContentType:     orDefault(m.ContentType, "application/json"),
+		ContentEncoding: m.ContentEncoding,
+		Priority:        m.Priority,
+		CorrelationId:   m.CorrelationID,
+		ReplyTo:         m.ReplyTo,
+		MessageId:       m.MessageID,
+		Type:            m.Type,
+		AppId:           m.AppID,
+		Body:            m.Body,
+	}
+	if m.Expiration > 0 {
+		msg.Expiration = strconv.FormatInt(m.Expiration.Milliseconds(), 10)
+	}
+	if len(m.Headers) > 0 {
+		msg.Headers, _ = amqpValue(m.Headers).(amqp.Table)
+		if err := msg.Headers.Validate(); err != nil {
+			return msg, fmt.Errorf("headers: %w", err)
+		}
+	}
+	return msg, nil
+}
+
+// amqpValue is the reverse of plain.
+func amqpValue(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		table := make(amqp.Table, len(v))
+		for k, e := range v {
+			table[k] = amqpValue(e)
+		}
+		return table
+	case []any:
+		list := make([]any, len(v))
+		for i, e := range v {
+			list[i] = amqpValue(e)
+		}
+		return list
+	default:
+		return v
+	}
+}

@@ -1,0 +1,21 @@
+package consumer
+
+import (
+	"context"
+	"log/slog"
+)
+
+// Try runs p on d once, in a scope of its own, as a worker would: a panic becomes
+// an error, and the scope is ended. It returns the result that p set. It is what
+// tests of processors are made with; see package consumertest.
+func Try(ctx context.Context, p Processor, d Delivery, log *slog.Logger) (Result, error) {
+	s := &Scope{delivery: &d, baseLog: log}
+	err := s.end(recovered(func() error { return p.Process(ctx, d, s) }))
+	return s.result, err
+}
+
+// VerdictOf says what becomes of a delivery whose attempt returned err, while
+// attempts remain and the daemon is not stopping: "ack", "retry" or "dead".
+func VerdictOf(err error) string {
+	return verdictOf(context.Background(), err).action.String()
+}
