@@ -5,7 +5,8 @@ import "sort"
 // unsettled are the deliveries of one channel that the broker waits to hear of,
 // in the order of their tags. There are never more than the prefetch.
 type unsettled struct {
-	entries []unsettledEntry
+	entries  []unsettledEntry
+	finished int // of them
 }
 
 type unsettledEntry struct {
@@ -28,6 +29,7 @@ func (u *unsettled) find(tag uint64) int {
 // finish marks the delivery as one to acknowledge.
 func (u *unsettled) finish(tag uint64) {
 	u.entries[u.find(tag)].finished = true
+	u.finished++
 }
 
 // remove forgets a delivery that was settled in another way.
@@ -40,6 +42,9 @@ func (u *unsettled) remove(tag uint64) {
 // multiple-ack, what is finished behind an unfinished one by itself. It gives the
 // jobs that ack failed for to lost.
 func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, lost func(*job)) {
+	if u.finished == 0 {
+		return
+	}
 	run := 0
 	for run < len(u.entries) && u.entries[run].finished {
 		run++
@@ -53,6 +58,7 @@ func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, lost func(*
 			}
 		}
 	}
+	u.finished = 0
 	rest := u.entries[:0]
 	for _, e := range u.entries[run:] {
 		if !e.finished {

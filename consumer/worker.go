@@ -16,8 +16,8 @@ type job struct {
 	delivery amqp.Delivery
 	sub      *subscription
 	story    story
-	fault    error // of the headers; the delivery is dead-lettered for it
-	started  time.Time
+	fault    error     // of the headers; the delivery is dead-lettered for it
+	started  time.Time // zero: it was given back instead
 }
 
 // A result is what a worker sends back, once, for each job: acknowledge or
@@ -26,6 +26,10 @@ type result struct {
 	job    *job
 	action action
 }
+
+// overdueAfter is how long after the timeout a processor is reported that does not
+// return.
+const overdueAfter = 10 * time.Second
 
 var errNotStarted = errors.New("the attempt was not started")
 
@@ -103,6 +107,11 @@ func (w *worker) once(ctx context.Context, d Delivery) (Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.Timeout, ErrTimeout)
 	defer cancel()
 	s := &Scope{delivery: &d, baseLog: w.log}
+	overdue := time.AfterFunc(w.Timeout+overdueAfter, func() {
+		w.log.Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
+			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", w.Timeout)
+	})
+	defer overdue.Stop()
 	err := s.end(recovered(func() error { return w.Processor.Process(ctx, d, s) }))
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && !errors.Is(err, ErrTimeout) {
 		err = fmt.Errorf("%w (%v): %w", ErrTimeout, w.Timeout, err)

@@ -1,0 +1,107 @@
+package consumer
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+func jobTagged(tag uint64) *job { return &job{delivery: amqp.Delivery{DeliveryTag: tag}} }
+
+type sentAck struct {
+	tag      uint64
+	multiple bool
+}
+
+func flushed(u *unsettled) []sentAck {
+	var acks []sentAck
+	u.flush(func(tag uint64, multiple bool) error {
+		acks = append(acks, sentAck{tag, multiple})
+		return nil
+	}, func(*job) {})
+	return acks
+}
+
+func TestFlushAcknowledgesTheOldestTogetherAndOthersAlone(t *testing.T) {
+	var u unsettled
+	for tag := range uint64(8) {
+		u.add(jobTagged(tag + 1))
+	}
+	for _, tag := range []uint64{1, 2, 3, 5, 7} {
+		u.finish(tag)
+	}
+	equal(t, flushed(&u), []sentAck{{3, true}, {5, false}, {7, false}})
+	equal(t, flushed(&u), nil)
+	u.remove(6) // given back
+	u.finish(4)
+	equal(t, flushed(&u), []sentAck{{4, false}})
+	u.finish(8)
+	equal(t, flushed(&u), []sentAck{{8, false}})
+	equal(t, len(u.entries), 0)
+}
+
+func TestFlushGivesWhatCouldNotBeAcknowledgedToLost(t *testing.T) {
+	var u unsettled
+	for tag := range uint64(4) {
+		u.add(jobTagged(tag + 1))
+	}
+	u.finish(1)
+	u.finish(2)
+	u.finish(4)
+	var lost []uint64
+	u.flush(func(uint64, bool) error { return errors.New("closed") }, func(j *job) { lost = append(lost, j.delivery.DeliveryTag) })
+	equal(t, lost, []uint64{1, 2, 4})
+}
+
+// TestFlushLikeTheBroker holds thousands of random histories against what a
+// broker makes of the acknowledgements: each delivery is settled once, and none
+// that has not finished.
+func TestFlushLikeTheBroker(t *testing.T) {
+	for seed := range uint64(2000) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		var u unsettled
+		atBroker := map[uint64]bool{} // unsettled tags; true: finished
+		var next uint64
+		for range 60 {
+			switch random.IntN(4) {
+			case 0, 1:
+				next++
+				u.add(jobTagged(next))
+				atBroker[next] = false
+			case 2:
+				for tag, finished := range atBroker {
+					if !finished && random.IntN(3) == 0 {
+						u.remove(tag)
+						delete(atBroker, tag)
+					} else if !finished {
+						u.finish(tag)
+						atBroker[tag] = true
+					}
+					break
+				}
+			case 3:
+				for _, a := range flushed(&u) {
+					if _, there := atBroker[a.tag]; !there {
+						t.Fatalf("seed %d: tag %d acknowledged, which the broker does not know", seed, a.tag)
+					}
+					for tag, finished := range atBroker {
+						if tag != a.tag && (!a.multiple || tag > a.tag) {
+							continue
+						}
+						if !finished {
+							t.Fatalf("seed %d: ack of %d (multiple %v) settles %d, which is not finished", seed, a.tag, a.multiple, tag)
+						}
+						delete(atBroker, tag)
+					}
+				}
+				for tag, finished := range atBroker {
+					if finished {
+						t.Fatalf("seed %d: tag %d is finished but was not acknowledged", seed, tag)
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,50 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+)
+
+func TestTheErrorOfAnAttemptIsItsVerdict(t *testing.T) {
+	plain := errors.New("smtp: connection refused")
+	working := t.Context()
+	stopping, cancel := context.WithCancelCause(t.Context())
+	cancel(ErrShutdown)
+
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		err  error
+		want verdict
+	}{
+		"nil":                         {working, nil, verdict{action: acknowledge}},
+		"plain":                       {working, plain, verdict{action: retryLater}},
+		"permanent":                   {working, Permanent(plain), verdict{action: deadLetter, reason: "permanent"}},
+		"permanent, wrapped":          {working, fmt.Errorf("send: %w", Permanent(plain)), verdict{action: deadLetter, reason: "permanent"}},
+		"after":                       {working, RetryAfter(plain, time.Minute), verdict{action: retryLater, after: time.Minute}},
+		"outermost wins, after":       {working, RetryAfter(Permanent(plain), time.Minute), verdict{action: retryLater, after: time.Minute}},
+		"outermost wins, permanent":   {working, Permanent(RetryAfter(plain, time.Minute)), verdict{action: deadLetter, reason: "permanent"}},
+		"undecodable":                 {working, undecodable(plain), verdict{action: deadLetter, reason: "undecodable"}},
+		"cut short":                   {stopping, plain, verdict{action: giveBack}},
+		"cut short, retry after":      {stopping, RetryAfter(plain, time.Minute), verdict{action: giveBack}},
+		"done in spite of stopping":   {stopping, nil, verdict{action: acknowledge}},
+		"permanent while cut short":   {stopping, Permanent(plain), verdict{action: deadLetter, reason: "permanent"}},
+		"joined with a permanent one": {working, errors.Join(io.EOF, Permanent(plain)), verdict{action: deadLetter, reason: "permanent"}},
+	} {
+		if got := verdictOf(c.ctx, c.err); got != c.want {
+			t.Errorf("%s: verdict of %v is %+v, want %+v", name, c.err, got, c.want)
+		}
+	}
+}
+
+func TestMarksKeepTheirError(t *testing.T) {
+	if Permanent(nil) != nil || RetryAfter(nil, time.Second) != nil {
+		t.Error("a mark of nil is not nil")
+	}
+	if err := Permanent(io.EOF); !errors.Is(err, io.EOF) || err.Error() != "EOF" {
+		t.Errorf("Permanent(io.EOF) is %q and wraps io.EOF: %v", err, errors.Is(err, io.EOF))
+	}
+}
