@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -56,13 +57,7 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 			reportLook(report, "exchange "+q.Exchange, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
 		}
 	}
-	for _, d := range top.waitDeclarations() {
-		err := onChannel(conn, d.look)
-		if err == nil && !top.passive() {
-			err = onChannel(conn, d.make) // changes nothing: it is there
-		}
-		reportLook(report, d.what, err, !top.passive(), "WARREN_QUEUE_<NAME>_", "")
-	}
+	checkWaits(conn, top, report)
 	for _, exchange := range []string{"", waitName(top.longestWait())} {
 		err := onChannel(conn, func(ch *amqp.Channel) error { return mayPublish(ctx, ch, exchange) })
 		what := fmt.Sprintf("publishing to exchange %q", exchange)
@@ -96,6 +91,32 @@ func checkQueue(conn *amqp.Connection, q Queue, name string, report func(Finding
 	reportLook(report, what, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
 }
 
+// checkWaits looks at all wait queues and reports them in one line.
+func checkWaits(conn *amqp.Connection, top topology, report func(Finding)) {
+	decls := top.waitDeclarations()
+	what := fmt.Sprintf("wait queues %s to %s", waitName(shortestWait), waitName(top.longestWait()))
+	missing := 0
+	for _, d := range decls {
+		err := onChannel(conn, d.look)
+		if err == nil && !top.passive() {
+			err = onChannel(conn, d.make) // changes nothing: it is there
+		}
+		switch {
+		case err == nil:
+		case isMissing(err) && !top.passive():
+			missing++
+		default:
+			report(Finding{false, what, explainDeclare(d.what, err, top.passive(), "WARREN_QUEUE_<NAME>_").Error()})
+			return
+		}
+	}
+	if missing > 0 {
+		report(Finding{true, what, fmt.Sprintf("%d of %d are missing; warren declares them when it starts", missing, len(decls))})
+		return
+	}
+	report(Finding{true, what, fmt.Sprintf("all %d are there", len(decls))})
+}
+
 // reportLook reports what looking at something came to. Where it may be declared,
 // it is no fault that it is missing.
 func reportLook(report func(Finding), what string, err error, mayDeclare bool, envPrefix, text string) {
@@ -105,7 +126,8 @@ func reportLook(report func(Finding), what string, err error, mayDeclare bool, e
 	case isMissing(err) && mayDeclare:
 		report(Finding{true, what, "is missing; warren declares it when it starts"})
 	default:
-		report(Finding{false, what, explainDeclare(what, err, !mayDeclare, envPrefix).Error()})
+		text := explainDeclare(what, err, !mayDeclare, envPrefix).Error()
+		report(Finding{false, what, strings.TrimLeft(strings.TrimPrefix(text, what), ": ")})
 	}
 }
 
@@ -137,9 +159,14 @@ func onChannel(conn *amqp.Connection, f func(*amqp.Channel) error) error {
 	if err != nil {
 		return err
 	}
+	closes := ch.NotifyClose(make(chan *amqp.Error, 1))
 	err = f(ch)
 	if !ch.IsClosed() {
 		_ = ch.Close() // it has served its purpose
+		return err
+	}
+	if reason := <-closes; err != nil && reason != nil {
+		return reason // f may have seen only that the channel was closed
 	}
 	return err
 }

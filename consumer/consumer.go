@@ -27,6 +27,8 @@ type Consumer struct {
 	nodes  []*node
 	loops  []*queueLoop
 	outage outage // of what all queues share
+
+	publishTimeout time.Duration // that of the constant, but in tests
 }
 
 // A node is one of the broker's, and what went wrong with it last.
@@ -42,7 +44,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	c := &Consumer{cfg: cfg, top: topologyOf(cfg.Queues), log: log}
+	c := &Consumer{cfg: cfg, top: topologyOf(cfg.Queues), log: log, publishTimeout: publishTimeout}
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
@@ -64,7 +66,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer stop()
 	work, endWork := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer endWork(nil)
-	abandon, endWaiting := context.WithCancel(work)
+	abandon, endWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	defer endWaiting()
 
 	var loops, others sync.WaitGroup
@@ -165,6 +167,7 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 		for _, n := range c.nodes {
 			s, err := openSession(ctx, n.url, c.top, c.log)
 			if err == nil {
+				s.publish.timeout = c.publishTimeout
 				n.outage.end(c.log.With("node", s.node), "the node can be used again")
 				if err = c.declare(s, first); err != nil {
 					s.close()

@@ -85,14 +85,15 @@ func (o *outage) begin(log *slog.Logger, level slog.Level, msg string, err error
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.misses++
-	if !o.since.IsZero() && o.text == err.Error() {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ") // of joined errors
+	if !o.since.IsZero() && o.text == text {
 		return
 	}
 	if o.since.IsZero() {
 		o.since = time.Now()
 	}
-	o.text = err.Error()
-	log.Log(context.Background(), level, msg, "error", err)
+	o.text = text
+	log.Log(context.Background(), level, msg, "error", text)
 }
 
 // end logs msg, how often it was tried and how long it went on, if it did.

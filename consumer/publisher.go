@@ -20,7 +20,7 @@ var (
 	errUnroutable = errors.New("no queue takes it")
 	errRefused    = errors.New("the broker refused it; its queue may be full or have no leader")
 	errBlocked    = errors.New("the broker takes no messages for now; look for a memory or disk alarm")
-	errNoConfirm  = fmt.Errorf("the broker did not confirm it within %v", publishTimeout)
+	errNoConfirm  = errors.New("the broker did not confirm it in time")
 )
 
 // A publisher publishes over the second connection of a session. It may be used
@@ -28,6 +28,7 @@ var (
 type publisher struct {
 	conn    *amqp.Connection
 	top     topology
+	timeout time.Duration // how long one message is offered
 	idle    chan *confirming
 	blocked atomic.Bool
 }
@@ -44,14 +45,14 @@ type confirming struct {
 const maxIdleChannels = 64
 
 func newPublisher(conn *amqp.Connection, top topology) *publisher {
-	return &publisher{conn: conn, top: top, idle: make(chan *confirming, maxIdleChannels)}
+	return &publisher{conn: conn, top: top, timeout: publishTimeout, idle: make(chan *confirming, maxIdleChannels)}
 }
 
 // publish returns nil only when the broker has confirmed that a queue has the
-// message. It tries again for up to publishTimeout, after declaring what it finds
+// message. It tries again for up to its timeout, after declaring what it finds
 // missing, unless ctx ends or the connection is lost before.
 func (p *publisher) publish(ctx context.Context, exchange, key string, msg amqp.Publishing) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, publishTimeout, errNoConfirm)
+	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, errNoConfirm)
 	defer cancel()
 	var last error
 	backoff := retry.WithCappedDuration(2*time.Second, retry.NewExponential(50*time.Millisecond))
@@ -61,7 +62,11 @@ func (p *publisher) publish(ctx context.Context, exchange, key string, msg amqp.
 			return last
 		}
 		if isMissing(last) {
-			if err := p.declareTarget(exchange, key); err != nil {
+			declare := p.declaring(exchange, key)
+			if declare == nil {
+				return last // nobody but its owner can mend that
+			}
+			if err := declare(); err != nil {
 				last = errors.Join(last, err)
 			}
 		}
@@ -156,15 +161,17 @@ func isMissing(err error) bool {
 	return errors.Is(err, errUnroutable) || ok && reply.Code == amqp.NotFound
 }
 
-// declareTarget declares what a message of ours goes to, if it is Warren's and
-// may be declared: somebody deleted it.
-func (p *publisher) declareTarget(exchange, key string) error {
+// declaring returns what declares the target of a message again, after somebody
+// has deleted it; nil if it is none of Warren's.
+func (p *publisher) declaring(exchange, key string) func() error {
 	if strings.HasPrefix(exchange, waitPrefix) {
-		return ensure(p.conn, p.top.waitDeclarations(), p.top.passive(), "WARREN_QUEUE_<NAME>_")
+		return func() error {
+			return ensure(p.conn, p.top.waitDeclarations(), p.top.passive(), "WARREN_QUEUE_<NAME>_")
+		}
 	}
 	for _, q := range p.top.queues {
 		if exchange == "" && (key == q.deadLetterQueue() || key == q.Name) {
-			return ensure(p.conn, q.declarations(), q.Passive, q.EnvPrefix)
+			return func() error { return ensure(p.conn, q.declarations(), q.Passive, q.EnvPrefix) }
 		}
 	}
 	return nil

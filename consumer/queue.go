@@ -56,6 +56,7 @@ func newQueueLoop(q Queue, identity string, longestWait time.Duration, log *slog
 	}
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
+		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
 	}
 	return l
 }
@@ -95,11 +96,11 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 		case <-l.startAt:
 			l.startAt = nil
 		case r := <-l.results:
-			l.settle(r)
+			l.settle(work, r)
 			for more := true; more; {
 				select {
 				case r := <-l.results:
-					l.settle(r)
+					l.settle(work, r)
 				default:
 					more = false
 				}
@@ -186,7 +187,7 @@ func (l *queueLoop) requeue(j *job) {
 
 // settle takes the result of a job. An acknowledgement is sent with the next
 // flush; with its channel lost, the work is remembered.
-func (l *queueLoop) settle(r result) {
+func (l *queueLoop) settle(work context.Context, r result) {
 	l.busy--
 	current := l.sub != nil && r.job.sub == l.sub
 	switch {
@@ -199,12 +200,12 @@ func (l *queueLoop) settle(r result) {
 	}
 	switch {
 	case !l.stopping:
-	case r.job.started.IsZero():
-		l.stopped.returned++
-	case r.action == acknowledge:
+	case r.action == acknowledge && !r.job.started.IsZero():
 		l.stopped.finished++
-	default:
+	case r.action == giveBack && work.Err() != nil:
 		l.stopped.abandoned++
+	default:
+		l.stopped.returned++
 	}
 }
 

@@ -190,7 +190,7 @@ func ensure(conn *amqp.Connection, decls []declaration, passive bool, envPrefix 
 
 // inequivalent reads the broker's words, the only place where it names the
 // argument and the values that differ.
-var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'.*?received (.+) but current is (.+)$`)
+var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'.*?received (?:the value )?('[^']*'|none).*? but current is (?:the value )?('[^']*'|none)`)
 
 // explainDeclare says what kept something from being declared, and the remedy.
 func explainDeclare(what string, err error, passive bool, envPrefix string) error {

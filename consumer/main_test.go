@@ -1,0 +1,9 @@
+package consumer
+
+import (
+	"testing"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func TestMain(m *testing.M) { rabbittest.Main(m) }

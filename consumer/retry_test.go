@@ -1,0 +1,136 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// TestRetriesWaitInTheBroker fails one message three times on a queue with a
+// single slot: its waits double, and the slot works others meanwhile.
+func TestRetriesWaitInTheBroker(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	attempts, others := newLedger(), newLedger()
+	run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		if d.MessageID != "failing" {
+			others.write(d)
+			return nil
+		}
+		attempts.write(d)
+		if d.Attempt < 4 {
+			return fmt.Errorf("failure %d", d.Attempt)
+		}
+		if got := d.Headers["x-warren-error"]; got != "failure 3" {
+			t.Errorf("the last attempt sees the error %q, want failure 3", got)
+		}
+		return nil
+	})})
+
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "failing"})
+	sent := 0
+	rabbittest.Eventually(t, 15*time.Second, func() bool {
+		v.Publish(t, "orders", amqp.Publishing{MessageId: "other-" + strconv.Itoa(sent)})
+		sent++
+		return len(attempts.of("failing")) == 4
+	}, "the message has had its fourth attempt")
+
+	at := attempts.of("failing")
+	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+		got := at[i+1].Sub(at[i])
+		if got < want || got > want+want/10+250*time.Millisecond {
+			t.Errorf("wait %d took %v, want %v and at most 10 %% + 250 ms more", i+1, got, want)
+		}
+	}
+	rabbittest.Eventually(t, 5*time.Second, func() bool { n, _ := others.counts(); return n == sent }, "the others are done")
+	// None of them waited for a second: the slot was free all the time.
+	var last time.Time
+	for i := range sent {
+		done := others.of("other-" + strconv.Itoa(i))[0]
+		if gap := done.Sub(last); i > 0 && gap > 900*time.Millisecond {
+			t.Errorf("message %d was done %v after the one before it", i, gap)
+		}
+		last = done
+	}
+	empty(t, v, "orders", "orders.dead", "warren.wait.1s", "warren.wait.2s", "warren.wait.4s")
+}
+
+// empty checks that nothing is ready or unacknowledged in the queues.
+func empty(t *testing.T, v *rabbittest.Vhost, queues ...string) {
+	t.Helper()
+	for _, q := range queues {
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, q)+v.Unacked(t, q) == 0 }, "queue "+q+" is empty")
+	}
+}
+
+func TestRetryAfterIsNoSoonerThanAsked(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	attempts := newLedger()
+	run(t, []string{v.URL}, Queue{Name: "hooks", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		attempts.write(d)
+		if d.Attempt == 1 {
+			return RetryAfter(errors.New("429 Too Many Requests"), 3300*time.Millisecond) // 2 s + 1 s in the broker, the rest in the process
+		}
+		return nil
+	})})
+	v.Publish(t, "hooks", amqp.Publishing{MessageId: "m"})
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return len(attempts.of("m")) == 2 }, "the second attempt")
+	at := attempts.of("m")
+	if got := at[1].Sub(at[0]); got < 3300*time.Millisecond || got > 3900*time.Millisecond {
+		t.Errorf("the second attempt came after %v, want 3.3 s to 3.9 s", got)
+	}
+}
+
+func TestDelayedMessagesAreParkedOnArrival(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	seen := newLedger()
+	var attempt, delayed any
+	run(t, []string{v.URL}, Queue{Name: "later", Concurrency: 1, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		if d.MessageID == "delayed" {
+			attempt, delayed = d.Attempt, d.Headers["x-warren-original-x-delay"]
+		}
+		seen.write(d)
+		return nil
+	})})
+	start := time.Now()
+	v.Publish(t, "later",
+		amqp.Publishing{MessageId: "delayed", Headers: amqp.Table{"x-delay": int32(2000)}, Expiration: "100"},
+		amqp.Publishing{MessageId: "not before", Headers: amqp.Table{"x-warren-not-before": time.Now().Add(1200 * time.Millisecond).UnixMilli()}},
+		amqp.Publishing{MessageId: "now"})
+	rabbittest.Eventually(t, 10*time.Second, func() bool { n, _ := seen.counts(); return n == 3 }, "all three are done")
+	for id, want := range map[string]time.Duration{"now": 0, "not before": 1200 * time.Millisecond, "delayed": 2 * time.Second} {
+		got := seen.of(id)[0].Sub(start)
+		if got < want-time.Millisecond || got > want+600*time.Millisecond {
+			t.Errorf("message %q was done after %v, want %v to 600 ms more", id, got, want)
+		}
+	}
+	equal(t, attempt, any(1))
+	equal(t, delayed, any(int32(2000)))
+}
+
+func TestResultsGoToReplyTo(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	log := run(t, []string{v.URL}, Queue{Name: "sums", Processor: JSON(func(_ context.Context, n []int, s *Scope) error {
+		sum := 0
+		for _, n := range n {
+			sum += n
+		}
+		s.SetResult(Result{Body: []byte(strconv.Itoa(sum))})
+		return nil
+	})}).log
+	v.Declare(t, "answers", nil)
+	v.Publish(t, "sums",
+		amqp.Publishing{Body: []byte(`[1,2,3]`), ReplyTo: "answers", CorrelationId: "c-1"},
+		amqp.Publishing{Body: []byte(`[4]`), ReplyTo: "nobody", CorrelationId: "c-2"})
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "answers") == 1 }, "the answer is there")
+	answer := v.Drain(t, "answers")[0]
+	equal(t, []string{string(answer.Body), answer.CorrelationId, answer.ContentType}, []string{"6", "c-1", "application/json"})
+	rabbittest.Eventually(t, 40*time.Second, func() bool { return contains(log, "nobody waits for the result any more") }, "the missing queue is logged")
+	empty(t, v, "sums", "sums.dead")
+}

@@ -1,0 +1,186 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// held is a processor that begins its deliveries and ends them only when told.
+type held struct {
+	started chan string
+	release chan struct{}
+}
+
+func newHeld() *held { return &held{make(chan string, 1000), make(chan struct{})} }
+
+func (h *held) Process(_ context.Context, d Delivery, _ *Scope) error {
+	h.started <- d.MessageID
+	<-h.release
+	return nil
+}
+
+func numbered(i int) amqp.Publishing {
+	return amqp.Publishing{MessageId: strconv.Itoa(i), DeliveryMode: amqp.Persistent}
+}
+
+func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	h := newHeld()
+	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 4, Prefetch: 10, Processor: h})
+	v.PublishN(t, "orders", 20, numbered)
+	for range 4 {
+		<-h.started
+	}
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 10 }, "the prefetch is used up")
+
+	r.stop()
+	start := time.Now()
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "orders") == 16 && v.Unacked(t, "orders") == 4 }, "what was not started is back")
+	if d := time.Since(start); d > 500*time.Millisecond {
+		t.Errorf("what was not started was back after %v", d)
+	}
+	close(h.release)
+	err, _ := r.end()
+	equal(t, err, nil)
+	equal(t, v.Ready(t, "orders"), 16)
+	if want := "msg=stopped finished=4 returned=6 abandoned=0"; !contains(r.log, want) {
+		t.Errorf("the log lacks %q", want)
+	}
+}
+
+func TestStopWithNothingToDoIsQuick(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	r := run(t, []string{v.URL}, Queue{Name: "a", Processor: noop}, Queue{Name: "b", Processor: noop})
+	err, took := r.end()
+	if err != nil || took > 100*time.Millisecond {
+		t.Errorf("stopped after %v with error %v, want 100 ms at most and none", took, err)
+	}
+}
+
+func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	stuck, heeds := newHeld(), make(chan struct{})
+	defer close(stuck.release)
+	var cause error
+	r := runConfig(t, Config{Nodes: []string{v.URL}, ShutdownTimeout: 500 * time.Millisecond, Queues: []Queue{
+		{Name: "stuck", Processor: stuck},
+		{Name: "heeds", Processor: ProcessorFunc(func(ctx context.Context, _ Delivery, _ *Scope) error {
+			close(heeds)
+			<-ctx.Done()
+			cause = context.Cause(ctx)
+			return errors.New("interrupted")
+		})},
+	}}, nil)
+	v.Publish(t, "stuck", amqp.Publishing{MessageId: "s-1"})
+	v.Publish(t, "heeds", amqp.Publishing{MessageId: "h-1"})
+	<-stuck.started
+	<-heeds
+	err, took := r.end()
+	if !errors.Is(err, ErrAbandoned) || took < 1500*time.Millisecond || took > 2500*time.Millisecond {
+		t.Errorf("stopped after %v with %v, want ErrAbandoned after 1.5 s", took, err)
+	}
+	equal(t, cause, ErrShutdown)
+	for _, q := range []string{"stuck", "heeds"} {
+		equal(t, v.Ready(t, q), 1)
+		got := v.Drain(t, q)[0]
+		equal(t, got.Headers["x-warren-attempt"], nil) // it cost no attempt
+	}
+	for _, want := range []string{"msg=stopped finished=0 returned=0 abandoned=2", "its message is given back\" queue=stuck message_id=s-1"} {
+		if !contains(r.log, want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+}
+
+func TestStopWhileTheBrokerIsAway(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	h := newHeld()
+	r := run(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
+	v.Publish(t, "orders", numbered(1))
+	<-h.started
+	p.Refuse()
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return contains(r.log, "connection lost") }, "the connection is lost")
+	r.stop()
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return contains(r.log, "msg=\"stopping") }, "the daemon is stopping")
+	close(h.release)
+	err, _ := r.end()
+	equal(t, err, nil)
+	if want := "msg=stopped finished=1"; !contains(r.log, want) {
+		t.Errorf("the log lacks %q", want)
+	}
+}
+
+func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr)}, ShutdownTimeout: time.Second, Queues: []Queue{{Name: "orders", Processor: noop}}}, nil)
+	p.Stall(rabbittest.BothWays)
+	err, took := r.end()
+	if err != nil || took > 4*time.Second {
+		t.Errorf("stopped after %v with %v, want none, soon after the shutdown timeout", took, err)
+	}
+}
+
+// TestReturnsDoNotUseUpTheDeliveryLimit gives back messages that have used up more
+// than half of their delivery limit. Where that counts, they go home in another way.
+func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	h := newHeld()
+	run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	v.PublishN(t, "orders", 10, numbered)
+	age(t, v, "orders", deliveryLimit/2, func(d amqp.Delivery) bool { return d.MessageId != "0" })
+
+	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Prefetch: 20, Processor: h})
+	equal(t, <-h.started, "0")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 10 }, "all are handed out")
+	r.stop()
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "orders") == 9 }, "the others are back")
+	close(h.release)
+	err, _ := r.end()
+	equal(t, err, nil)
+	if want := "msg=stopped finished=1 returned=9 abandoned=0"; !contains(r.log, want) {
+		t.Errorf("the log lacks %q", want)
+	}
+	for _, d := range v.Drain(t, "orders") {
+		if n, _ := integer(d.Headers[headerDeliveryCount]); n > deliveryLimit/2 {
+			t.Errorf("message %s has a delivery count of %d", d.MessageId, n)
+		}
+	}
+	equal(t, v.Ready(t, "orders.dead"), 0)
+}
+
+// age has every message that which wants handed out n times in vain.
+func age(t *testing.T, v *rabbittest.Vhost, queue string, n int, which func(amqp.Delivery) bool) {
+	t.Helper()
+	total := v.Ready(t, queue)
+	ch := v.Channel(t)
+	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for ready := 0; ready < total; {
+		d := <-deliveries
+		if !which(d) || counts[d.MessageId] == n-1 {
+			ready++ // the end of the channel returns it once more
+			continue
+		}
+		counts[d.MessageId]++
+		// Not nack: from RabbitMQ 4.3 on that would not count.
+		if err := d.Reject(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ch.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, queue) == total }, "all are back")
+}

@@ -1,0 +1,176 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A timedAttempt is when an attempt was made, and which one its processor saw.
+type timedAttempt struct {
+	after   time.Duration
+	attempt int
+}
+
+func newTestWorker(q Queue, log *slog.Logger) *worker {
+	q.Name = "orders"
+	q = Config{Queues: []Queue{q}}.withDefaults().Queues[0]
+	return &worker{Queue: q, log: log, identity: "vm1 1.0", longestWait: 2048 * time.Second}
+}
+
+func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		var got []timedAttempt
+		w := newTestWorker(Queue{
+			RetryBase: 150 * time.Millisecond,
+			Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+				got = append(got, timedAttempt{time.Since(start), d.Attempt})
+				if d.Attempt == 4 {
+					return RetryAfter(errors.New("busy"), 900*time.Millisecond)
+				}
+				return errors.New("no")
+			}),
+		}, slog.New(slog.DiscardHandler))
+		_, attempts, err := w.attempt(t.Context(), &job{delivery: amqp.Delivery{}, story: story{attempts: 1}})
+
+		// After the 5th attempt the wait would be 2.4 s: that is the broker's.
+		equal(t, got, []timedAttempt{{0, 2}, {300 * time.Millisecond, 3}, {900 * time.Millisecond, 4}})
+		equal(t, attempts, 4)
+		equal(t, errorText(err), "busy")
+	})
+}
+
+func TestAttemptsInTheProcessEndWithTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWorker(Queue{
+			RetryBase: time.Millisecond, RetryMax: 2 * time.Millisecond, MaxAttempts: 5,
+			Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") }),
+		}, slog.New(slog.DiscardHandler))
+		start := time.Now()
+		_, attempts, err := w.attempt(t.Context(), &job{})
+		equal(t, attempts, 5)
+		equal(t, errorText(err), "no")
+		equal(t, time.Since(start), 7*time.Millisecond) // 1 + 2 + 2 + 2
+	})
+}
+
+func TestAttemptThatNeverBeganIsNotDone(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ErrShutdown)
+	w := newTestWorker(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
+	_, attempts, err := w.attempt(ctx, &job{})
+	equal(t, attempts, 0)
+	equal(t, verdictOf(ctx, err).action, giveBack)
+}
+
+func TestShutdownCutsAWaitInTheProcessShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w := newTestWorker(Queue{
+			RetryBase: 900 * time.Millisecond,
+			Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") }),
+		}, slog.New(slog.DiscardHandler))
+		time.AfterFunc(100*time.Millisecond, func() { cancel(ErrShutdown) })
+		start := time.Now()
+		_, _, err := w.attempt(ctx, &job{})
+		equal(t, verdictOf(ctx, err).action, giveBack)
+		equal(t, time.Since(start), 100*time.Millisecond)
+	})
+}
+
+func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWorker(Queue{
+			Timeout: 30 * time.Second,
+			Processor: ProcessorFunc(func(ctx context.Context, _ Delivery, _ *Scope) error {
+				<-ctx.Done()
+				if cause := context.Cause(ctx); cause != ErrTimeout {
+					t.Errorf("the cause is %v, want ErrTimeout", cause)
+				}
+				return errors.New("interrupted while sending")
+			}),
+		}, slog.New(slog.DiscardHandler))
+		start := time.Now()
+		_, err := w.once(t.Context(), Delivery{})
+		equal(t, time.Since(start), 30*time.Second)
+		equal(t, errorText(err), "the attempt took longer than the queue's timeout (30s): interrupted while sending")
+		equal(t, verdictOf(t.Context(), err).action, retryLater)
+	})
+}
+
+func TestWorkThatIsDoneInSpiteOfItsTimeoutIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWorker(Queue{Timeout: time.Second, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+			time.Sleep(2 * time.Second)
+			return nil
+		})}, slog.New(slog.DiscardHandler))
+		_, err := w.once(t.Context(), Delivery{})
+		equal(t, err, nil)
+	})
+}
+
+func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logBuffer
+		returned := make(chan struct{})
+		w := newTestWorker(Queue{Timeout: time.Minute, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+			<-returned
+			return nil
+		})}, slog.New(slog.NewTextHandler(&log, nil)))
+		go func() { _, _ = w.once(t.Context(), Delivery{MessageID: "m-7"}) }()
+		time.Sleep(time.Minute + overdueAfter - 1)
+		synctest.Wait()
+		equal(t, log.String(), "")
+		time.Sleep(1)
+		synctest.Wait()
+		if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "message_id=m-7") {
+			t.Errorf("the log is %q, want an error that names m-7", log.String())
+		}
+		close(returned)
+	})
+}
+
+func TestAPanicIsAnErrorWithAStack(t *testing.T) {
+	w := newTestWorker(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+		var orders map[string]int
+		orders["x"] = 1
+		return nil
+	})}, slog.New(slog.DiscardHandler))
+	_, err := w.once(t.Context(), Delivery{})
+	p, ok := errors.AsType[*PanicError](err)
+	if !ok || !strings.Contains(p.Stack, "worker_test.go") || !strings.Contains(err.Error(), "assignment to entry in nil map") {
+		t.Errorf("error %v of %T, want a PanicError with this file in its stack", err, err)
+	}
+}
+
+func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
+	l := newQueueLoop(newTestWorker(Queue{}, nil).Queue, "", time.Second, slog.New(slog.DiscardHandler))
+	l.do(&job{}, func() action { runtime.Goexit(); return acknowledge })
+	equal(t, (<-l.results).action, giveBack)
+}
+
+func TestRateSpacesStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWorker(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
+		l := newQueueLoop(w.Queue, "", time.Second, w.log)
+		l.sub = &subscription{}
+		start := time.Now()
+		for tag := range uint64(21) {
+			if l.startAt != nil {
+				<-l.startAt
+				l.startAt = nil
+			}
+			l.start(t.Context(), amqp.Delivery{DeliveryTag: tag + 1})
+			<-l.results
+		}
+		equal(t, time.Since(start), 2*time.Second)
+	})
+}

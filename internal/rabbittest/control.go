@@ -1,0 +1,165 @@
+package rabbittest
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Ctl runs rabbitmqctl on the node and returns what it printed. It takes one or
+// two seconds, because each run starts an Erlang machine: see [Node.Eval].
+func (n *Node) Ctl(args ...string) (string, error) {
+	return n.run(n.commands.ctl, args, "")
+}
+
+// Eval evaluates Erlang expressions, separated by commas and without the final
+// dot, in the node and returns the value of the last one as Erlang writes it. It
+// takes a few milliseconds. It is an error if they do not parse, raise an
+// exception, or take more than twenty seconds.
+func (n *Node) Eval(expressions string) (string, error) {
+	out, err := n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "20", "-e"}, expressions+".\n")
+	if err != nil {
+		return "", err
+	}
+	value, ok := strings.CutPrefix(strings.TrimSpace(out), "{ok, ")
+	if !ok {
+		return "", fmt.Errorf("evaluate in the node %s: %s", expressions, out)
+	}
+	return strings.TrimSuffix(value, "}"), nil
+}
+
+// do evaluates expressions of which the last must be ok.
+func (n *Node) do(format string, args ...any) error {
+	expressions := fmt.Sprintf(format, args...)
+	value, err := n.Eval(expressions)
+	if err == nil && value != "ok" {
+		err = fmt.Errorf("evaluate in the node %s: got %s, want ok", expressions, value)
+	}
+	return err
+}
+
+// run runs a program that talks to the node, and returns its output.
+func (n *Node) run(program string, args []string, stdin string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env, cmd.Stdin = n.dir, n.env(), strings.NewReader(stdin)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out), fmt.Errorf("%s: %w: %s", program, err, strings.TrimSpace(string(out)+stderr.String()))
+	}
+	return string(out), nil
+}
+
+// MemoryAlarm raises or clears the node's memory alarm. While it is raised the
+// node sends connection.blocked to whoever publishes, and reads nothing more from
+// them.
+func (n *Node) MemoryAlarm(on bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.alarmLocked(on)
+}
+
+func (n *Node) alarmLocked(on bool) error {
+	call := "rabbit_alarm:clear_alarm({resource_limit, memory, node()})"
+	if on {
+		call = "rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})"
+	}
+	if err := n.do("%s", call); err != nil {
+		return err
+	}
+	n.alarm = on
+	return nil
+}
+
+// CloseConnections makes the node close every connection to the vhost, or every
+// connection there is if vhost is empty, with AMQP's CONNECTION_FORCED and the
+// given reason. It returns how many it closed.
+func (n *Node) CloseConnections(vhost, reason string) (int, error) {
+	chosen := "true"
+	if vhost != "" {
+		chosen = fmt.Sprintf("(catch rabbit_networking:connection_info(Pid, [vhost])) =:= [{vhost, %s}]", binary(vhost))
+	}
+	value, err := n.Eval(fmt.Sprintf(
+		"length([rabbit_networking:close_connection(Pid, binary_to_list(%s)) || Pid <- rabbit_networking:connections(), %s])",
+		binary(reason), chosen))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(value)
+}
+
+// The names that the node's own log gives to whoever changed something.
+const actor = `<<"rabbittest">>`
+
+func (n *Node) addVhost(name string) error {
+	return n.do("ok = rabbit_vhost:add(%s, %s), %s", binary(name), actor, grant("guest", name, ".*", ".*", ".*"))
+}
+
+func (n *Node) deleteVhost(name string) error {
+	return n.do("rabbit_vhost:delete(%s, %s)", binary(name), actor)
+}
+
+func (n *Node) addUser(name, password, vhost, configure, write, read string) error {
+	return n.do("ok = rabbit_auth_backend_internal:add_user(%s, %s, %s), %s",
+		binary(name), binary(password), actor, grant(name, vhost, configure, write, read))
+}
+
+func (n *Node) deleteUser(name string) error {
+	return n.do("rabbit_auth_backend_internal:delete_user(%s, %s)", binary(name), actor)
+}
+
+func grant(user, vhost, configure, write, read string) string {
+	return fmt.Sprintf("rabbit_auth_backend_internal:set_permissions(%s, %s, %s, %s, %s, %s)",
+		binary(user), binary(vhost), binary(configure), binary(write), binary(read), actor)
+}
+
+func (n *Node) setPolicy(vhost, name, pattern, definition, applyTo string) error {
+	return n.do("rabbit_policy:parse_set(%s, %s, %s, %s, 0, %s, %s)",
+		binary(vhost), binary(name), binary(pattern), binary(definition), binary(applyTo), actor)
+}
+
+// counts returns what the queue itself says of its messages and consumers at this
+// moment: the broker's statistics may be seconds old. There is no queue if ok is
+// false.
+func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bool, err error) {
+	value, err := n.Eval(fmt.Sprintf(`case rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)) of
+		{error, not_found} -> none;
+		{ok, Q} -> case amqqueue:get_type(Q) of
+			rabbit_quorum_queue ->
+				{ok, {_, Counts}, _} = ra:leader_query(amqqueue:get_pid(Q), fun(S) -> [
+					rabbit_fifo:query_messages_ready(S),
+					rabbit_fifo:query_messages_checked_out(S),
+					rabbit_fifo:query_consumer_count(S)] end),
+				list_to_tuple(Counts);
+			_ ->
+				list_to_tuple([N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers])])
+			end
+		end`, binary(vhost), binary(queue)))
+	if err != nil || value == "none" {
+		return 0, 0, 0, false, err
+	}
+	if _, err := fmt.Sscanf(value, "{%d, %d, %d}", &ready, &unacked, &consumers); err != nil {
+		return 0, 0, 0, false, fmt.Errorf("counts of queue %s: %w: %s", queue, err, value)
+	}
+	return ready, unacked, consumers, true, nil
+}
+
+// binary returns the Erlang term for the bytes of s, of which none needs quoting.
+func binary(s string) string {
+	var b strings.Builder
+	b.WriteString("<<")
+	for i := range len(s) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(strconv.Itoa(int(s[i])))
+	}
+	b.WriteString(">>")
+	return b.String()
+}

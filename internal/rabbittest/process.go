@@ -1,0 +1,63 @@
+package rabbittest
+
+import (
+	"os/exec"
+	"runtime"
+	"syscall"
+)
+
+// A process is a child that the kernel kills when this process ends.
+type process struct {
+	pid    int
+	exited chan struct{} // closed once the child has ended and was waited for
+}
+
+// startProcess starts cmd in a process group of its own, so that a Ctrl-C on the
+// terminal reaches only us.
+func startProcess(cmd *exec.Cmd) (*process, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p := &process{exited: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The kernel takes the end of the thread that forked for the end of the
+		// parent, so that thread must last as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			p.pid = cmd.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in its own log
+			close(p.exited)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// running tells whether the child has not ended yet.
+func (p *process) running() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends s to the child, if it is running.
+func (p *process) signal(s syscall.Signal) {
+	if p.running() {
+		_ = syscall.Kill(p.pid, s)
+	}
+}
+
+// kill ends the child and blocks until it has ended.
+func (p *process) kill() {
+	p.signal(syscall.SIGKILL)
+	<-p.exited
+}
