@@ -110,10 +110,10 @@ func TestQueueDeletedUnderItsConsumer(t *testing.T) {
 	equal(t, strings.Count(r.log.String(), "msg=connected"), 1) // the other queue was not disturbed
 }
 
-// TestChannelClosedByTheBroker has the broker close a channel because of a delivery
+// TestConsumerTimeoutOfTheBroker has the broker end a consumer because of a delivery
 // that is worked on for longer than its consumer_timeout. The work is finished, not
 // begun anew.
-func TestChannelClosedByTheBroker(t *testing.T) {
+func TestConsumerTimeoutOfTheBroker(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	if _, err := v.Node.Eval(`application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 200)`); err != nil {
 		t.Fatal(err)
@@ -138,8 +138,9 @@ func TestChannelClosedByTheBroker(t *testing.T) {
 	close(release)
 	v.Publish(t, "slow", amqp.Publishing{MessageId: "next"})
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(done.of("next")) == 1 }, "the next message is worked")
-	if !contains(r.log, "PRECONDITION_FAILED - delivery acknowledgement on channel") {
-		t.Errorf("the log does not say why the channel was closed")
+	// Up to 4.2 the broker closes the channel, from 4.3 on it cancels the consumer.
+	if !contains(r.log, "PRECONDITION_FAILED - delivery acknowledgement on channel") && !contains(r.log, "consumer timeout") {
+		t.Errorf("the log does not say why the queue was not consumed any more")
 	}
 	empty(t, v, "slow", "slow.dead")
 }
@@ -431,5 +432,29 @@ func TestSuspectsAreWorkedAlone(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDocumentedPermissionsAreEnough works a queue, down to its wait and dead-letter
+// queues, as a user with no more than docs/queues.md asks for.
+func TestDocumentedPermissionsAreEnough(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	ch := v.Channel(t)
+	if err := ch.ExchangeDeclare("shop", "topic", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	url := v.AddUser(t, "warren-"+strings.ToLower(v.Name), "pw",
+		`^(orders|orders\.dead|warren\.wait\..*)$`, `^(amq\.default|warren\.wait\..*|orders)$`, `^(orders|warren\.wait\..*|shop)$`)
+	orders := Queue{Name: "orders", MaxAttempts: 2, Exchange: "shop", RoutingKeys: []string{"order.*"}, EnvPrefix: "WARREN_QUEUE_ORDERS_",
+		Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") })}
+	run(t, []string{url}, orders)
+	if err := ch.PublishWithContext(t.Context(), "shop", "order.created", true, false, amqp.Publishing{MessageId: "m"}); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead-lettered")
+	dead := v.Drain(t, "orders.dead")[0]
+	equal(t, []any{dead.Headers["x-warren-exchange"], dead.Headers["x-warren-routing-key"]}, []any{"shop", "order.created"})
+	if lines := findings(t, []string{url}, orders); strings.Contains(lines, "FAIL") {
+		t.Errorf("findings:\n%s", lines)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // counted, too, and dead-lettered with them in the end.
 const suspectAfter = deliveryLimit / 4
 
-var errCancelled = errors.New("the broker cancelled the consumer; the queue may have been deleted")
+var errCancelled = errors.New("the broker cancelled the consumer: its queue was deleted, or a delivery was worked for longer than the broker's consumer timeout")
 
 // A subscription is one channel of a session on which one queue is consumed.
 type subscription struct {

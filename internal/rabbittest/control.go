@@ -21,22 +21,27 @@ func (n *Node) Ctl(args ...string) (string, error) {
 // exception, or take more than twenty seconds.
 func (n *Node) Eval(expressions string) (string, error) {
 	out, err := n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "20", "-e"}, expressions+".\n")
+	// On a machine that is short of time the first handshake may run out of it.
+	// Nothing has been evaluated then.
+	for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), "failed to connect"); tries++ {
+		<-time.After(200 * time.Millisecond)
+		out, err = n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "20", "-e"}, expressions+".\n")
+	}
 	if err != nil {
 		return "", err
 	}
 	value, ok := strings.CutPrefix(strings.TrimSpace(out), "{ok, ")
 	if !ok {
-		return "", fmt.Errorf("evaluate in the node %s: %s", expressions, out)
+		return "", fmt.Errorf("the node: %s", strings.TrimSpace(out))
 	}
 	return strings.TrimSuffix(value, "}"), nil
 }
 
 // do evaluates expressions of which the last must be ok.
 func (n *Node) do(format string, args ...any) error {
-	expressions := fmt.Sprintf(format, args...)
-	value, err := n.Eval(expressions)
+	value, err := n.Eval(fmt.Sprintf(format, args...))
 	if err == nil && value != "ok" {
-		err = fmt.Errorf("evaluate in the node %s: got %s, want ok", expressions, value)
+		err = fmt.Errorf("the node: got %s, want ok", value)
 	}
 	return err
 }
@@ -132,13 +137,13 @@ func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bo
 		{error, not_found} -> none;
 		{ok, Q} -> case amqqueue:get_type(Q) of
 			rabbit_quorum_queue ->
-				{ok, {_, Counts}, _} = ra:leader_query(amqqueue:get_pid(Q), fun(S) -> [
-					rabbit_fifo:query_messages_ready(S),
-					rabbit_fifo:query_messages_checked_out(S),
-					rabbit_fifo:query_consumer_count(S)] end),
-				list_to_tuple(Counts);
+				{ok, {_, #{num_ready_messages := Ready, num_checked_out := Unacked, num_consumers := Consumers}}, _} =
+					ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}),
+				{Ready, Unacked, Consumers};
 			_ ->
-				list_to_tuple([N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers])])
+				[{_, Ready}, {_, Unacked}, {_, Consumers}] =
+					rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]),
+				{Ready, Unacked, Consumers}
 			end
 		end`, binary(vhost), binary(queue)))
 	if err != nil || value == "none" {

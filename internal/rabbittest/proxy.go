@@ -10,8 +10,8 @@ import (
 type Direction int
 
 const (
-	ToNode Direction = 1 << iota
-	FromNode
+	ToNode   Direction = 1 << iota // what the client sends
+	FromNode                       // what the client receives
 	BothWays = ToNode | FromNode
 )
 
