@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -33,9 +34,7 @@ func TestDeadLettersKeepTheMessage(t *testing.T) {
 	stamp := time.Unix(1_700_000_000, 0)
 	sent := func(headers amqp.Table) amqp.Publishing {
 		h := amqp.Table{"tenant": "blue", "nested": amqp.Table{"list": []any{int64(1), "x"}}, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-		for k, v := range headers {
-			h[k] = v
-		}
+		maps.Copy(h, headers)
 		return amqp.Publishing{
 			Headers: h, ContentType: "text/x-order", ContentEncoding: "identity", DeliveryMode: amqp.Persistent, CorrelationId: "c-1", ReplyTo: "answers",
 			Expiration: "3600000", MessageId: "m-1", Timestamp: stamp, Type: "order", UserId: "guest", AppId: "shop", Body: []byte("not json \x00\xff"),

@@ -211,7 +211,7 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 			if !contains(r.log, c.want) {
 				t.Errorf("the log lacks %q", c.want)
 			}
-			if err, _ := r.end(); err != nil {
+			if _, err := r.end(); err != nil {
 				t.Error(err)
 			}
 			equal(t, v.Ready(t, "orders")+v.Unacked(t, "orders"), 1)

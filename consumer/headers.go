@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"crypto/rand"
 	"fmt"
 	"math"
 	"strconv"
@@ -195,8 +194,7 @@ func plain(v any) any {
 }
 
 // again returns d as Warren publishes it once more: all that its publisher set,
-// but for what would do harm; without what the broker wrote; with an id, by which
-// it can be found from now on.
+// but for what would do harm, and without what the broker wrote.
 func again(d *amqp.Delivery) amqp.Publishing {
 	headers := make(amqp.Table, len(d.Headers)+8)
 	for k, v := range d.Headers {
@@ -219,10 +217,6 @@ func again(d *amqp.Delivery) amqp.Publishing {
 		headers[headerExchange] = d.Exchange
 		headers[headerRoutingKey] = d.RoutingKey
 	}
-	id := d.MessageId
-	if id == "" {
-		id = rand.Text()
-	}
 	return amqp.Publishing{
 		Headers:         headers,
 		ContentType:     d.ContentType,
@@ -231,7 +225,7 @@ func again(d *amqp.Delivery) amqp.Publishing {
 		Priority:        d.Priority,
 		CorrelationId:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
-		MessageId:       id,
+		MessageId:       d.MessageId,
 		Timestamp:       d.Timestamp,
 		Type:            d.Type,
 		AppId:           d.AppId,

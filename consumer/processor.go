@@ -60,9 +60,11 @@ type Delivery struct {
 	Exchange   string
 	RoutingKey string
 
-	// The publisher's properties; each may be empty, ContentType included
+	// MessageID is the publisher's or, if there was none, one that Warren has given
+	// the message; it stays the same over all its attempts.
+	MessageID string
+	// The publisher's other properties; each may be empty, ContentType included
 	// (application/json is then assumed).
-	MessageID       string
 	CorrelationID   string
 	ReplyTo         string
 	Type            string

@@ -134,3 +134,20 @@ func TestResultsGoToReplyTo(t *testing.T) {
 	rabbittest.Eventually(t, 40*time.Second, func() bool { return contains(log, "nobody waits for the result any more") }, "the missing queue is logged")
 	empty(t, v, "sums", "sums.dead")
 }
+
+// TestMessageWithoutAnIDIsGivenOne follows such a message over its attempts: it is
+// called the same from the first on.
+func TestMessageWithoutAnIDIsGivenOne(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	ids := make(chan string, 3)
+	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 2, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		ids <- d.MessageID
+		return errors.New("no")
+	})})
+	v.Publish(t, "orders", amqp.Publishing{})
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead-lettered")
+	first, second, dead := <-ids, <-ids, v.Drain(t, "orders.dead")[0].MessageId
+	if first == "" || second != first || dead != first {
+		t.Errorf("the ids are %q, %q and, dead-lettered, %q", first, second, dead)
+	}
+}

@@ -57,12 +57,12 @@ func runConfig(t *testing.T, cfg Config, change func(*Consumer)) *running {
 }
 
 // end stops the Consumer and returns what Run returned, and how long it took.
-func (r *running) end() (error, time.Duration) {
+func (r *running) end() (time.Duration, error) {
 	start := time.Now()
 	r.stop()
 	err := <-r.done
 	r.done <- err // for the end of the test
-	return err, time.Since(start)
+	return time.Since(start), err
 }
 
 // A ledger is where processors write down each attempt, outside of Warren.

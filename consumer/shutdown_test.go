@@ -47,7 +47,7 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 		t.Errorf("what was not started was back after %v", d)
 	}
 	close(h.release)
-	err, _ := r.end()
+	_, err := r.end()
 	equal(t, err, nil)
 	equal(t, v.Ready(t, "orders"), 16)
 	if want := "msg=stopped finished=4 returned=6 abandoned=0"; !contains(r.log, want) {
@@ -58,7 +58,7 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 func TestStopWithNothingToDoIsQuick(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	r := run(t, []string{v.URL}, Queue{Name: "a", Processor: noop}, Queue{Name: "b", Processor: noop})
-	err, took := r.end()
+	took, err := r.end()
 	if err != nil || took > 100*time.Millisecond {
 		t.Errorf("stopped after %v with error %v, want 100 ms at most and none", took, err)
 	}
@@ -82,7 +82,7 @@ func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
 	v.Publish(t, "heeds", amqp.Publishing{MessageId: "h-1"})
 	<-stuck.started
 	<-heeds
-	err, took := r.end()
+	took, err := r.end()
 	if !errors.Is(err, ErrAbandoned) || took < 1500*time.Millisecond || took > 2500*time.Millisecond {
 		t.Errorf("stopped after %v with %v, want ErrAbandoned after 1.5 s", took, err)
 	}
@@ -111,7 +111,7 @@ func TestStopWhileTheBrokerIsAway(t *testing.T) {
 	r.stop()
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return contains(r.log, "msg=\"stopping") }, "the daemon is stopping")
 	close(h.release)
-	err, _ := r.end()
+	_, err := r.end()
 	equal(t, err, nil)
 	if want := "msg=stopped finished=1"; !contains(r.log, want) {
 		t.Errorf("the log lacks %q", want)
@@ -123,7 +123,7 @@ func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr)}, ShutdownTimeout: time.Second, Queues: []Queue{{Name: "orders", Processor: noop}}}, nil)
 	p.Stall(rabbittest.BothWays)
-	err, took := r.end()
+	took, err := r.end()
 	if err != nil || took > 4*time.Second {
 		t.Errorf("stopped after %v with %v, want none, soon after the shutdown timeout", took, err)
 	}
@@ -134,7 +134,7 @@ func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
 func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
-	run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 10, numbered)
 	age(t, v, "orders", deliveryLimit/2, func(d amqp.Delivery) bool { return d.MessageId != "0" })
 
@@ -144,7 +144,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 	r.stop()
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "orders") == 9 }, "the others are back")
 	close(h.release)
-	err, _ := r.end()
+	_, err := r.end()
 	equal(t, err, nil)
 	if want := "msg=stopped finished=1 returned=9 abandoned=0"; !contains(r.log, want) {
 		t.Errorf("the log lacks %q", want)

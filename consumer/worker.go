@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,11 @@ type worker struct {
 // verdict asks for but for the last step, to acknowledge it or give it back: that
 // is the answer. It ends soon after ctx.
 func (w *worker) work(ctx context.Context, j *job) action {
+	if j.delivery.MessageId == "" {
+		// From the first attempt on, it is what the message is called: the copy
+		// that waits for the next carries it along.
+		j.delivery.MessageId = rand.Text()
+	}
 	if j.fault != nil {
 		return w.bury(ctx, j, j.story.attempts, reasonUndecodable, j.fault)
 	}

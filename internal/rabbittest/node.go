@@ -81,7 +81,7 @@ func (n *Node) startLocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer console.Close()
+	defer func() { _ = console.Close() }() // what runs has its own
 	launch := func(name string, args ...string) (*process, error) {
 		cmd := exec.Command(name, args...)
 		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = n.dir, n.env(), console, console

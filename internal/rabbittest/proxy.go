@@ -9,6 +9,7 @@ import (
 // A Direction is a way for bytes to take through a [Proxy]. They add up.
 type Direction int
 
+// The directions.
 const (
 	ToNode   Direction = 1 << iota // what the client sends
 	FromNode                       // what the client receives

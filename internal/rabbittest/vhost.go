@@ -3,6 +3,7 @@ package rabbittest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -83,9 +84,7 @@ func (v *Vhost) open(t testing.TB) (ch *amqp.Channel, hangUp func()) {
 func (v *Vhost) Declare(t testing.TB, queue string, args amqp.Table) {
 	t.Helper()
 	all := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
-	for k, value := range args {
-		all[k] = value
-	}
+	maps.Copy(all, args)
 	ch, hangUp := v.open(t)
 	defer hangUp()
 	if _, err := ch.QueueDeclare(queue, true, false, false, false, all); err != nil {
