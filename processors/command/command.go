@@ -1,0 +1,159 @@
+// Package command runs a program for each delivery, written in any language.
+//
+// The program finds the body on its standard input, and the facts about the
+// message in its environment: WARREN_MESSAGE_ID, WARREN_QUEUE, WARREN_ATTEMPT,
+// WARREN_DEADLINE (when the attempt must have ended, RFC 3339 in UTC),
+// WARREN_CONTENT_TYPE, WARREN_HEADERS (a JSON object), and TRACEPARENT and
+// TRACESTATE if the message has such headers. Beside these there is only PATH:
+// nothing of the daemon's environment gets through.
+//
+// What it exits with is the verdict:
+//
+//	0                     success
+//	65 (EX_DATAERR)       the message is dead-lettered
+//	75 (EX_TEMPFAIL), any
+//	other, or a signal    the message is tried again later
+//
+// Its standard output is the result for a message with reply-to, at most 1 MiB, and
+// goes nowhere otherwise. Its standard error goes to the log, a line each; the last
+// line becomes part of the error.
+//
+// It runs in a process group of its own. When the attempt's time is up, the whole
+// group gets SIGTERM and 500 ms later SIGKILL; and when the program ends, whatever
+// it started and left in its group is killed. An exit status after SIGTERM does not
+// count, not even 0: who was told to stop has not finished.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/mattn/go-shellwords"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// searchPath is the PATH of the programs, where COMMAND is looked up, too: what it
+// finds must not depend on who starts the daemon.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// exDataErr is the exit status that calls a message hopeless: EX_DATAERR of sysexits.h.
+const exDataErr = 65
+
+// Config is what a command processor is made from.
+type Config struct {
+	// Command is the program and its arguments, split into words as a shell does,
+	// quotes included, but without a shell: nothing is expanded, piped or redirected.
+	// A program without a slash is looked up in /usr/local/sbin, /usr/local/bin,
+	// /usr/sbin, /usr/bin, /sbin and /bin.
+	Command string `envconfig:"COMMAND" required:"true" desc:"The program to run for each delivery, with its arguments, quoted as for a shell; the body is its standard input."`
+	// Mode is spawn: a process for each delivery.
+	Mode string `envconfig:"MODE" default:"spawn" desc:"How the program is run: spawn, a process for each delivery."`
+	// User is whom to run it as, with the user's groups. That takes a daemon that
+	// runs as root. Empty means as the daemon.
+	User string `envconfig:"USER" desc:"The user to run the program as, which takes a daemon that runs as root; not set, the daemon's own."`
+}
+
+// New returns the processor of a queue. It looks for the program and the user, but
+// starts nothing. The error names every fault of c.
+func (c *Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
+	var p processor
+	var faults [3]error
+	p.args, p.path, faults[0] = parseCommand(c.Command)
+	if c.Mode != "spawn" {
+		faults[1] = fmt.Errorf("MODE is %q; it must be one of spawn", c.Mode)
+	}
+	if c.User != "" {
+		p.credential, faults[2] = credentialOf(c.User)
+	}
+	if err := errors.Join(faults[:]...); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// parseCommand returns the words of a command, and the file that the first names.
+func parseCommand(command string) (args []string, path string, err error) {
+	parser := shellwords.NewParser()
+	args, err = parser.Parse(command)
+	switch {
+	case err != nil:
+		return nil, "", fmt.Errorf("COMMAND cannot be split into words: %w; close every quote and parenthesis", err)
+	case parser.Position >= 0: // of the first operator; the parser leaves the rest unread
+		return nil, "", errors.New("COMMAND has an unquoted ; & | < or >, but is run without a shell; quote it, or run sh -c '...'")
+	case len(args) == 0 || args[0] == "":
+		return nil, "", errors.New("COMMAND is not set: set it to a program and its arguments, such as /usr/local/bin/handle-order --fast")
+	}
+	path, err = lookPath(args[0])
+	return args, path, err
+}
+
+func lookPath(program string) (string, error) {
+	if strings.Contains(program, "/") {
+		path, err := exec.LookPath(program)
+		if err != nil {
+			return "", fmt.Errorf("COMMAND: %w; install the program there, and make it executable with chmod +x", err)
+		}
+		return filepath.Abs(path)
+	}
+	for _, dir := range filepath.SplitList(searchPath) {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("COMMAND: no executable %s in %s; install it there, or write its whole path", program, searchPath)
+}
+
+type processor struct {
+	path       string
+	args       []string
+	credential *syscall.Credential // nil: the daemon's own
+}
+
+// Process runs the program on d. It blocks until the program has ended, and what it
+// left in its group with it: at the latest about a second after ctx has ended.
+func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *consumer.Scope) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	stdout := new(answer)
+	stderr := &logLines{log: scope.Logger()}
+	cmd := p.command(ctx, &d, stdout, stderr)
+	if err := cmd.Start(); err != nil {
+		return startError(err)
+	}
+	interrupted, err := wait(ctx, cmd)
+	stderr.end()
+
+	status := cmd.ProcessState
+	if status == nil {
+		return fmt.Errorf("wait for %s: %w", p.path, err)
+	}
+	failure := status.String()
+	if stderr.last != "" {
+		failure += ": " + stderr.last
+	}
+	switch {
+	case interrupted != nil:
+		return fmt.Errorf("%w: %s", interrupted, failure)
+	case status.ExitCode() == exDataErr:
+		return consumer.Permanent(errors.New(failure))
+	case !status.Success():
+		return errors.New(failure)
+	case errors.Is(err, exec.ErrWaitDelay):
+		scope.Logger().Warn("the command left a process outside of its group that holds its output open, which is not read any further", "path", p.path)
+	case err != nil:
+		return fmt.Errorf("input or output of %s: %w", p.path, err)
+	}
+	if stdout.tooLong {
+		return consumer.Permanent(fmt.Errorf("the result on standard output is longer than %d bytes; keep it elsewhere and answer with where it is", maxAnswerBytes))
+	}
+	scope.SetResult(consumer.Result{Body: stdout.body})
+	return nil
+}

@@ -1,0 +1,131 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"math"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/consumertest"
+)
+
+// runEnv returns the environment that a program is given for d, sorted.
+func runEnv(t *testing.T, ctx context.Context, d consumer.Delivery) []string {
+	t.Helper()
+	p, err := (&Config{Command: "env -0", Mode: "spawn"}).New("commands", 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.ReplyTo = "answers"
+	result, err := consumertest.Run(ctx, p, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := strings.Split(strings.TrimSuffix(string(result.Body), "\x00"), "\x00")
+	slices.Sort(env)
+	return env
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("WARREN_CANARY", "not for handlers")
+	t.Setenv("WARREN_AMQP_URL", "amqp://user:secret@host")
+	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+	deadline := time.Now().Add(time.Hour)
+	ctx, cancel := context.WithDeadline(t.Context(), deadline)
+	defer cancel()
+	got := runEnv(t, ctx, consumer.Delivery{
+		Queue:       "orders",
+		MessageID:   "4711",
+		Attempt:     3,
+		ContentType: "text/plain",
+		Headers: map[string]any{
+			"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+			"tracestate":  "vendor=1",
+			"text":        "two\nlines",
+			"zero":        "a\x00b",
+			"number":      int64(-5),
+			"float":       float32(0.1),
+			"nan":         math.NaN(),
+			"far":         math.Inf(1),
+			"when":        time.Unix(1700000000, 0),
+			"bytes":       []byte{1, 2},
+			"nothing":     nil,
+			"table":       map[string]any{"list": []any{true, "x"}},
+		},
+	})
+	want := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"TRACESTATE=vendor=1",
+		"WARREN_ATTEMPT=3",
+		"WARREN_CONTENT_TYPE=text/plain",
+		"WARREN_DEADLINE=" + deadline.UTC().Format("2006-01-02T15:04:05.000Z"),
+		`WARREN_HEADERS={"bytes":"AQI=","far":"+Inf","float":0.1,"nan":"NaN","nothing":null,"number":-5,` +
+			`"table":{"list":[true,"x"]},"text":"two\nlines",` +
+			`"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"vendor=1",` +
+			`"when":"2023-11-14T22:13:20Z","zero":"a\u0000b"}`,
+		"WARREN_MESSAGE_ID=4711",
+		"WARREN_QUEUE=orders",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("environment\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestEnvironmentOfABareMessage(t *testing.T) {
+	got := runEnv(t, t.Context(), consumer.Delivery{Queue: "orders", Attempt: 1})
+	want := []string{"PATH=" + searchPath, "WARREN_ATTEMPT=1", "WARREN_CONTENT_TYPE=", "WARREN_HEADERS={}", "WARREN_MESSAGE_ID=", "WARREN_QUEUE=orders"}
+	if !slices.Equal(got, want) {
+		t.Errorf("environment %q, want %q", got, want)
+	}
+}
+
+// Whatever a publisher writes, each variable is one that a program can be given,
+// and the headers are JSON.
+func FuzzEnvironment(f *testing.F) {
+	f.Add("id", "application/json", "key", "value", []byte("bytes"), 1.5, int64(1700000000))
+	f.Add("a\x00b", "\xff", "\x00", "\ud7ff\xed\xa0\x80", []byte{0}, math.Inf(-1), int64(math.MaxInt64))
+	f.Add("", "", "traceparent", "\x00\n=", []byte(nil), math.NaN(), int64(math.MinInt64))
+	f.Fuzz(func(t *testing.T, id, contentType, key, text string, bytes []byte, number float64, seconds int64) {
+		values := []any{text, bytes, number, float32(number), time.Unix(seconds, 0), map[string]any{key: text}}
+		d := consumer.Delivery{MessageID: id, ContentType: contentType, Headers: map[string]any{
+			key: text, "list": values, "tracestate": text,
+		}}
+		for _, variable := range environment(t.Context(), &d) {
+			name, value, _ := strings.Cut(variable, "=")
+			if strings.Contains(variable, "\x00") || name == "" {
+				t.Errorf("variable %q cannot be given to a program", variable)
+			}
+			if name == "WARREN_HEADERS" && !json.Valid([]byte(value)) {
+				t.Errorf("headers %q, want JSON", value)
+			}
+		}
+	})
+}
+
+// These are refused by the kernel when it is short of something, which no test
+// should bring about.
+func TestStartErrorsNameTheRemedy(t *testing.T) {
+	for number, want := range map[syscall.Errno]string{
+		syscall.EAGAIN:  "TasksMax",
+		syscall.ENOMEM:  "MemoryMax",
+		syscall.EMFILE:  "LimitNOFILE",
+		syscall.ETXTBSY: "mv",
+	} {
+		cause := &fs.PathError{Op: "fork/exec", Path: "/opt/handler", Err: number}
+		err := startError(cause)
+		if !errors.Is(err, number) || !strings.Contains(err.Error(), "/opt/handler") || !strings.Contains(err.Error(), want) {
+			t.Errorf("start error %q, want the file, %v and a remedy with %q", err, number, want)
+		}
+		if got := consumertest.Verdict(err); got != "retry" {
+			t.Errorf("verdict of %v is %s, want retry", number, got)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package command_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/command"
+)
+
+const grace = 500 * time.Millisecond // from SIGTERM to SIGKILL
+
+func TestTimeoutEndsTheWholeTree(t *testing.T) {
+	p := shell(t,
+		"sleep 600 &",
+		"child=$!",
+		`sh -c 'sleep 600 & echo "running '$$' '$child' $$ $!" >&2; wait' &`,
+		"wait")
+	pids, took, err := runUntil(t, p, "running", consumer.ErrTimeout)
+	if !errors.Is(err, consumer.ErrTimeout) || consumertest.Verdict(err) != "retry" {
+		t.Errorf("error %v, verdict %s; want the timeout and retry", err, consumertest.Verdict(err))
+	}
+	if took < grace || took > grace+2*time.Second {
+		t.Errorf("it took %v after the timeout, want %v and little more", took, grace)
+	}
+	if n := len(strings.Fields(pids)); n != 4 {
+		t.Fatalf("the command reported %d processes, want 4", n)
+	}
+	waitGone(t, strings.Fields(pids)...)
+}
+
+func TestDeadlineOfTheContextCounts(t *testing.T) {
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, consumer.ErrTimeout)
+	defer cancel()
+	_, err := consumertest.Run(ctx, shell(t, "sleep 600"), consumer.Delivery{})
+	if want := consumer.ErrTimeout.Error() + ": signal: terminated"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+func TestProgramMayCleanUp(t *testing.T) {
+	p, cleaned := cleaningUp(t)
+	_, _, err := runUntil(t, newProcessor(t, command.Config{Command: p}), "running", consumer.ErrShutdown)
+	if !errors.Is(err, consumer.ErrShutdown) {
+		t.Errorf("error %v, want %v: exit 0 after SIGTERM is no success", err, consumer.ErrShutdown)
+	}
+	if _, err := os.Stat(cleaned); err != nil {
+		t.Errorf("the command had no chance to clean up: %v", err)
+	}
+}
+
+// The shell ends at once, and must not take away the time of the program it waits for.
+func TestProgramOfAShellMayCleanUp(t *testing.T) {
+	p, cleaned := cleaningUp(t)
+	_, _, err := runUntil(t, shell(t, p, "exit 0"), "running", consumer.ErrTimeout)
+	if err == nil || !strings.Contains(err.Error(), "signal: terminated") {
+		t.Errorf("error %v, want one that says signal: terminated, of the shell", err)
+	}
+	if _, err := os.Stat(cleaned); err != nil {
+		t.Errorf("the program that the shell has called had no chance to clean up: %v", err)
+	}
+}
+
+// cleaningUp writes a script that takes 100 ms after SIGTERM to leave behind the
+// file cleaned, and then exits with 0.
+func cleaningUp(t *testing.T) (path, cleaned string) {
+	t.Helper()
+	cleaned = filepath.Join(t.TempDir(), "cleaned")
+	return pythonScript(t,
+		"import signal, sys, time",
+		"def clean(*_):",
+		"    time.sleep(0.1)",
+		"    open('"+cleaned+"', 'w').close()",
+		"    sys.exit(0)",
+		"signal.signal(signal.SIGTERM, clean)",
+		"print('running', file=sys.stderr, flush=True)",
+		"time.sleep(600)"), cleaned
+}
+
+func TestWhoIgnoresSIGTERMIsKilled(t *testing.T) {
+	p := shell(t,
+		"trap '' TERM",
+		"sleep 600 &", // which ignores it, too
+		`echo "running $$ $!" >&2`,
+		"wait")
+	pids, took, err := runUntil(t, p, "running", consumer.ErrTimeout)
+	if err == nil || !strings.Contains(err.Error(), "signal: killed") {
+		t.Errorf("error %v, want one that says signal: killed", err)
+	}
+	if took < grace || took > grace+2*time.Second {
+		t.Errorf("it took %v after the timeout, want %v and little more", took, grace)
+	}
+	waitGone(t, strings.Fields(pids)...)
+}
+
+// A process that the program leaves behind would work on beside the next attempt,
+// or the next message.
+func TestWhatAProgramLeavesBehindIsKilled(t *testing.T) {
+	for script, verdict := range map[string]string{"exit 0": "ack", "exit 1": "retry"} {
+		log := new(stderrLog)
+		start := time.Now()
+		_, err := consumertest.RunLog(t.Context(), shell(t, "sleep 600 &", "echo $! >&2", script), consumer.Delivery{ReplyTo: "answers"}, log.logger())
+		if got := consumertest.Verdict(err); got != verdict {
+			t.Errorf("%s: verdict %s, want %s (%v)", script, got, verdict, err)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("%s: the attempt took %v, want it to end with the program", script, took)
+		}
+		if len(log.lines) != 1 {
+			t.Fatalf("%s: standard error %q, want one line", script, log.lines)
+		}
+		waitGone(t, log.lines...)
+	}
+}
+
+// A daemon, in the old sense of the word, cannot be caught, but must not hold up
+// the attempt by the output that it has inherited.
+func TestEscapedProcessDoesNotHoldTheAttempt(t *testing.T) {
+	p := python(t,
+		"import os, time",
+		"print('the answer', flush=True)",
+		"r, w = os.pipe()",
+		"if os.fork() == 0:",
+		"    os.setsid()",
+		"    os.write(2, b'%d\\n' % os.getpid())",
+		"    os.write(w, b'.')",
+		"    time.sleep(600)",
+		"os.read(r, 1)")
+	log := new(stderrLog)
+	start := time.Now()
+	result, err := consumertest.RunLog(t.Context(), p, consumer.Delivery{ReplyTo: "answers"}, log.logger())
+	took := time.Since(start)
+	if len(log.lines) != 1 {
+		t.Fatalf("standard error %q, want the process id of the one that escaped", log.lines)
+	}
+	escaped, convErr := strconv.Atoi(log.lines[0])
+	if convErr != nil {
+		t.Fatal(convErr)
+	}
+	if !isRunning(t, log.lines[0]) {
+		t.Error("the process did not escape, so that this test shows nothing")
+	}
+	if err := syscall.Kill(escaped, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err != nil || string(result.Body) != "the answer\n" {
+		t.Errorf("result %q with error %v, want what the command wrote and nil", result.Body, err)
+	}
+	if took > 5*time.Second {
+		t.Errorf("the attempt took %v, want it to end soon after the program", took)
+	}
+	if len(log.warnings) != 1 || !strings.Contains(log.warnings[0].Message, "outside of its group") {
+		t.Errorf("warnings %v, want one of the process that escaped", log.warnings)
+	}
+}

@@ -1,0 +1,101 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// killAfter is how long a group has to end after SIGTERM, and how long output is
+// waited for that somebody outside of an ended group holds open.
+const killAfter = 500 * time.Millisecond
+
+// command prepares one run of the program.
+func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, stderr io.Writer) *exec.Cmd {
+	cmd := &exec.Cmd{
+		Path:        p.path,
+		Args:        p.args,
+		Env:         environment(ctx, d),
+		Stdin:       bytes.NewReader(d.Body),
+		Stderr:      stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential},
+		WaitDelay:   killAfter,
+	}
+	if d.ReplyTo != "" { // or else it is /dev/null
+		cmd.Stdout = stdout
+	}
+	return cmd
+}
+
+// wait blocks until the process of cmd has ended, together with its group. It ends
+// both when ctx ends, and returns the cause in interrupted; err is that of cmd.Wait.
+//
+// exec.CommandContext would do neither: it kills one process, and kills by a number
+// that may have become another's.
+func wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
+	group := cmd.Process.Pid
+	exited := make(chan struct{})
+	go func() {
+		awaitExit(group)
+		close(exited)
+	}()
+	select {
+	case <-exited:
+	case <-ctx.Done():
+		interrupted = context.Cause(ctx)
+		kill(group, syscall.SIGTERM)
+		// Also when the leader ends at once: a shell does, but what it has called may
+		// have to clean up.
+		time.Sleep(killAfter)
+	}
+	kill(group, syscall.SIGKILL)
+	<-exited
+	return interrupted, cmd.Wait()
+}
+
+// awaitExit blocks until the child has ended, and leaves it a zombie: until it is
+// reaped, nobody else can have its number, nor that of its group.
+func awaitExit(pid int) {
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+}
+
+// kill signals all of a group whose leader has not been reaped. There is no one else
+// to tell if it cannot: what a member with other rights does is its own affair.
+func kill(group int, signal syscall.Signal) { _ = syscall.Kill(-group, signal) }
+
+// remedies are for what can keep a program from being started that was there
+// when the daemon started.
+var remedies = map[syscall.Errno]string{
+	syscall.ENOENT:  "put back the program, or the interpreter that its first line names",
+	syscall.EACCES:  "make the program executable and every folder above it accessible to the user it runs as",
+	syscall.EPERM:   "the daemon may not become that user; run it as root, or leave USER unset",
+	syscall.ENOEXEC: "a script needs a first line such as #!/bin/sh",
+	syscall.ETXTBSY: "the program is being written; put a new version in its place with mv",
+	syscall.EAGAIN:  "there are too many processes; raise TasksMax and LimitNPROC of the unit, or lower CONCURRENCY",
+	syscall.ENOMEM:  "memory is short; raise MemoryMax of the unit, or lower CONCURRENCY",
+	syscall.EMFILE:  "too many files are open; raise LimitNOFILE of the unit, or lower CONCURRENCY",
+	syscall.ENFILE:  "too many files are open on this machine; raise fs.file-max",
+}
+
+// startError says why the program could not be started. The next attempt may find
+// another machine; only a message that does not fit will never fit.
+func startError(err error) error {
+	number, _ := errors.AsType[syscall.Errno](err)
+	if number == syscall.E2BIG {
+		return consumer.Permanent(fmt.Errorf("%w; the headers do not fit into a variable (128 KiB as JSON), send them in the body", err))
+	}
+	if remedy := remedies[number]; remedy != "" {
+		return fmt.Errorf("%w; %s", err, remedy)
+	}
+	return err
+}

@@ -1,0 +1,131 @@
+package command_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/command"
+)
+
+func TestExitDecides(t *testing.T) {
+	for _, test := range []struct{ script, verdict, text string }{
+		{"exit 0", "ack", ""},
+		{"echo no such order >&2; exit 65", "dead", "exit status 65: no such order"},
+		{"echo try later >&2; exit 75", "retry", "exit status 75: try later"},
+		{"exit 1", "retry", "exit status 1"},
+		{"exit 255", "retry", "exit status 255"},
+		{"echo first >&2; echo last >&2; echo >&2; exit 3", "retry", "exit status 3: last"},
+		{"printf 'no newline' >&2; exit 3", "retry", "exit status 3: no newline"},
+		{`printf '\377bad\n' >&2; exit 3`, "retry", "exit status 3: \uFFFDbad"},
+		{"kill -SEGV $$", "retry", "signal: segmentation fault"},
+		{"kill -KILL $$", "retry", "signal: killed"},
+	} {
+		_, err := consumertest.Run(t.Context(), shell(t, "ulimit -c 0", test.script), consumer.Delivery{})
+		if got := consumertest.Verdict(err); got != test.verdict {
+			t.Errorf("%s: verdict %s, want %s", test.script, got, test.verdict)
+		}
+		var text string
+		if err != nil {
+			text = err.Error()
+		}
+		if text != test.text {
+			t.Errorf("%s: error %q, want %q", test.script, text, test.text)
+		}
+	}
+}
+
+func TestPythonTracebackEndsInTheError(t *testing.T) {
+	_, err := consumertest.Run(t.Context(), python(t, "import json, sys", "json.load(sys.stdin)['order']"), consumer.Delivery{Body: []byte(`{}`)})
+	if want := "exit status 1: KeyError: 'order'"; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %q", err, want)
+	}
+}
+
+// A program can go, or be spoiled, while the daemon runs.
+func TestCannotStart(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		first   string
+		spoil   func(path string) error
+		verdict string
+		remedy  string
+	}{
+		{"program gone", "#!/bin/sh", os.Remove, "retry", "put back the program"},
+		{"interpreter gone", "#!/no/such/interpreter", nil, "retry", "put back the program, or the interpreter"},
+		{"not executable", "#!/bin/sh", func(path string) error { return os.Chmod(path, 0o600) }, "retry", "make the program executable"},
+		{"no first line", "exit 0", nil, "retry", "#!/bin/sh"},
+	} {
+		path := writeScript(t, test.first)
+		p := newProcessor(t, command.Config{Command: path})
+		if test.spoil != nil {
+			if err := test.spoil(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := consumertest.Run(t.Context(), p, consumer.Delivery{})
+		if got := consumertest.Verdict(err); got != test.verdict {
+			t.Errorf("%s: verdict %s, want %s", test.name, got, test.verdict)
+		}
+		for _, want := range []string{path, test.remedy} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want it to say %q", test.name, err, want)
+			}
+		}
+	}
+}
+
+func TestHeadersTooLongForAVariableAreDead(t *testing.T) {
+	d := consumer.Delivery{Headers: map[string]any{"long": strings.Repeat("x", 128<<10)}}
+	_, err := consumertest.Run(t.Context(), shell(t, "exit 0"), d)
+	if got := consumertest.Verdict(err); got != "dead" || !strings.Contains(err.Error(), "send them in the body") {
+		t.Errorf("verdict %s with error %v, want dead and the remedy", got, err)
+	}
+}
+
+func TestEndedContextStartsNothing(t *testing.T) {
+	started := filepath.Join(t.TempDir(), "started")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Nanosecond, consumer.ErrTimeout)
+	defer cancel()
+	<-ctx.Done()
+	_, err := consumertest.Run(ctx, shell(t, "touch "+started), consumer.Delivery{})
+	if !errors.Is(err, consumer.ErrTimeout) {
+		t.Errorf("error %v, want %v", err, consumer.ErrTimeout)
+	}
+	if _, err := os.Stat(started); !os.IsNotExist(err) {
+		t.Errorf("the command was started all the same (stat: %v)", err)
+	}
+}
+
+func TestUser(t *testing.T) {
+	cfg := command.Config{Command: "sh -c 'id -u; id -g; id -G'", Mode: "spawn", User: "nobody"}
+	p, err := cfg.New("commands", 1, nil)
+	if os.Geteuid() != 0 {
+		if err == nil || !strings.Contains(err.Error(), "run the daemon as root") {
+			t.Errorf("New as an ordinary user: %v, want a refusal with the remedy", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := nobody.GroupIds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := nobody.Uid + "\n" + nobody.Gid + "\n" + strings.Join(groups, " ") + "\n"
+	if got := ask(t, p, consumer.Delivery{}); got != want {
+		t.Errorf("user, group and groups of the command are %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,230 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"github.com/warrenmq/warren/consumer/consumertest"
+)
+
+// plainURL is an SMTP_URL of a server without TLS.
+func plainURL(s *server) string { return "smtp://" + s.address + "?tls=none" }
+
+var hello = map[string]any{"to": "bob@example.com", "subject": "Hello", "text": "Hello, Bob.\n.\n..\nBye"}
+
+func TestSecurityByURL(t *testing.T) {
+	cert, authority := certificate(t)
+	plain := newServer(t, false, nil, false)
+	login := newServer(t, true, nil, false)
+	startTLS := newServer(t, true, cert, false)
+	startTLS.AllowInsecureAuth = false
+	implicit := newServer(t, true, cert, true)
+
+	for _, test := range []struct {
+		name    string
+		server  *server
+		url     string // with HOST
+		verdict string
+		texts   []string
+	}{
+		{"plain", plain, "smtp://HOST?tls=none", "ack", nil},
+		{"plain with a login within the machine", login, "smtp://ada:s3cret@HOST?tls=none", "ack", nil},
+		{"starttls", startTLS, "smtp://ada:s3cret@HOST?cacertfile=" + authority, "ack", nil},
+		{"tls", implicit, "smtps://ada:s3cret@HOST?cacertfile=" + authority, "ack", nil},
+		{"starttls not offered", plain, "smtp://HOST", "retry", []string{"no STARTTLS", "SMTP_URL"}},
+		{"tls to a plain port", plain, "smtps://HOST", "retry", []string{"TLS", "smtp://"}},
+		{"starttls with an unknown authority", startTLS, "smtp://ada:s3cret@HOST", "retry", []string{"certificate", "cacertfile"}},
+		{"tls with an unknown authority", implicit, "smtps://ada:s3cret@HOST", "retry", []string{"certificate", "cacertfile"}},
+		{"wrong password", implicit, "smtps://ada:s3crex@HOST?cacertfile=" + authority, "retry", []string{"535", "SMTP_URL"}},
+		{"no login", implicit, "smtps://HOST?cacertfile=" + authority, "retry", []string{"530", "SMTP_URL"}},
+		{"login not offered", plain, "smtp://ada:s3cret@HOST?tls=none", "retry", []string{"no login", "SMTP_URL"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := len(test.server.received())
+			p := newProcessor(t, Config{SMTPURL: strings.Replace(test.url, "HOST", test.server.address, 1)})
+			_, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello))
+			checkVerdict(t, err, test.verdict, test.texts...)
+			if err != nil && strings.Contains(err.Error(), "s3cre") {
+				t.Errorf("got error %v, want none that shows the password", err)
+			}
+			want := 0
+			if test.verdict == "ack" {
+				want = 1
+			}
+			if got := len(test.server.received()) - before; got != want {
+				t.Errorf("the server got %d mails, want %d", got, want)
+			}
+		})
+	}
+}
+
+// A server that repeats what it refuses must not bring the password into an error.
+func TestRefusedLoginThatIsRepeated(t *testing.T) {
+	s := newServer(t, true, nil, false)
+	s.setFault(func(_ int, command string) string {
+		if strings.HasPrefix(command, "AUTH") {
+			return "535 5.7.8 refused: " + command + " s3cret"
+		}
+		return ""
+	})
+	p := newProcessor(t, Config{SMTPURL: "smtp://ada:s3cret@" + s.address + "?tls=none"})
+	_, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello))
+	checkVerdict(t, err, "retry", "535", "SMTP_URL")
+	for _, secret := range []string{"s3cret", "AGFkYQBzM2NyZXQ"} {
+		if strings.Contains(err.Error(), secret) {
+			t.Errorf("got error %v, want none with %q", err, secret)
+		}
+	}
+}
+
+func TestFaultAtEachStage(t *testing.T) {
+	for _, at := range []struct {
+		stage string // as the error names it
+		words []string
+		// What the server says before the mail begins is not about the mail.
+		aboutMail bool
+	}{
+		{"greeting", []string{"greeting"}, false},
+		{"EHLO", []string{"EHLO", "HELO"}, false},
+		{"MAIL FROM", []string{"MAIL"}, true},
+		{"RCPT TO <bob@example.com>", []string{"RCPT"}, true},
+		{"DATA", []string{"DATA"}, true},
+		{"end of the content", []string{"."}, true},
+	} {
+		permanent := "retry"
+		if at.aboutMail {
+			permanent = "dead"
+		}
+		for _, f := range []struct {
+			name, action, verdict string
+			texts                 []string
+		}{
+			{"4xx", "451 4.3.0 try later", "retry", []string{"451", "4.3.0 try later"}},
+			{"5xx", "554 5.7.1 never", permanent, []string{"554", "5.7.1 never"}},
+			{"421", "421 4.4.2 going down", "retry", []string{"421", "4.4.2 going down"}},
+			{"drop", drop, "retry", []string{"SMTP server"}},
+			{"stall", stall, "retry", []string{"SMTP server", context.DeadlineExceeded.Error()}},
+		} {
+			t.Run(at.stage+" "+f.name, func(t *testing.T) {
+				s := newServer(t, false, nil, false)
+				s.setFault(always(f.action, at.words...))
+				p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				if f.action == stall {
+					ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+				}
+				defer cancel()
+				_, err := consumertest.Run(ctx, p, delivery(t, "1", hello))
+				checkVerdict(t, err, f.verdict, append(f.texts, at.stage)...)
+				if got := s.received(); len(got) != 0 {
+					t.Errorf("the server took %d mails, want none", len(got))
+				}
+
+				s.setFault(nil) // the next attempt finds no remains of this one
+				if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello)); err != nil {
+					t.Errorf("after the fault: got error %v, want none", err)
+				}
+				if got := s.received(); len(got) != 1 {
+					t.Errorf("after the fault: the server took %d mails, want 1", len(got))
+				}
+			})
+		}
+	}
+}
+
+// A server that accepts connections and then says nothing, not even TLS.
+func TestStalledHandshake(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := newProcessor(t, Config{SMTPURL: "smtps://" + l.Addr().String()})
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("took too long"))
+	defer cancel()
+	_, err = consumertest.Run(ctx, p, delivery(t, "1", hello))
+	checkVerdict(t, err, "retry", "took too long")
+}
+
+func TestServerDown(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	p := newProcessor(t, Config{SMTPURL: "smtp://ada:s3cret@" + l.Addr().String()})
+	_, err = consumertest.Run(t.Context(), p, delivery(t, "1", hello))
+	checkVerdict(t, err, "retry", "connect to the SMTP server", "refused")
+}
+
+func TestOneRefusedRecipientRefusesTheMail(t *testing.T) {
+	later := &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 0}, Message: "greylisted"}
+	never := &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user"}
+	body := map[string]any{"to": []string{"a@example.com", "b@example.com"}, "bcc": "c@example.com", "subject": "Hi", "text": "Hi"}
+	for _, test := range []struct {
+		name    string
+		refused map[string]*smtp.SMTPError
+		verdict string
+		texts   []string
+	}{
+		{"for good", map[string]*smtp.SMTPError{"b@example.com": never}, "dead", []string{"RCPT TO <b@example.com>", "no such user"}},
+		{"for now", map[string]*smtp.SMTPError{"c@example.com": later}, "retry", []string{"RCPT TO <c@example.com>", "greylisted"}},
+		{"both", map[string]*smtp.SMTPError{"a@example.com": later, "c@example.com": never}, "dead", []string{"<a@example.com>", "<c@example.com>"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newServer(t, false, nil, false)
+			s.refused = test.refused
+			p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+			_, err := consumertest.Run(t.Context(), p, delivery(t, "1", body))
+			checkVerdict(t, err, test.verdict, test.texts...)
+			if got := s.received(); len(got) != 0 {
+				t.Errorf("%d mails were sent, want none: nobody gets a mail that somebody cannot get", len(got))
+			}
+		})
+	}
+}
+
+func TestParseURL(t *testing.T) {
+	_, authority := certificate(t)
+	for _, test := range []struct{ url, address, user, password, helo string }{
+		{"smtp://mail.example.com", "mail.example.com:587", "", "", ""},
+		{"smtps://mail.example.com", "mail.example.com:465", "", "", ""},
+		{"smtp://[::1]:25?tls=none&helo=worker.example.com", "[::1]:25", "", "", "worker.example.com"},
+		{"smtps://ada%40example.com:p%2Fq%3A@mail.example.com/?cacertfile=" + authority, "mail.example.com:465", "ada@example.com", "p/q:", ""},
+	} {
+		r, err := parseURL(test.url)
+		if err != nil {
+			t.Errorf("%s: got error %v, want none", test.url, err)
+			continue
+		}
+		if r.address != test.address || r.user != test.user || r.password != test.password || test.helo != "" && r.helo != test.helo || r.helo == "" {
+			t.Errorf("%s: got address %q, user %q, password %q, helo %q, want %+v", test.url, r.address, r.user, r.password, r.helo, test)
+		}
+	}
+	for _, url := range []string{
+		"mail.example.com:25",
+		"http://ada:s3cret@mail.example.com",
+		"smtp://ada:s3cret@:25",
+		"smtp://ada:s3cret%zz@mail.example.com",
+		"smtp://ada:s3cret@mail.example.com:port",
+		"smtp://ada:s3cret@mail.example.com/inbox",
+		"smtp://ada:s3cret@mail.example.com?tls=none",
+		"smtp://ada:s3cret@mail.example.com?tls=s3cret",
+		"smtp://ada:s3cret@mail.example.com?s3cret=1",
+		"smtps://ada:s3cret@localhost?tls=none",
+		"smtps://ada:s3cret@mail.example.com?cacertfile=/no/such/file",
+		"smtps://ada:s3cret@mail.example.com?cacertfile=/dev/null",
+	} {
+		_, err := (&Config{SMTPURL: url, From: "a@example.com"}).New("emails", 1, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), "SMTP_URL") || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: got error %v, want one with SMTP_URL and without the password", url, err)
+		}
+	}
+}

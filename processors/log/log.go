@@ -1,0 +1,31 @@
+// Package log logs each delivery and does nothing else with it: to try a queue
+// out, or to look at what arrives.
+package log
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// Config is what a log processor is made from. It has no variables.
+type Config struct{}
+
+// New returns the processor of a queue. It has no faults to report.
+func (*Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
+	return consumer.ProcessorFunc(process), nil
+}
+
+// process logs the facts about d, and never its body or the values of its headers:
+// what a message says is not for everyone who reads a log.
+func process(_ context.Context, d consumer.Delivery, scope *consumer.Scope) error {
+	scope.Logger().Info("delivery",
+		"type", d.Type,
+		"content_type", d.ContentType,
+		"body_bytes", len(d.Body),
+		"headers", slices.Sorted(maps.Keys(d.Headers)))
+	return nil
+}
