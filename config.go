@@ -1,0 +1,230 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors"
+	"github.com/warrenmq/warren/telemetry"
+)
+
+// brokerSettings are the variables that every subcommand with a broker needs.
+type brokerSettings struct {
+	AMQPURL string `envconfig:"AMQP_URL" default:"amqp://guest:guest@localhost:5672/" secret:"true" desc:"The broker, amqps:// for TLS; several nodes of a cluster, comma-separated, in the order to try them; special characters percent-encoded."`
+}
+
+// daemonSettings are the variables of the daemon as a whole.
+type daemonSettings struct {
+	Queues          []string      `envconfig:"QUEUES" required:"true" desc:"The queues to work, comma-separated; the variables of each are named after it, in upper case and with - and . as _."`
+	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
+	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
+	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, or auto: text on a terminal, else json."`
+}
+
+// queueSettings are the variables of each queue, whatever its processor.
+type queueSettings struct {
+	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email or log."`
+	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
+	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
+	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
+	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"8" positive:"true" desc:"How often a message is tried before it goes to the dead-letter queue; 1 means no retry."`
+	RetryBase   time.Duration `envconfig:"RETRY_BASE" default:"1s" positive:"true" desc:"The wait after the first failed attempt; each further one is twice as long."`
+	RetryMax    time.Duration `envconfig:"RETRY_MAX" default:"1h" positive:"true" desc:"The longest wait between two attempts."`
+	Type        string        `envconfig:"TYPE" default:"quorum" desc:"The type of queue that is declared: quorum or classic."`
+	Declare     bool          `envconfig:"DECLARE" default:"true" desc:"Whether to declare the queues; false: they must be there as the documentation lists them."`
+	MaxPriority int           `envconfig:"MAX_PRIORITY" desc:"The highest message priority of a classic queue; not set, it has none."`
+	Exchange    string        `envconfig:"EXCHANGE" desc:"An existing exchange to bind the queue to."`
+	RoutingKeys []string      `envconfig:"ROUTING_KEYS" desc:"The routing keys of these bindings, comma-separated; not set, one binding with the empty key."`
+	Rate        float64       `envconfig:"RATE" desc:"How many deliveries may be started a second, 0.5 being one in two seconds; not set, any number."`
+}
+
+// A config is all that the daemon is started with.
+type config struct {
+	consumer consumer.Config
+	log      *slog.Logger
+}
+
+// loadConfig reads the environment and builds what it asks for, short of connecting
+// to anything. Its error names every fault, not only the first. The log goes to
+// stderr. The caller closes the config.
+func loadConfig(stderr io.Writer) (*config, error) {
+	env := &environment{owners: make(map[string]string)}
+	cfg := &config{consumer: consumer.Config{Nodes: readNodes(env), Worker: worker()}}
+
+	var daemon daemonSettings
+	env.know("the daemon", envPrefix, &daemon)
+	env.read(envPrefix, &daemon)
+	cfg.consumer.ShutdownTimeout = daemon.ShutdownTimeout
+	log, err := telemetry.NewLogger(stderr, daemon.LogLevel, daemon.LogFormat)
+	if err != nil {
+		env.faultf("%sLOG_FORMAT: %w", envPrefix, err)
+		log = slog.New(slog.DiscardHandler)
+	}
+	cfg.log = log
+
+	var seen []string
+	for _, name := range daemon.Queues {
+		switch name = strings.TrimSpace(name); {
+		case !isQueueName(name):
+			env.faultf("WARREN_QUEUES: queue %q cannot have variables; a name is made of letters, digits, -, . and _", name)
+		case slices.Contains(seen, name):
+			env.faultf("WARREN_QUEUES names the queue %s twice", name)
+		default:
+			seen = append(seen, name)
+			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, log))
+		}
+	}
+	if len(cfg.consumer.Queues) > 0 {
+		env.fault(cfg.consumer.Validate())
+		env.refuseUnknown()
+	} else { // no telling which variables of queues are meant
+		env.refuseUnknown(envPrefix + "QUEUE_")
+	}
+	if err := env.err(); err != nil {
+		return nil, errors.Join(err, cfg.Close())
+	}
+	return cfg, nil
+}
+
+// Close closes the processors that can be closed, once none of them works any more.
+func (c *config) Close() error {
+	var errs []error
+	for _, q := range c.consumer.Queues {
+		if closer, ok := q.Processor.(io.Closer); ok {
+			if err := closer.Close(); err != nil {
+				errs = append(errs, fmt.Errorf("close the processor of queue %s: %w", q.Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *config) queueNames() []string {
+	var names []string
+	for _, q := range c.consumer.Queues {
+		names = append(names, q.Name)
+	}
+	return names
+}
+
+// loadNodes reads only where the broker is.
+func loadNodes() ([]string, error) {
+	env := &environment{owners: make(map[string]string)}
+	nodes := readNodes(env)
+	return nodes, env.err()
+}
+
+// readNodes returns the URLs of the nodes. Its faults leave out the URLs, which may
+// hold a password even where they cannot be parsed.
+func readNodes(env *environment) []string {
+	var s brokerSettings
+	env.know("the daemon", envPrefix, &s)
+	env.read(envPrefix, &s)
+	nodes := strings.Split(s.AMQPURL, ",")
+	for i, node := range nodes {
+		nodes[i] = strings.TrimSpace(node)
+		if err := checkNode(nodes[i]); err != nil {
+			env.faultf("WARREN_AMQP_URL: node %d of %d %w", i+1, len(nodes), err)
+		}
+	}
+	return nodes
+}
+
+func checkNode(node string) error {
+	u, err := url.Parse(node)
+	switch {
+	// What follows an unescaped / ? or # is no longer taken for the password.
+	case err != nil, strings.Contains(u.EscapedPath()+u.RawQuery+u.Fragment, "@"):
+		return errors.New("is not a URL; special characters in user and password are percent-encoded: / is %2F, @ is %40, a comma is %2C")
+	case u.Scheme != "amqp" && u.Scheme != "amqps":
+		return errors.New("begins with neither amqp:// nor amqps://; a comma in a password is written %2C")
+	case u.Hostname() == "":
+		return errors.New("names no host, as in amqp://user:password@host:5672/vhost")
+	}
+	return nil
+}
+
+// isQueueName tells whether a queue's variables can be named after it.
+func isQueueName(name string) bool {
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	return name != "" && strings.Trim(name, allowed) == ""
+}
+
+// queuePrefix begins the names of the variables of a queue.
+func queuePrefix(name string) string {
+	return envPrefix + "QUEUE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name)) + "_"
+}
+
+// faulty stands for a processor whose fault has been reported.
+var faulty = consumer.ProcessorFunc(nil)
+
+// readQueue reads the variables of a queue and of its processor, and builds that.
+func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
+	prefix := queuePrefix(name)
+	var s queueSettings
+	if !env.know("queue "+name, prefix, &s) {
+		return consumer.Queue{Name: name, Processor: faulty}
+	}
+	env.read(prefix, &s)
+	return consumer.Queue{
+		Name:        name,
+		Processor:   readProcessor(env, name, s, log),
+		Concurrency: s.Concurrency,
+		Prefetch:    s.Prefetch,
+		Timeout:     s.Timeout,
+		MaxAttempts: s.MaxAttempts,
+		RetryBase:   s.RetryBase,
+		RetryMax:    s.RetryMax,
+		Type:        s.Type,
+		Passive:     !s.Declare,
+		MaxPriority: s.MaxPriority,
+		Exchange:    s.Exchange,
+		RoutingKeys: s.RoutingKeys,
+		Rate:        s.Rate,
+		EnvPrefix:   prefix,
+	}
+}
+
+// readProcessor reads the variables of the processor of a queue, and builds it.
+func readProcessor(env *environment, queue string, s queueSettings, log *slog.Logger) consumer.Processor {
+	prefix := queuePrefix(queue)
+	settings, ok := processors.Lookup(s.Processor)
+	if !ok {
+		if s.Processor != "" {
+			env.faultf("%sPROCESSOR is %q; it must be one of %s", prefix, s.Processor, strings.Join(processors.Names(), ", "))
+		}
+		for _, name := range processors.Names() { // any may be meant
+			settings, _ := processors.Lookup(name)
+			env.know("queue "+queue, prefix, settings)
+		}
+		return faulty
+	}
+	if !env.know("queue "+queue, prefix, settings) || !env.read(prefix, settings) {
+		return faulty
+	}
+	p, err := settings.New(queue, max(s.Concurrency, 1), log)
+	if err != nil {
+		for fault := range strings.SplitSeq(err.Error(), "\n") {
+			env.faultf("queue %s (%s...): %s", queue, prefix, fault)
+		}
+		return faulty
+	}
+	return p
+}
+
+// worker is what Warren calls this process in the messages that it writes to.
+func worker() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + " warren/" + buildVersion()
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+func TestLoadConfig(t *testing.T) {
+	setenv(t,
+		"WARREN_AMQP_URL=amqp://u:p%2Cw@one/v, amqps://two:5671",
+		"WARREN_QUEUES=mail.in, Logs",
+		"WARREN_SHUTDOWN_TIMEOUT=3s",
+		"WARREN_QUEUE_MAIL_IN_PROCESSOR=command",
+		"WARREN_QUEUE_MAIL_IN_COMMAND=cat",
+		"WARREN_QUEUE_MAIL_IN_CONCURRENCY=3",
+		"WARREN_QUEUE_MAIL_IN_PREFETCH=5",
+		"WARREN_QUEUE_MAIL_IN_TIMEOUT=1m",
+		"WARREN_QUEUE_MAIL_IN_MAX_ATTEMPTS=4",
+		"WARREN_QUEUE_MAIL_IN_RETRY_BASE=2s",
+		"WARREN_QUEUE_MAIL_IN_RETRY_MAX=8s",
+		"WARREN_QUEUE_MAIL_IN_TYPE=classic",
+		"WARREN_QUEUE_MAIL_IN_DECLARE=false",
+		"WARREN_QUEUE_MAIL_IN_MAX_PRIORITY=9",
+		"WARREN_QUEUE_MAIL_IN_EXCHANGE=shop",
+		"WARREN_QUEUE_MAIL_IN_ROUTING_KEYS=order.*,mail",
+		"WARREN_QUEUE_MAIL_IN_RATE=0.5",
+		"WARREN_QUEUE_LOGS_PROCESSOR=log",
+	)
+	cfg, err := loadConfig(io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Close(); err != nil {
+		t.Error(err)
+	}
+	for i := range cfg.consumer.Queues {
+		if cfg.consumer.Queues[i].Processor == nil {
+			t.Errorf("queue %d has no processor", i)
+		}
+		cfg.consumer.Queues[i].Processor = nil
+	}
+	want := consumer.Config{
+		Nodes:           []string{"amqp://u:p%2Cw@one/v", "amqps://two:5671"},
+		ShutdownTimeout: 3 * time.Second,
+		Worker:          worker(),
+		Queues: []consumer.Queue{{
+			Name: "mail.in", Concurrency: 3, Prefetch: 5, Timeout: time.Minute, MaxAttempts: 4,
+			RetryBase: 2 * time.Second, RetryMax: 8 * time.Second, Type: consumer.Classic, Passive: true, MaxPriority: 9,
+			Exchange: "shop", RoutingKeys: []string{"order.*", "mail"}, Rate: 0.5, EnvPrefix: "WARREN_QUEUE_MAIL_IN_",
+		}, {
+			Name: "Logs", Concurrency: 8, Timeout: 5 * time.Minute, MaxAttempts: 8,
+			RetryBase: time.Second, RetryMax: time.Hour, Type: consumer.Quorum, EnvPrefix: "WARREN_QUEUE_LOGS_",
+		}},
+	}
+	if !reflect.DeepEqual(cfg.consumer, want) {
+		t.Errorf("got %+v, want %+v", cfg.consumer, want)
+	}
+}
+
+func TestEveryFaultIsReportedAtOnce(t *testing.T) {
+	setenv(t,
+		"WARREN_AMQP_URL=amqp://one,redis://two",
+		"WARREN_LOG_LEVEL=loud",
+		"WARREN_LOG_FORMAT=xml",
+		"WARREN_SHUTDOWN_TIMEOUT=-1s",
+		"WARREN_QUEUES=a,b.c,b-c,b.c,d e,f,g,a_type",
+		"WARREN_QUEUE_A_PROCESSOR=log",
+		"WARREN_QUEUE_A_TIMEOUT=5min",
+		"WARREN_QUEUE_A_MAX_ATTEMPT=5",
+		"WARREN_QUEUE_A_PREFETCH=2",
+		"WARREN_QUEUE_A_TYPE=quick",
+		"WARREN_QUEUE_A_TYPE_PROCESSOR=log",
+		"WARREN_QUEUE_F_PROCESSOR=mail",
+		"WARREN_QUEUE_F_MAILDIR=/tmp/mail",
+		"WARREN_QUEUE_G_PROCESSOR=command",
+		"WARREN_QUEUE_G_COMMAND=/no/such/program",
+		"WARREN_QUEUE_G_MODE=threads",
+	)
+	cfg, err := loadConfig(io.Discard)
+	if err == nil {
+		t.Fatalf("got %+v, want an error", cfg)
+	}
+	got := strings.Split(err.Error(), "\n")
+	want := []string{
+		"the configuration has 15 faults:",
+		"  WARREN_AMQP_URL: node 2 of 2 begins with neither amqp:// nor amqps://; a comma in a password is written %2C",
+		"  WARREN_SHUTDOWN_TIMEOUT is -1s; it must be more than zero",
+		`  WARREN_LOG_LEVEL is "loud"; it must be debug, info, warn or error`,
+		`  WARREN_LOG_FORMAT: log format "xml" is unknown; it must be auto, json or text`,
+		`  WARREN_QUEUE_A_TIMEOUT is "5min"; it must be a duration such as 500ms, 90s or 1h30m`,
+		"  WARREN_QUEUE_B_C_PROCESSOR must be set: what is done with a delivery: command, email or log",
+		"  queue b.c and queue b-c would share the variable WARREN_QUEUE_B_C_PROCESSOR; rename one of them",
+		"  WARREN_QUEUES names the queue b.c twice",
+		`  WARREN_QUEUES: queue "d e" cannot have variables; a name is made of letters, digits, -, . and _`,
+		`  WARREN_QUEUE_F_PROCESSOR is "mail"; it must be one of command, email, log`,
+		"  queue g (WARREN_QUEUE_G_...): COMMAND: ",
+		"  queue g (WARREN_QUEUE_G_...): MODE ",
+		"  WARREN_QUEUE_A_PREFETCH is 2; ",
+		`  WARREN_QUEUE_A_TYPE is "quick"; `,
+		"  WARREN_QUEUE_A_MAX_ATTEMPT is unknown; the nearest known name is WARREN_QUEUE_A_MAX_ATTEMPTS",
+	}
+	// Of what other packages say, the beginning is enough.
+	if !slices.EqualFunc(got, want, strings.HasPrefix) {
+		t.Errorf("got\n%s\nwant lines that begin\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestWithoutQueuesOnlyThatIsAFault(t *testing.T) {
+	setenv(t, "WARREN_QUEUES=", "WARREN_QUEUE_A_PROCESSOR=log", "WARREN_QUEUE_A_TIMEOUT=1s")
+	_, err := loadConfig(io.Discard)
+	if want := "configuration: WARREN_QUEUES must be set: the queues to work"; err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want %s... and nothing else", err, want)
+	}
+}
+
+func TestAddressesOfNodes(t *testing.T) {
+	const password = "hunter2"
+	for _, test := range []struct{ url, fault string }{
+		{"amqp://guest:guest@localhost:5672/", ""},
+		{"amqp://localhost", ""},
+		{"amqps://u:hunter2%2F%40%2C@[::1]:5671/%2F?cacertfile=/etc/ca.pem", ""},
+		{"", "begins with neither"},
+		{"localhost:5672", "begins with neither"},
+		{"http://u:hunter2@h", "begins with neither"},
+		{"amqp://u:hunter2,1@h", "is not a URL"},
+		{"amqp://u:hunter2/1@h", "is not a URL"},
+		{"amqp://u:1/hunter2@h", "is not a URL"},
+		{"amqp://u:1?hunter2@h", "is not a URL"},
+		{"amqp://u:1#hunter2@h", "is not a URL"},
+		{"amqp://u:hunter2%zz@h", "is not a URL"},
+		{"amqp://u:hunter2\x7f@h", "is not a URL"},
+		{"amqp://u:hunter2@", "names no host"},
+		{"amqp://u:hunter2@:5672/", "names no host"},
+	} {
+		setenv(t, "WARREN_AMQP_URL="+test.url)
+		_, err := loadNodes()
+		switch {
+		case test.fault == "" && err != nil:
+			t.Errorf("%s: got %v, want no error", test.url, err)
+		case test.fault != "" && (err == nil || !strings.Contains(err.Error(), test.fault)):
+			t.Errorf("%s: got the error %v, want one with %q", test.url, err, test.fault)
+		case err != nil && strings.Contains(err.Error(), password):
+			t.Errorf("%s: the error shows the password: %v", test.url, err)
+		}
+	}
+}

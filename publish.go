@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+type publishCommand struct {
+	Queue string  `arg:"" help:"The queue; with --exchange, the routing key."`
+	Body  *string `arg:"" optional:"" help:"The body. Without it and --file, it is read from standard input."`
+
+	File          string        `short:"f" placeholder:"PATH" help:"Read the body from a file."`
+	Exchange      string        `placeholder:"NAME" help:"Publish to this exchange, not right to the queue."`
+	MessageID     string        `name:"message-id" placeholder:"ID" help:"The message's identity; one is made if it has none."`
+	CorrelationID string        `name:"correlation-id" placeholder:"ID" help:"What the result is to carry, to be told from others."`
+	ReplyTo       string        `placeholder:"QUEUE" help:"The queue that the result is to be published to."`
+	Type          string        `placeholder:"TYPE" help:"The message's type, which the processor is told."`
+	ContentType   string        `default:"application/json" placeholder:"TYPE" help:"The body's media type (application/json)."`
+	Priority      uint8         `placeholder:"N" help:"The message's priority."`
+	Expiration    time.Duration `placeholder:"DURATION" help:"How long the message may stay in the queue, such as 90s; it is dead-lettered then."`
+	Header        []string      `short:"H" sep:"none" placeholder:"NAME=VALUE" help:"A header, any number of times. A number, true, false and null are taken as such, all else as a string: x-delay=5000 delays by 5 s."`
+	Timeout       time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
+}
+
+// Run publishes the message and prints its message-id once the broker has it.
+func (p *publishCommand) Run(ctx context.Context, std streams) error {
+	nodes, err := loadNodes()
+	if err != nil {
+		return err
+	}
+	msg, err := p.message(std.in)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.Timeout, fmt.Errorf("no confirm within %v; is the broker up, and free of alarms?", p.Timeout))
+	defer cancel()
+	if err := consumer.Publish(ctx, nodes, msg); err != nil {
+		return fmt.Errorf("message for %s not published: %w", p.Queue, err)
+	}
+	_, err = fmt.Fprintln(std.out, msg.MessageID)
+	return err
+}
+
+// message makes the message, its body from in if it is given in no other way.
+func (p *publishCommand) message(in io.Reader) (consumer.Message, error) {
+	headers, err := parseHeaders(p.Header)
+	if err != nil {
+		return consumer.Message{}, err
+	}
+	body, err := p.body(in)
+	if err != nil {
+		return consumer.Message{}, err
+	}
+	if p.MessageID == "" {
+		p.MessageID = rand.Text()
+	}
+	return consumer.Message{
+		Exchange:      p.Exchange,
+		RoutingKey:    p.Queue,
+		Body:          body,
+		MessageID:     p.MessageID,
+		CorrelationID: p.CorrelationID,
+		ReplyTo:       p.ReplyTo,
+		Type:          p.Type,
+		AppID:         "warren",
+		ContentType:   p.ContentType,
+		Priority:      p.Priority,
+		Expiration:    p.Expiration,
+		Headers:       headers,
+	}, nil
+}
+
+func (p *publishCommand) body(in io.Reader) ([]byte, error) {
+	switch {
+	case p.Body != nil && p.File != "":
+		return nil, errors.New("the body is given as an argument and with --file; leave one out")
+	case p.Body != nil:
+		return []byte(*p.Body), nil
+	case p.File != "":
+		body, err := os.ReadFile(p.File)
+		if err != nil {
+			return nil, fmt.Errorf("the body, from --file: %w", err)
+		}
+		return body, nil
+	}
+	body, err := io.ReadAll(in)
+	if err != nil {
+		return nil, fmt.Errorf("the body, from standard input: %w", err)
+	}
+	return body, nil
+}
+
+// parseHeaders reads headers written as name=value. A value that is a JSON scalar
+// is taken as such: what a broker or a processor compares with a number has to be one.
+func parseHeaders(args []string) (map[string]any, error) {
+	headers := make(map[string]any)
+	for _, arg := range args {
+		name, value, ok := strings.Cut(arg, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("header %q is not of the form name=value", arg)
+		}
+		headers[name] = scalar(value)
+	}
+	return headers, nil
+}
+
+// scalar is the int64, float64, bool, string or nil that value is as JSON, or
+// value itself if it is no JSON scalar.
+func scalar(value string) any {
+	if !json.Valid([]byte(value)) {
+		return value
+	}
+	d := json.NewDecoder(strings.NewReader(value))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return value
+	}
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+	case bool, string, nil:
+		return v
+	}
+	return value
+}

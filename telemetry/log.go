@@ -1,0 +1,49 @@
+// Package telemetry makes what Warren is watched with: its log.
+package telemetry
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+)
+
+// NewLogger makes a logger that writes lines of the given level and above to w.
+// The format is json, text (key=value), or auto: text on a terminal, else json. Any
+// other is an error that names these.
+func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readableDuration}
+	if format == "auto" {
+		format = "json"
+		if isTerminal(w) {
+			format = "text"
+		}
+	}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("log format %q is unknown; it must be auto, json or text", format)
+}
+
+// readableDuration has a duration written as 1.5s in JSON too, where slog would write
+// nanoseconds that nothing says are any.
+func readableDuration(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
+// isTerminal takes any character device for a terminal: of the others, such as
+// /dev/null, nobody minds the format.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
