@@ -1,0 +1,40 @@
+GO       ?= go
+FUZZTIME ?= 20s
+# What warren version says; nothing here means what Go makes of the git checkout.
+VERSION  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint bench demo fuzz clean
+
+help: ## list what there is (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/warren, one static file
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/warren .
+
+test: ## install what the tests need, and run them all
+	.ci/deps
+	$(GO) test -race -p 1 -timeout 30m ./... # -p 1: some tests measure time
+	@$(MAKE) --no-print-directory fuzz
+	@echo
+	@echo 'Every test of every package passes under the race detector, against a private RabbitMQ node that'
+	@echo 'was stopped, killed and cut off on the way; and no fuzz target found a fault in $(FUZZTIME).'
+
+lint: ## look for faults without running anything
+	$(GO) mod tidy -diff
+	$(GO) tool -modfile=.ci/lint/go.mod golangci-lint run ./...
+
+bench: ## measure, beside a consumer written by hand
+	.ci/deps
+	$(GO) test -run '^$$' -bench . -timeout 30m \
+		$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
+
+demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry
+	.ci/deps
+	$(GO) run ./internal/demo
+
+fuzz: ## run every fuzz target for FUZZTIME
+	@GO='$(GO)' .ci/fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf bin .cache demo
