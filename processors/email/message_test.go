@@ -1,6 +1,7 @@
 package email
 
 import (
+	"errors"
 	"encoding/json"
 	"log/slog"
 	netmail "net/mail"
@@ -316,7 +317,7 @@ func FuzzMessage(f *testing.F) {
 			}
 		}
 		for _, name := range []string{"From", "To", "Cc", "Reply-To"} {
-			if _, err := m.header.AddressList(name); err != nil && err != netmail.ErrHeaderNotPresent {
+			if _, err := m.header.AddressList(name); err != nil && !errors.Is(err, netmail.ErrHeaderNotPresent) {
 				t.Errorf("header %s: %q cannot be parsed: %v", name, m.header[name], err)
 			}
 		}

@@ -231,7 +231,7 @@ func (c *faultyConn) at(command string) bool {
 	case "":
 		return false
 	case drop:
-		c.Conn.Close()
+		c.Close()
 	case stall:
 		<-c.server.closed
 	default:
