@@ -1,8 +1,8 @@
 package email
 
 import (
-	"errors"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	netmail "net/mail"
 	"os"
