@@ -21,6 +21,10 @@ type Config struct {
 	ShutdownTimeout time.Duration
 	// Worker names this process in what it writes to messages: host and version.
 	Worker string
+	// Version is the program's, for the metrics.
+	Version string
+	// Telemetry says where spans and metrics go. Zero means nowhere.
+	Telemetry Telemetry
 }
 
 // Queue types.
@@ -72,6 +76,7 @@ func (q Queue) deadLetterQueue() string { return q.Name + ".dead" }
 
 // withDefaults returns c with each zero value replaced by what it means.
 func (c Config) withDefaults() Config {
+	c.Telemetry = c.Telemetry.withDefaults()
 	c.ShutdownTimeout = orDefault(c.ShutdownTimeout, 25*time.Second)
 	queues := make([]Queue, len(c.Queues))
 	for i, q := range c.Queues {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -26,7 +27,10 @@ type Consumer struct {
 	log    *slog.Logger
 	nodes  []*node
 	loops  []*queueLoop
+	meters *meters
 	outage outage // of what all queues share
+
+	connected atomic.Bool
 
 	publishTimeout time.Duration // that of the constant, but in tests
 }
@@ -48,8 +52,13 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
+	meters, err := newMeters(cfg.Telemetry.MeterProvider, c)
+	if err != nil {
+		return nil, err
+	}
+	c.meters = meters
 	for _, q := range cfg.Queues {
-		c.loops = append(c.loops, newQueueLoop(q, cfg.Worker, c.top.longestWait(), log))
+		c.loops = append(c.loops, newQueueLoop(q, c))
 	}
 	return c, nil
 }
@@ -139,14 +148,17 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 			return err
 		}
 		c.log.Info("connected", "node", s.node, "version", s.broker.version)
+		c.connected.Store(true)
 		for _, l := range c.loops {
 			l.offer(s)
 		}
 		lost := s.watch(ended)
+		c.connected.Store(false)
 		s.close()
 		if lost == nil {
 			return nil
 		}
+		c.meters.reconnects.Add(ctx, 1)
 		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.node, "error", lost)
 	}
 }

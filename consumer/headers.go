@@ -134,13 +134,14 @@ func integer(v any) (int64, bool) {
 
 // newDelivery returns d as a processor sees it at the given attempt.
 func newDelivery(queue string, d *amqp.Delivery, attempt int) Delivery {
+	exchange, key := firstPublished(d)
 	out := Delivery{
 		Queue:           queue,
 		Body:            d.Body,
 		Attempt:         attempt,
 		Redelivered:     d.Redelivered,
-		Exchange:        d.Exchange,
-		RoutingKey:      d.RoutingKey,
+		Exchange:        exchange,
+		RoutingKey:      key,
 		MessageID:       d.MessageId,
 		CorrelationID:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
@@ -154,17 +155,23 @@ func newDelivery(queue string, d *amqp.Delivery, attempt int) Delivery {
 	}
 	if len(d.Headers) > 0 {
 		out.Headers = plainTable(d.Headers)
-		if exchange, ok := d.Headers[headerExchange].(string); ok {
-			out.Exchange = exchange
-		}
-		if key, ok := d.Headers[headerRoutingKey].(string); ok {
-			out.RoutingKey = key
-		}
 		if user, ok := d.Headers[originalPrefix+"user-id"].(string); ok {
 			out.UserID = user
 		}
 	}
 	return out
+}
+
+// firstPublished returns the exchange and routing key of a message's first publish.
+func firstPublished(d *amqp.Delivery) (exchange, key string) {
+	exchange, key = d.Exchange, d.RoutingKey
+	if v, ok := d.Headers[headerExchange].(string); ok {
+		exchange = v
+	}
+	if v, ok := d.Headers[headerRoutingKey].(string); ok {
+		key = v
+	}
+	return exchange, key
 }
 
 // plainTable returns t without the types of the AMQP library.

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"log/slog"
+	"math"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -14,6 +15,10 @@ import (
 // acknowledgements follow each other faster than that; one that comes by itself is
 // sent at once. The broker works about a quarter more messages a second for it.
 const ackPace = time.Millisecond
+
+// turnEvery is how often a loop shows that it makes progress, and looks whether it
+// is left without deliveries.
+const turnEvery = 5 * time.Second
 
 // A queueLoop consumes one queue for as long as the daemon runs. Its goroutine is
 // the only one that uses the channel and the fields below.
@@ -30,9 +35,13 @@ type queueLoop struct {
 	remembered *remembered
 	stopped    tally
 	outage     outage
+	meters     queueMeters
+	state      state // the only part that others may look at, at any time
 
 	retries retry.Backoff    // nil while the channel works
 	retryAt <-chan time.Time // when to try a channel that failed alone once more
+
+	delivered time.Time // when a delivery came last
 
 	limiter *rate.Limiter    // nil: no limit
 	startAt <-chan time.Time // while the rate is used up
@@ -45,15 +54,22 @@ type queueLoop struct {
 // began to stop.
 type tally struct{ finished, returned, abandoned int }
 
-func newQueueLoop(q Queue, identity string, longestWait time.Duration, log *slog.Logger) *queueLoop {
-	log = log.With("queue", q.Name)
+func newQueueLoop(q Queue, c *Consumer) *queueLoop {
+	log := c.log.With("queue", q.Name)
+	meters := newQueueMeters(c.meters, q.Name)
 	l := &queueLoop{
-		worker:     &worker{Queue: q, identity: identity, longestWait: longestWait, log: log},
+		worker: &worker{
+			Queue: q, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
+			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: meters,
+		},
 		log:        log,
+		meters:     meters,
 		sessions:   make(chan *session, 1),
 		results:    make(chan result, q.Concurrency+q.Prefetch),
 		remembered: newRemembered(),
+		delivered:  time.Now(),
 	}
+	l.state.turned.Store(time.Now().UnixNano())
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
 		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
@@ -77,6 +93,9 @@ func (l *queueLoop) offer(s *session) {
 // has.
 func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	stop := ctx.Done()
+	turns := time.NewTicker(turnEvery)
+	defer turns.Stop()
+	defer l.state.turned.Store(math.MaxInt64) // nothing is expected of it any more
 	for !l.stopping || l.busy > 0 || l.consuming() {
 		select {
 		case s := <-l.sessions:
@@ -109,16 +128,36 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			l.advance(ctx, work)
 		case <-l.flushAt:
 			l.flush()
+		case now := <-turns.C:
+			l.turn(now)
 		case <-stop:
 			// The channel's consumer was given ctx, too: the broker is being told
 			// to send no more, and what it sends until then is given back.
 			stop, l.stopping, l.retryAt = nil, true, nil
+			l.state.setReason("the daemon is stopping")
 		case <-abandon.Done():
 			l.abandon()
 			return
 		}
 	}
 	l.flush()
+}
+
+// turn shows that the loop makes progress. If no delivery has come since the last
+// turn although slots are free, it asks the broker whether there is any.
+func (l *queueLoop) turn(now time.Time) {
+	l.state.turned.Store(now.UnixNano())
+	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < turnEvery {
+		return
+	}
+	var q amqp.Queue
+	err := onChannel(l.sub.session.consume, func(ch *amqp.Channel) (err error) {
+		q, err = ch.QueueDeclarePassive(l.worker.Name, true, false, false, false, nil)
+		return err
+	})
+	if err == nil && q.Messages > 0 { // it may not be permitted to look
+		l.state.idleFrom.CompareAndSwap(0, l.delivered.UnixNano())
+	}
 }
 
 // consuming tells whether the broker may still send something.
@@ -138,13 +177,17 @@ func (l *queueLoop) deliveries() <-chan amqp.Delivery {
 func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	j := &job{delivery: d, sub: l.sub, started: time.Now()}
 	l.sub.unsettled.add(j)
+	l.delivered = j.started
+	l.state.idleFrom.Store(0)
 	if l.remembered.take(&d) {
+		l.meters.repeats.Add(work, 1, l.meters.queue...)
 		l.log.Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again", "message_id", d.MessageId)
 		l.sub.unsettled.finish(d.DeliveryTag)
 		l.acknowledge()
 		return j
 	}
 	j.story, j.fault = readStory(&j.delivery, j.started)
+	l.meters.consumed.Add(work, 1, l.meters.messages...)
 	l.do(j, func() action { return l.worker.work(work, j) })
 	if l.limiter != nil {
 		if d := l.limiter.Reserve().Delay(); d > 0 {
@@ -158,9 +201,13 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 // waits for as many results as it has begun jobs.
 func (l *queueLoop) do(j *job, f func() action) {
 	l.busy++
+	l.state.inFlight.Store(int64(l.busy))
 	go func() {
 		r := result{j, giveBack}
-		defer func() { l.results <- r }() // also if a processor ends its goroutine
+		defer func() { // also if a processor ends its goroutine
+			j.finished = time.Now()
+			l.results <- r
+		}()
 		r.action = f()
 	}()
 }
@@ -180,6 +227,7 @@ func (l *queueLoop) giveBack(work context.Context, d amqp.Delivery) {
 }
 
 func (l *queueLoop) requeue(j *job) {
+	l.meters.returned.Add(context.Background(), 1, l.meters.queue...)
 	tag := j.delivery.DeliveryTag
 	j.sub.unsettled.remove(tag)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
@@ -189,6 +237,7 @@ func (l *queueLoop) requeue(j *job) {
 // flush; with its channel lost, the work is remembered.
 func (l *queueLoop) settle(work context.Context, r result) {
 	l.busy--
+	l.state.inFlight.Store(int64(l.busy))
 	current := l.sub != nil && r.job.sub == l.sub
 	switch {
 	case r.action == acknowledge && current:
@@ -226,7 +275,15 @@ func (l *queueLoop) acknowledge() {
 func (l *queueLoop) flush() {
 	l.flushAt, l.flushed = nil, time.Now()
 	if l.sub != nil {
-		l.sub.unsettled.flush(l.sub.ch.Ack, func(j *job) { l.remembered.add(&j.delivery) })
+		l.sub.unsettled.flush(l.sub.ch.Ack, l.acknowledged, func(j *job) { l.remembered.add(&j.delivery) })
+	}
+}
+
+// acknowledged counts a delivery whose acknowledgement has been sent.
+func (l *queueLoop) acknowledged(j *job) {
+	l.state.done.Add(1)
+	if !j.finished.IsZero() {
+		l.meters.ackLag.Record(context.Background(), time.Since(j.finished).Seconds(), l.meters.record...)
 	}
 }
 

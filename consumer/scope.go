@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // scopeEndTimeout bounds the commits and closes at the end of an attempt. They
@@ -25,6 +27,7 @@ type Scope struct {
 	delivery *Delivery
 	baseLog  *slog.Logger
 	log      *slog.Logger
+	span     trace.Span // of the attempt
 	opened   []openedResource
 	tempDir  string
 	result   Result
@@ -78,10 +81,17 @@ func (l *Lazy[R]) In(ctx context.Context, s *Scope) (R, error) {
 	return r, nil
 }
 
-// Logger returns a logger whose lines carry queue, message_id and attempt.
+// Span returns the span of the attempt, for attributes and events of a processor's
+// own. It does nothing if the attempt is not traced. Spans below it are made from the
+// context given to Process.
+func (s *Scope) Span() trace.Span { return s.span }
+
+// Logger returns a logger whose lines carry queue, message_id, attempt and, if the
+// attempt is traced, trace_id and span_id.
 func (s *Scope) Logger() *slog.Logger {
 	if s.log == nil {
-		s.log = s.baseLog.With("message_id", s.delivery.MessageID, "attempt", s.delivery.Attempt)
+		s.log = traced(trace.ContextWithSpan(context.Background(), s.span), s.baseLog).
+			With("message_id", s.delivery.MessageID, "attempt", s.delivery.Attempt)
 	}
 	return s.log
 }

@@ -54,6 +54,7 @@ func (l *queueLoop) subscribe(ctx, work context.Context) {
 		l.cannotConsume(err)
 		return
 	}
+	l.state.setReason("")
 	l.advance(ctx, work)
 }
 
@@ -91,10 +92,11 @@ func (l *queueLoop) advance(ctx, work context.Context) {
 // cannotConsume logs why the queue is not consumed, gives up its channel, and has
 // it tried again.
 func (l *queueLoop) cannotConsume(err error) {
+	err = explain(err)
 	if !l.session.isLost() { // or it is the connection's fault, and logged as such
-		l.outage.begin(l.log, slog.LevelError, "cannot consume the queue, trying again", explain(err))
+		l.outage.begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
-	l.retry()
+	l.retry(err)
 }
 
 // leave gives up a channel whose consumer has ended. If that was not asked for, it
@@ -104,25 +106,27 @@ func (l *queueLoop) leave() {
 		l.sub.deliveries = nil // the channel itself is needed until all is settled
 		return
 	}
+	err := errCancelled
+	select {
+	case reason := <-l.sub.closes:
+		err = lostBecause(reason)
+	default:
+	}
 	if !l.session.isLost() {
-		err := errCancelled
-		select {
-		case reason := <-l.sub.closes:
-			err = explain(reason)
-		default:
-		}
 		l.outage.begin(l.log, slog.LevelWarn, "the broker has ended the consumer of the queue, consuming it anew", err)
 	}
-	l.retry()
+	l.retry(err)
 }
 
-// retry gives up the channel and has the queue tried again after a while, unless
-// the connection is lost: then the supervisor brings a new session.
-func (l *queueLoop) retry() {
+// retry gives up the channel because of err, and has the queue tried again after a
+// while, unless the connection is lost: then the supervisor brings a new session.
+func (l *queueLoop) retry(err error) {
 	l.close()
 	if l.session.isLost() {
+		l.state.setReason("the connection to the broker is lost")
 		return
 	}
+	l.state.setReason(err.Error())
 	if l.retries == nil {
 		l.retries = reconnectBackoff()
 	}

@@ -3,13 +3,15 @@ package consumer
 import (
 	"context"
 	"log/slog"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Try runs p on d once, in a scope of its own, as a worker would: a panic becomes
 // an error, and the scope is ended. It returns the result that p set. It is what
 // tests of processors are made with; see package consumertest.
 func Try(ctx context.Context, p Processor, d Delivery, log *slog.Logger) (Result, error) {
-	s := &Scope{delivery: &d, baseLog: log}
+	s := &Scope{delivery: &d, baseLog: log, span: trace.SpanFromContext(ctx)}
 	err := s.end(recovered(func() error { return p.Process(ctx, d, s) }))
 	return s.result, err
 }

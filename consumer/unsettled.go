@@ -40,8 +40,8 @@ func (u *unsettled) remove(tag uint64) {
 
 // flush acknowledges what is finished: all from the oldest on with one
 // multiple-ack, what is finished behind an unfinished one by itself. It gives the
-// jobs that ack failed for to lost.
-func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, lost func(*job)) {
+// jobs that ack failed for to lost, the others to sent.
+func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, sent, lost func(*job)) {
 	if u.finished == 0 {
 		return
 	}
@@ -52,10 +52,12 @@ func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, lost func(*
 	if run > 0 {
 		// Every older delivery of the channel is finished, so that multiple
 		// reaches none that is still worked on.
+		then := sent
 		if err := ack(u.entries[run-1].job.delivery.DeliveryTag, run > 1); err != nil {
-			for _, e := range u.entries[:run] {
-				lost(e.job)
-			}
+			then = lost
+		}
+		for _, e := range u.entries[:run] {
+			then(e.job)
 		}
 	}
 	u.finished = 0
@@ -65,6 +67,8 @@ func (u *unsettled) flush(ack func(tag uint64, multiple bool) error, lost func(*
 			rest = append(rest, e)
 		} else if err := ack(e.job.delivery.DeliveryTag, false); err != nil {
 			lost(e.job)
+		} else {
+			sent(e.job)
 		}
 	}
 	clear(u.entries[len(rest):])

@@ -20,7 +20,7 @@ func flushed(u *unsettled) []sentAck {
 	u.flush(func(tag uint64, multiple bool) error {
 		acks = append(acks, sentAck{tag, multiple})
 		return nil
-	}, func(*job) {})
+	}, func(*job) {}, func(*job) {})
 	return acks
 }
 
@@ -51,7 +51,7 @@ func TestFlushGivesWhatCouldNotBeAcknowledgedToLost(t *testing.T) {
 	u.finish(2)
 	u.finish(4)
 	var lost []uint64
-	u.flush(func(uint64, bool) error { return errors.New("closed") }, func(j *job) { lost = append(lost, j.delivery.DeliveryTag) })
+	u.flush(func(uint64, bool) error { return errors.New("closed") }, func(*job) { t.Error("counted as sent") }, func(j *job) { lost = append(lost, j.delivery.DeliveryTag) })
 	equal(t, lost, []uint64{1, 2, 4})
 }
 

@@ -39,9 +39,9 @@ const (
 	giveBack                  // to the queue, as if it had never been taken
 )
 
-func (a action) String() string {
-	return [...]string{"ack", "retry", "dead", "return"}[a]
-}
+var actionNames = [...]string{"ack", "retry", "dead", "return"}
+
+func (a action) String() string { return actionNames[a] }
 
 // The values of the header x-warren-reason.
 const (

@@ -10,6 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // A job is one delivery on its way through a worker.
@@ -19,6 +20,7 @@ type job struct {
 	story    story
 	fault    error     // of the headers; the delivery is dead-lettered for it
 	started  time.Time // zero: it was given back instead
+	finished time.Time // zero: no worker has had it
 }
 
 // A result is what a worker sends back, once, for each job: acknowledge or
@@ -42,6 +44,8 @@ type worker struct {
 	longestWait time.Duration
 	log         *slog.Logger
 	publishing  outage
+	tracing     tracing
+	meters      queueMeters
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the
@@ -53,66 +57,87 @@ func (w *worker) work(ctx context.Context, j *job) action {
 		// that waits for the next carries it along.
 		j.delivery.MessageId = rand.Text()
 	}
+	ctx = w.tracing.parent(ctx, &j.delivery)
 	if j.fault != nil {
-		return w.bury(ctx, j, j.story.attempts, reasonUndecodable, j.fault)
+		err := undecodable(j.fault)
+		return w.bury(ctx, j, outcome{attempts: j.story.attempts, err: err, verdict: verdictOf(ctx, err)})
 	}
 	switch wait := time.Until(j.story.notBefore); {
-	case wait >= shortestWait:
+	case wait+waitSlack >= shortestWait:
 		return w.park(ctx, j, again(&j.delivery), j.story.notBefore)
 	case wait > 0 && !sleep(ctx, wait):
 		return giveBack
 	}
-
-	answer, attempts, err := w.attempt(ctx, j)
-	v := verdictOf(ctx, err)
-	if v.action == retryLater && attempts >= w.MaxAttempts {
-		v = verdict{action: deadLetter, reason: reasonExhausted}
-	}
-	switch v.action {
+	ctx, o := w.attempt(ctx, j)
+	switch o.verdict.action {
 	case acknowledge:
-		return w.reply(ctx, j, answer)
+		return w.reply(ctx, j, o.answer)
 	case deadLetter:
-		return w.bury(ctx, j, attempts, v.reason, err)
+		return w.bury(ctx, j, o)
 	case giveBack:
 		return giveBack
 	}
-	wait := max(v.after, backoff(w.RetryBase, w.RetryMax, attempts))
 	msg := again(&j.delivery)
-	w.logFailure(ctx, slog.LevelWarn, "attempt failed, the message waits for the next", msg.MessageId, attempts, err, "verdict", v.action.String(), "retry_in", wait)
 	now := time.Now()
-	writeFailure(msg.Headers, attempts, err, now, w.identity)
-	return w.park(ctx, j, msg, now.Add(wait))
+	writeFailure(msg.Headers, o.attempts, o.err, now, w.identity)
+	w.logFailure(ctx, slog.LevelWarn, "attempt failed, the message waits for the next", j, o, "retry_in", o.verdict.after)
+	return w.park(ctx, j, msg, now.Add(o.verdict.after))
 }
 
-// attempt runs the processor, and runs it again where the wait for the next
-// attempt is too short for the broker. It returns the number of attempts that the
-// message has behind it then, and the result or error of the last.
-func (w *worker) attempt(ctx context.Context, j *job) (Result, int, error) {
-	attempts := j.story.attempts
-	var answer Result
-	last := errNotStarted // unless ctx has ended already
-	wait := shortestWait
-	inProcess := retry.BackoffFunc(func() (time.Duration, bool) { return wait, wait >= shortestWait })
-	// What Do returns is of no use: it looks through the marks that make last a verdict.
-	_ = retry.Do(ctx, inProcess, func(ctx context.Context) error {
-		answer, last = w.once(ctx, newDelivery(w.Name, &j.delivery, attempts+1))
-		attempts++
-		v := verdictOf(ctx, last)
-		wait = max(v.after, backoff(w.RetryBase, w.RetryMax, attempts))
-		if v.action != retryLater || attempts >= w.MaxAttempts || wait >= shortestWait {
+// An outcome is what the attempts at a delivery have come to.
+type outcome struct {
+	attempts int // that the message has behind it
+	answer   Result
+	err      error // of the last
+	verdict  verdict
+}
+
+// attempt runs the processor, and runs it again where the wait for the next attempt
+// is too short for the broker. The context that it returns is ctx with the span of
+// the last attempt: what follows from that hangs on it.
+func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome) {
+	o := outcome{attempts: j.story.attempts, err: errNotStarted}
+	inProcess := retry.BackoffFunc(func() (time.Duration, bool) { return o.verdict.after, o.verdict.after >= shortestWait })
+	interrupted := retry.Do(ctx, inProcess, func(context.Context) error {
+		spanCtx, span := w.tracing.startAttempt(ctx, j, o.attempts+1)
+		started := time.Now()
+		o.answer, o.err = w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1))
+		o.attempts++
+		o.verdict = w.decide(ctx, o)
+		w.meters.attempted(spanCtx, o.verdict, o.err, time.Since(started))
+		endAttempt(span, o.verdict, o.err)
+		ctx = spanCtx
+		if o.verdict.action != retryLater || o.verdict.after >= shortestWait {
 			return nil
 		}
-		w.logFailure(ctx, slog.LevelWarn, "attempt failed, the next follows shortly", j.delivery.MessageId, attempts, last, "verdict", v.action.String(), "retry_in", wait)
-		return retry.RetryableError(last)
+		w.logFailure(ctx, slog.LevelWarn, "attempt failed, the next follows shortly", j, o, "retry_in", o.verdict.after)
+		return retry.RetryableError(o.err)
 	})
-	return answer, attempts, last
+	if interrupted != nil { // before the first attempt, or in a wait
+		o.verdict = w.decide(ctx, o)
+	}
+	return ctx, o
+}
+
+// decide returns the verdict on the last attempt: that of its error, with the wait
+// worked out, unless it was the last that the message has.
+func (w *worker) decide(ctx context.Context, o outcome) verdict {
+	v := verdictOf(ctx, o.err)
+	if v.action != retryLater {
+		return v
+	}
+	if o.attempts >= w.MaxAttempts {
+		return verdict{action: deadLetter, reason: reasonExhausted}
+	}
+	v.after = max(v.after, backoff(w.RetryBase, w.RetryMax, o.attempts))
+	return v
 }
 
 // once runs the processor on d, in a scope of its own, for at most the timeout.
 func (w *worker) once(ctx context.Context, d Delivery) (Result, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.Timeout, ErrTimeout)
 	defer cancel()
-	s := &Scope{delivery: &d, baseLog: w.log}
+	s := &Scope{delivery: &d, baseLog: w.log, span: trace.SpanFromContext(ctx)}
 	overdue := time.AfterFunc(w.Timeout+overdueAfter, func() {
 		w.log.Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
 			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", w.Timeout)
@@ -132,7 +157,7 @@ func (w *worker) reply(ctx context.Context, j *job, r Result) action {
 	if d.ReplyTo == "" {
 		return acknowledge
 	}
-	err := w.publish(ctx, j, "", d.ReplyTo, amqp.Publishing{
+	err := w.publish(ctx, j, purposeReply, "", d.ReplyTo, amqp.Publishing{
 		DeliveryMode:  amqp.Persistent,
 		ContentType:   orDefault(r.ContentType, "application/json"),
 		CorrelationId: d.CorrelationId,
@@ -140,7 +165,7 @@ func (w *worker) reply(ctx context.Context, j *job, r Result) action {
 		Body:          r.Body,
 	})
 	if errors.Is(err, errUnroutable) {
-		w.log.Warn("nobody waits for the result any more, it is dropped", "message_id", d.MessageId, "reply_to", d.ReplyTo)
+		traced(ctx, w.log).Warn("nobody waits for the result any more, it is dropped", "message_id", d.MessageId, "reply_to", d.ReplyTo)
 		return acknowledge
 	}
 	return acknowledgedIf(err)
@@ -152,34 +177,41 @@ func (w *worker) reply(ctx context.Context, j *job, r Result) action {
 func (w *worker) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) action {
 	msg.Headers[headerNotBefore] = due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never early
 	step := waitStep(time.Until(due)+waitSlack, w.longestWait)
-	return acknowledgedIf(w.publish(ctx, j, waitName(step), w.Name, msg))
+	return acknowledgedIf(w.publish(ctx, j, purposeWait, waitName(step), w.Name, msg))
 }
 
 // bury publishes the delivery to the dead-letter queue.
-func (w *worker) bury(ctx context.Context, j *job, attempts int, reason string, cause error) action {
+func (w *worker) bury(ctx context.Context, j *job, o outcome) action {
+	w.logFailure(ctx, slog.LevelError, "message dead-lettered", j, o, "reason", o.verdict.reason, "dead_letter_queue", w.deadLetterQueue())
 	msg := again(&j.delivery)
-	w.logFailure(ctx, slog.LevelError, "message dead-lettered", msg.MessageId, attempts, cause, "verdict", deadLetter.String(), "reason", reason, "dead_letter_queue", w.deadLetterQueue())
-	writeFailure(msg.Headers, attempts, cause, time.Now(), w.identity)
-	msg.Headers[headerReason] = reason
+	writeFailure(msg.Headers, o.attempts, o.err, time.Now(), w.identity)
+	msg.Headers[headerReason] = o.verdict.reason
 	delete(msg.Headers, headerNotBefore)
-	return acknowledgedIf(w.publish(ctx, j, "", w.deadLetterQueue(), msg))
+	err := w.publish(ctx, j, purposeDeadLetter, "", w.deadLetterQueue(), msg)
+	if err == nil {
+		w.meters.deadLettered(ctx, o.verdict.reason)
+	}
+	return acknowledgedIf(err)
 }
 
 // sendHome publishes the delivery to the end of its own queue, in place of giving
 // it back, where that would count toward the delivery limit.
 func (w *worker) sendHome(ctx context.Context, j *job) action {
-	return acknowledgedIf(w.publish(ctx, j, "", w.Name, again(&j.delivery)))
+	return acknowledgedIf(w.publish(ctx, j, purposeReturn, "", w.Name, again(&j.delivery)))
 }
 
 // publish publishes over the session that the delivery came from. Its faults are
 // logged when they begin and end.
-func (w *worker) publish(ctx context.Context, j *job, exchange, key string, msg amqp.Publishing) error {
+func (w *worker) publish(ctx context.Context, j *job, purpose, exchange, key string, msg amqp.Publishing) error {
+	ctx, span := w.tracing.startPublish(ctx, j, purpose, exchange, key, &msg)
 	err := j.sub.session.publish.publish(ctx, exchange, key, msg)
+	endPublish(span, err)
+	w.meters.published(ctx, purpose, err)
 	switch {
 	case err == nil:
 		w.publishing.end(w.log, "publishing works again")
 	case j.sub.session.isLost(): // and logged as such
-	case !errors.Is(err, errUnroutable) || key != j.delivery.ReplyTo:
+	case purpose != purposeReply || !errors.Is(err, errUnroutable):
 		w.publishing.begin(w.log, slog.LevelError, "cannot publish, deliveries are given back to the queue and will be worked again", explain(err))
 	}
 	return err
@@ -194,12 +226,12 @@ func acknowledgedIf(err error) action {
 	return acknowledge
 }
 
-func (w *worker) logFailure(ctx context.Context, level slog.Level, msg, messageID string, attempts int, err error, more ...any) {
-	args := append([]any{"message_id", messageID, "attempt", attempts, "error", err}, more...)
-	if p, ok := errors.AsType[*PanicError](err); ok {
+func (w *worker) logFailure(ctx context.Context, level slog.Level, msg string, j *job, o outcome, more ...any) {
+	args := append([]any{"message_id", j.delivery.MessageId, "attempt", o.attempts, "verdict", o.verdict.action.String(), "error", o.err}, more...)
+	if p, ok := errors.AsType[*PanicError](o.err); ok {
 		args = append(args, "stack", p.Stack)
 	}
-	w.log.Log(ctx, level, msg, args...)
+	traced(ctx, w.log).Log(ctx, level, msg, args...)
 }
 
 // sleep waits for d and returns true, or false as soon as ctx ends.

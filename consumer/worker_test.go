@@ -20,10 +20,17 @@ type timedAttempt struct {
 	attempt int
 }
 
+// newTestConsumer is one that never connects, for what needs only its instruments.
+func newTestConsumer(log *slog.Logger) *Consumer {
+	c := &Consumer{cfg: Config{Worker: "vm1 1.0"}.withDefaults(), top: topologyOf([]Queue{{RetryMax: time.Hour}}), log: log}
+	c.meters, _ = newMeters(c.cfg.Telemetry.MeterProvider, c)
+	return c
+}
+
 func newTestWorker(q Queue, log *slog.Logger) *worker {
 	q.Name = "orders"
 	q = Config{Queues: []Queue{q}}.withDefaults().Queues[0]
-	return &worker{Queue: q, log: log, identity: "vm1 1.0", longestWait: 2048 * time.Second}
+	return newQueueLoop(q, newTestConsumer(log)).worker
 }
 
 func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
@@ -40,12 +47,13 @@ func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
 				return errors.New("no")
 			}),
 		}, slog.New(slog.DiscardHandler))
-		_, attempts, err := w.attempt(t.Context(), &job{delivery: amqp.Delivery{}, story: story{attempts: 1}})
+		_, o := w.attempt(t.Context(), &job{delivery: amqp.Delivery{}, story: story{attempts: 1}})
 
 		// After the 5th attempt the wait would be 2.4 s: that is the broker's.
 		equal(t, got, []timedAttempt{{0, 2}, {300 * time.Millisecond, 3}, {900 * time.Millisecond, 4}})
-		equal(t, attempts, 4)
-		equal(t, errorText(err), "busy")
+		equal(t, o.attempts, 4)
+		equal(t, errorText(o.err), "busy")
+		equal(t, o.verdict, verdict{action: retryLater, after: 1200 * time.Millisecond})
 	})
 }
 
@@ -56,9 +64,10 @@ func TestAttemptsInTheProcessEndWithTheLast(t *testing.T) {
 			Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") }),
 		}, slog.New(slog.DiscardHandler))
 		start := time.Now()
-		_, attempts, err := w.attempt(t.Context(), &job{})
-		equal(t, attempts, 5)
-		equal(t, errorText(err), "no")
+		_, o := w.attempt(t.Context(), &job{})
+		equal(t, o.attempts, 5)
+		equal(t, errorText(o.err), "no")
+		equal(t, o.verdict, verdict{action: deadLetter, reason: "exhausted"})
 		equal(t, time.Since(start), 7*time.Millisecond) // 1 + 2 + 2 + 2
 	})
 }
@@ -67,9 +76,9 @@ func TestAttemptThatNeverBeganIsNotDone(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrShutdown)
 	w := newTestWorker(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
-	_, attempts, err := w.attempt(ctx, &job{})
-	equal(t, attempts, 0)
-	equal(t, verdictOf(ctx, err).action, giveBack)
+	_, o := w.attempt(ctx, &job{})
+	equal(t, o.attempts, 0)
+	equal(t, o.verdict.action, giveBack)
 }
 
 func TestShutdownCutsAWaitInTheProcessShort(t *testing.T) {
@@ -81,8 +90,8 @@ func TestShutdownCutsAWaitInTheProcessShort(t *testing.T) {
 		}, slog.New(slog.DiscardHandler))
 		time.AfterFunc(100*time.Millisecond, func() { cancel(ErrShutdown) })
 		start := time.Now()
-		_, _, err := w.attempt(ctx, &job{})
-		equal(t, verdictOf(ctx, err).action, giveBack)
+		_, o := w.attempt(ctx, &job{})
+		equal(t, o.verdict.action, giveBack)
 		equal(t, time.Since(start), 100*time.Millisecond)
 	})
 }
@@ -152,7 +161,7 @@ func TestAPanicIsAnErrorWithAStack(t *testing.T) {
 }
 
 func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
-	l := newQueueLoop(newTestWorker(Queue{}, nil).Queue, "", time.Second, slog.New(slog.DiscardHandler))
+	l := newQueueLoop(Queue{Name: "orders", Concurrency: 1}, newTestConsumer(slog.New(slog.DiscardHandler)))
 	l.do(&job{}, func() action { runtime.Goexit(); return acknowledge })
 	equal(t, (<-l.results).action, giveBack)
 }
@@ -160,7 +169,7 @@ func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
 func TestRateSpacesStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTestWorker(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
-		l := newQueueLoop(w.Queue, "", time.Second, w.log)
+		l := newQueueLoop(w.Queue, newTestConsumer(w.log))
 		l.sub = &subscription{}
 		start := time.Now()
 		for tag := range uint64(21) {

@@ -1,0 +1,179 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// Attributes of metrics. Each has few values, whatever publishers send: the queues
+// of the configuration, the verdicts, reasons and purposes of this package.
+const (
+	attrQueue = attribute.Key("warren.queue")
+	attrNode  = attribute.Key("warren.node")
+)
+
+// meters are the instruments of a Consumer.
+type meters struct {
+	process    metric.Float64Histogram
+	ackLag     metric.Float64Histogram
+	consumed   metric.Int64Counter
+	sent       metric.Int64Counter
+	attempts   metric.Int64Counter
+	dead       metric.Int64Counter
+	parked     metric.Int64Counter
+	returned   metric.Int64Counter
+	repeats    metric.Int64Counter
+	reconnects metric.Int64Counter
+}
+
+// durationBuckets are those that the conventions give for messaging.process.duration,
+// in seconds, continued for work that takes minutes.
+var durationBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300}
+
+// newMeters makes the instruments, and has the state of the loops observed.
+func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
+	meter := provider.Meter(scopeName, metric.WithSchemaURL(semconv.SchemaURL))
+	m := &meters{}
+	var errs []error
+	counter := func(to *metric.Int64Counter, name, unit, description string) {
+		var err error
+		*to, err = meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(description))
+		errs = append(errs, err)
+	}
+	histogram := func(to *metric.Float64Histogram, name, description string, buckets []float64) {
+		var err error
+		*to, err = meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(description), metric.WithExplicitBucketBoundaries(buckets...))
+		errs = append(errs, err)
+	}
+	histogram(&m.process, "messaging.process.duration", "How long an attempt took, its scope included.", durationBuckets)
+	histogram(&m.ackLag, "warren.ack.lag", "From the end of the work to sending its acknowledgement.", []float64{0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1})
+	counter(&m.consumed, "messaging.client.consumed.messages", "{message}", "Deliveries taken from the broker to be worked.")
+	counter(&m.sent, "messaging.client.sent.messages", "{message}", "Messages published by Warren, confirmed or not.")
+	counter(&m.attempts, "warren.attempts", "{attempt}", "Attempts, by their verdict: ack, retry, dead or return.")
+	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted or undecodable.")
+	counter(&m.parked, "warren.parked", "{message}", "Messages published to a wait queue, those on their way to a longer wait each time.")
+	counter(&m.returned, "warren.returned", "{message}", "Deliveries given back to their queue.")
+	counter(&m.repeats, "warren.repeats", "{message}", "Repeats of finished work that were acknowledged without running again.")
+	counter(&m.reconnects, "warren.reconnects", "{connection}", "Connections lost and made anew.")
+
+	gauge := func(name, unit, description string, observe func(metric.Int64Observer)) {
+		_, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description),
+			metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+				observe(o)
+				return nil
+			}))
+		errs = append(errs, err)
+	}
+	perQueue := func(value func(*queueLoop) int64) func(metric.Int64Observer) {
+		return func(o metric.Int64Observer) {
+			for _, l := range c.loops {
+				o.Observe(value(l), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+			}
+		}
+	}
+	gauge("warren.deliveries.in_flight", "{delivery}", "Deliveries being worked on.", perQueue(func(l *queueLoop) int64 { return l.state.inFlight.Load() }))
+	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", perQueue(func(l *queueLoop) int64 { return int64(l.worker.Concurrency) }))
+	gauge("warren.queue.consuming", "1", "1 while the queue is consumed, else 0.", perQueue(func(l *queueLoop) int64 {
+		if l.state.whyNot() == "" {
+			return 1
+		}
+		return 0
+	}))
+	gauge("warren.queue.idle", "s", "How long no delivery has come although the queue has messages and slots are free; else 0.",
+		perQueue(func(l *queueLoop) int64 { return int64(l.state.starved(time.Now()) / time.Second) }))
+	gauge("warren.connection.state", "1", "1 while connected to a node, else 0.", func(o metric.Int64Observer) {
+		if c.connected.Load() {
+			o.Observe(1)
+		} else {
+			o.Observe(0)
+		}
+	})
+	gauge("warren.build.info", "1", "1, with the version.", func(o metric.Int64Observer) {
+		o.Observe(1, metric.WithAttributes(attribute.String("version", c.cfg.Version)))
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("make the metrics: %w", err)
+	}
+	return m, nil
+}
+
+// queueMeters are the instruments with the attributes of one queue worked out once:
+// the way of a delivery shall not pay for that.
+type queueMeters struct {
+	*meters
+	queue    []metric.AddOption
+	record   []metric.RecordOption
+	messages []metric.AddOption // with the conventions' attributes
+	process  []metric.RecordOption
+	name     string
+	verdicts [len(actionNames)][]metric.AddOption
+}
+
+func newQueueMeters(m *meters, queue string) queueMeters {
+	conventional := []attribute.KeyValue{
+		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingDestinationName(queue),
+	}
+	q := queueMeters{
+		meters:   m,
+		queue:    []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue)))},
+		record:   []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue)))},
+		messages: []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(conventional...))},
+		process:  []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(conventional...))},
+		name:     queue,
+	}
+	for a, name := range actionNames {
+		q.verdicts[a] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue), attrVerdict.String(name)))}
+	}
+	return q
+}
+
+// attempted counts an attempt that took so long and returned err.
+func (q *queueMeters) attempted(ctx context.Context, v verdict, err error, took time.Duration) {
+	q.attempts.Add(ctx, 1, q.verdicts[v.action]...)
+	if err == nil {
+		q.meters.process.Record(ctx, took.Seconds(), q.process...)
+		return
+	}
+	q.meters.process.Record(ctx, took.Seconds(), metric.WithAttributes(
+		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingDestinationName(q.name),
+		semconv.ErrorTypeKey.String(errorType(err))))
+}
+
+// published counts a message that was published for a purpose, or not because of err.
+func (q *queueMeters) published(ctx context.Context, purpose string, err error) {
+	attrs := []attribute.KeyValue{
+		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), attrQueue.String(q.name), attrPurpose.String(purpose),
+	}
+	if err != nil {
+		attrs = append(attrs, semconv.ErrorTypeKey.String(publishErrorType(err)))
+	}
+	q.sent.Add(ctx, 1, metric.WithAttributes(attrs...))
+	if err == nil && purpose == purposeWait {
+		q.parked.Add(ctx, 1, q.queue...)
+	}
+}
+
+func publishErrorType(err error) string {
+	switch {
+	case errors.Is(err, errUnroutable):
+		return "unroutable"
+	case errors.Is(err, errRefused):
+		return "refused"
+	case errors.Is(err, errBlocked):
+		return "blocked"
+	case errors.Is(err, errNoConfirm):
+		return "unconfirmed"
+	}
+	return "error"
+}
+
+// deadLettered counts a message that is in its dead-letter queue.
+func (q *queueMeters) deadLettered(ctx context.Context, reason string) {
+	q.dead.Add(ctx, 1, metric.WithAttributes(attrQueue.String(q.name), attrReason.String(reason)))
+}
