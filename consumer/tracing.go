@@ -107,7 +107,7 @@ func (t *tracing) parent(ctx context.Context, d *amqp.Delivery) context.Context 
 func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (context.Context, trace.Span) {
 	options := t.attempt
 	if _, ours := j.delivery.Headers[headerRoutingKey]; t.link && !ours && attempt == 1 {
-		options = append(options[:len(options):len(options)], trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
+		options = append(slices.Clip(options), trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
 	ctx, span := t.tracer.Start(ctx, "process "+t.queue, options...)
 	if !span.IsRecording() {

@@ -4,8 +4,8 @@
 // message in its environment: WARREN_MESSAGE_ID, WARREN_QUEUE, WARREN_ATTEMPT,
 // WARREN_DEADLINE (when the attempt must have ended, RFC 3339 in UTC),
 // WARREN_CONTENT_TYPE, WARREN_HEADERS (a JSON object), and TRACEPARENT and
-// TRACESTATE if the message has such headers. Beside these there is only PATH:
-// nothing of the daemon's environment gets through.
+// TRACESTATE if the attempt or its publisher is traced. Beside these there is only
+// PATH: nothing of the daemon's environment gets through.
 //
 // What it exits with is the verdict:
 //

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"github.com/warrenmq/warren/consumer"
 )
 
@@ -31,11 +33,11 @@ func environment(ctx context.Context, d *consumer.Delivery) []string {
 	}
 	set("WARREN_CONTENT_TYPE", d.ContentType)
 	set("WARREN_HEADERS", headersJSON(d.Headers))
-	if value, ok := d.Headers["traceparent"].(string); ok {
-		set("TRACEPARENT", value)
-	}
-	if value, ok := d.Headers["tracestate"].(string); ok {
-		set("TRACESTATE", value)
+	// The span of this attempt or, where nothing is traced, the publisher's.
+	span := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, span)
+	for name, value := range span {
+		set(strings.ToUpper(name), value)
 	}
 	return env
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
 )
@@ -40,6 +42,10 @@ func TestEnvironment(t *testing.T) {
 	deadline := time.Now().Add(time.Hour)
 	ctx, cancel := context.WithDeadline(t.Context(), deadline)
 	defer cancel()
+	// The span of the attempt, which is not the publisher's.
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{
+		"traceparent": "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01", "tracestate": "vendor=2",
+	})
 	got := runEnv(t, ctx, consumer.Delivery{
 		Queue:       "orders",
 		MessageID:   "4711",
@@ -62,8 +68,8 @@ func TestEnvironment(t *testing.T) {
 	})
 	want := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		"TRACESTATE=vendor=1",
+		"TRACEPARENT=00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01",
+		"TRACESTATE=vendor=2",
 		"WARREN_ATTEMPT=3",
 		"WARREN_CONTENT_TYPE=text/plain",
 		"WARREN_DEADLINE=" + deadline.UTC().Format("2006-01-02T15:04:05.000Z"),
