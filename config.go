@@ -26,7 +26,11 @@ type daemonSettings struct {
 	Queues          []string      `envconfig:"QUEUES" required:"true" desc:"The queues to work, comma-separated; the variables of each are named after it, in upper case and with - and . as _."`
 	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
-	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, or auto: text on a terminal, else json."`
+	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`
+	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz and /readyz are served; empty: nowhere. Another one for each daemon on a machine."`
+	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one."`
+	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
+	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`
 }
 
 // queueSettings are the variables of each queue, whatever its processor.
@@ -48,8 +52,10 @@ type queueSettings struct {
 
 // A config is all that the daemon is started with.
 type config struct {
-	consumer consumer.Config
-	log      *slog.Logger
+	consumer  consumer.Config
+	log       *slog.Logger
+	admin     telemetry.AdminConfig // without its handlers
+	traceLink bool
 }
 
 // loadConfig reads the environment and builds what it asks for, short of connecting
@@ -57,7 +63,7 @@ type config struct {
 // stderr. The caller closes the config.
 func loadConfig(stderr io.Writer) (*config, error) {
 	env := &environment{owners: make(map[string]string)}
-	cfg := &config{consumer: consumer.Config{Nodes: readNodes(env), Worker: worker()}}
+	cfg := &config{consumer: consumer.Config{Nodes: readNodes(env), Worker: worker(), Version: buildVersion()}}
 
 	var daemon daemonSettings
 	env.know("the daemon", envPrefix, &daemon)
@@ -69,6 +75,11 @@ func loadConfig(stderr io.Writer) (*config, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	cfg.log = log
+	cfg.traceLink = daemon.TraceLink
+	cfg.admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Token: daemon.AdminToken, Pprof: daemon.AdminPprof}
+	if cfg.admin.Addr != "" {
+		env.fault(cfg.admin.Validate())
+	}
 
 	var seen []string
 	for _, name := range daemon.Queues {

@@ -49,6 +49,7 @@ func TestLoadConfig(t *testing.T) {
 		Nodes:           []string{"amqp://u:p%2Cw@one/v", "amqps://two:5671"},
 		ShutdownTimeout: 3 * time.Second,
 		Worker:          worker(),
+		Version:         buildVersion(),
 		Queues: []consumer.Queue{{
 			Name: "mail.in", Concurrency: 3, Prefetch: 5, Timeout: time.Minute, MaxAttempts: 4,
 			RetryBase: 2 * time.Second, RetryMax: 8 * time.Second, Type: consumer.Classic, Passive: true, MaxPriority: 9,
@@ -92,7 +93,7 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 		"  WARREN_AMQP_URL: node 2 of 2 begins with neither amqp:// nor amqps://; a comma in a password is written %2C",
 		"  WARREN_SHUTDOWN_TIMEOUT is -1s; it must be more than zero",
 		`  WARREN_LOG_LEVEL is "loud"; it must be debug, info, warn or error`,
-		`  WARREN_LOG_FORMAT: log format "xml" is unknown; it must be auto, json or text`,
+		`  WARREN_LOG_FORMAT: log format "xml" is unknown; it must be auto, json, text or journal`,
 		`  WARREN_QUEUE_A_TIMEOUT is "5min"; it must be a duration such as 500ms, 90s or 1h30m`,
 		"  WARREN_QUEUE_B_C_PROCESSOR must be set: what is done with a delivery: command, email or log",
 		"  queue b.c and queue b-c would share the variable WARREN_QUEUE_B_C_PROCESSOR; rename one of them",

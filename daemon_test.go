@@ -71,7 +71,7 @@ func start(t *testing.T, env ...string) *daemon {
 		t.Fatal(err)
 	}
 	d := &daemon{Cmd: exec.Command(path), ended: make(chan struct{})}
-	d.Env = append([]string{"PATH=" + os.Getenv("PATH"), "WARREN_LOG_FORMAT=text"}, env...)
+	d.Env = append([]string{"PATH=" + os.Getenv("PATH"), "WARREN_LOG_FORMAT=text", "WARREN_ADMIN_ADDR="}, env...)
 	d.Stderr = &d.log
 	if err := d.Start(); err != nil {
 		t.Fatal(err)
@@ -375,8 +375,8 @@ func TestIdleDaemonEndsAtOnce(t *testing.T) {
 func TestMemoryStaysBounded(t *testing.T) {
 	const n = 300_000
 	v := rabbittest.NewVhost(t)
-	env := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=backlog", "WARREN_QUEUE_BACKLOG_PROCESSOR=log", "WARREN_QUEUE_BACKLOG_PREFETCH=100", "WARREN_LOG_LEVEL=warn"}
-	start(t, append(env, "WARREN_LOG_LEVEL=info")...).signal(t, syscall.SIGTERM) // it declares the queue
+	env := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=backlog", "WARREN_QUEUE_BACKLOG_PROCESSOR=log", "WARREN_QUEUE_BACKLOG_PREFETCH=100", "WARREN_LOG_LEVEL=warn", "WARREN_ADMIN_ADDR=127.0.0.1:0"}
+	start(t, append(env, "WARREN_LOG_LEVEL=info", "WARREN_ADMIN_ADDR=")...).signal(t, syscall.SIGTERM) // it declares the queue
 	body := bytes.Repeat([]byte("x"), 1024)
 	v.PublishN(t, "backlog", n, func(int) amqp091.Publishing { return amqp091.Publishing{Body: body, DeliveryMode: amqp091.Persistent} })
 

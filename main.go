@@ -82,26 +82,6 @@ func run(ctx context.Context, args []string, std streams) error {
 	return command.Run()
 }
 
-type runCommand struct{}
-
-// Run is the daemon.
-func (runCommand) Run(ctx context.Context, std streams) error {
-	cfg, err := loadConfig(std.err)
-	if err != nil {
-		return err
-	}
-	c, err := consumer.New(cfg.consumer, cfg.log)
-	if err != nil {
-		return errors.Join(err, cfg.Close())
-	}
-	cfg.log.Info("starting", "version", buildVersion(), "queues", cfg.queueNames())
-	if err := c.Run(ctx); errors.Is(err, consumer.ErrAbandoned) {
-		return err // closing the processors might wait for the work that did not end
-	} else {
-		return errors.Join(err, cfg.Close())
-	}
-}
-
 type versionCommand struct{}
 
 // Run prints the version.

@@ -22,13 +22,9 @@ const (
 type meters struct {
 	process    metric.Float64Histogram
 	ackLag     metric.Float64Histogram
-	consumed   metric.Int64Counter
 	sent       metric.Int64Counter
-	attempts   metric.Int64Counter
 	dead       metric.Int64Counter
 	parked     metric.Int64Counter
-	returned   metric.Int64Counter
-	repeats    metric.Int64Counter
 	reconnects metric.Int64Counter
 }
 
@@ -52,14 +48,10 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 		errs = append(errs, err)
 	}
 	histogram(&m.process, "messaging.process.duration", "How long an attempt took, its scope included.", durationBuckets)
-	histogram(&m.ackLag, "warren.ack.lag", "From the end of the work to sending its acknowledgement.", []float64{0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1})
-	counter(&m.consumed, "messaging.client.consumed.messages", "{message}", "Deliveries taken from the broker to be worked.")
+	histogram(&m.ackLag, "warren.ack.lag", "From the end of the work to sending its acknowledgement, of the oldest of those sent together.", []float64{0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1})
 	counter(&m.sent, "messaging.client.sent.messages", "{message}", "Messages published by Warren, confirmed or not.")
-	counter(&m.attempts, "warren.attempts", "{attempt}", "Attempts, by their verdict: ack, retry, dead or return.")
 	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted or undecodable.")
 	counter(&m.parked, "warren.parked", "{message}", "Messages published to a wait queue, those on their way to a longer wait each time.")
-	counter(&m.returned, "warren.returned", "{message}", "Deliveries given back to their queue.")
-	counter(&m.repeats, "warren.repeats", "{message}", "Repeats of finished work that were acknowledged without running again.")
 	counter(&m.reconnects, "warren.reconnects", "{connection}", "Connections lost and made anew.")
 
 	gauge := func(name, unit, description string, observe func(metric.Int64Observer)) {
@@ -70,6 +62,32 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 			}))
 		errs = append(errs, err)
 	}
+	// What every delivery adds to is counted by the loops themselves, and only looked
+	// at from here: the instruments would cost it a microsecond.
+	counted := func(name, unit, description string, observe func(metric.Int64Observer, *queueLoop)) {
+		_, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description),
+			metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+				for _, l := range c.loops {
+					observe(o, l)
+				}
+				return nil
+			}))
+		errs = append(errs, err)
+	}
+	counted("messaging.client.consumed.messages", "{message}", "Deliveries taken from the broker to be worked.", func(o metric.Int64Observer, l *queueLoop) {
+		o.Observe(l.state.consumed.Load(), metric.WithAttributes(conventional(l.worker.Name)...))
+	})
+	counted("warren.attempts", "{attempt}", "Attempts, by their verdict: ack, retry, dead or return.", func(o metric.Int64Observer, l *queueLoop) {
+		for a, name := range actionNames {
+			o.Observe(l.state.attempts[a].Load(), metric.WithAttributes(attrQueue.String(l.worker.Name), attrVerdict.String(name)))
+		}
+	})
+	counted("warren.returned", "{message}", "Deliveries given back to their queue.", func(o metric.Int64Observer, l *queueLoop) {
+		o.Observe(l.state.returned.Load(), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+	})
+	counted("warren.repeats", "{message}", "Repeats of finished work that were acknowledged without running again.", func(o metric.Int64Observer, l *queueLoop) {
+		o.Observe(l.state.repeats.Load(), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+	})
 	perQueue := func(value func(*queueLoop) int64) func(metric.Int64Observer) {
 		return func(o metric.Int64Observer) {
 			for _, l := range c.loops {
@@ -79,7 +97,7 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	}
 	gauge("warren.deliveries.in_flight", "{delivery}", "Deliveries being worked on.", perQueue(func(l *queueLoop) int64 { return l.state.inFlight.Load() }))
 	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", perQueue(func(l *queueLoop) int64 { return int64(l.worker.Concurrency) }))
-	gauge("warren.queue.consuming", "1", "1 while the queue is consumed, else 0.", perQueue(func(l *queueLoop) int64 {
+	gauge("warren.queue.consuming", "", "1 while the queue is consumed, else 0.", perQueue(func(l *queueLoop) int64 {
 		if l.state.whyNot() == "" {
 			return 1
 		}
@@ -87,14 +105,14 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	}))
 	gauge("warren.queue.idle", "s", "How long no delivery has come although the queue has messages and slots are free; else 0.",
 		perQueue(func(l *queueLoop) int64 { return int64(l.state.starved(time.Now()) / time.Second) }))
-	gauge("warren.connection.state", "1", "1 while connected to a node, else 0.", func(o metric.Int64Observer) {
+	gauge("warren.connection.state", "", "1 while connected to a node, else 0.", func(o metric.Int64Observer) {
 		if c.connected.Load() {
 			o.Observe(1)
 		} else {
 			o.Observe(0)
 		}
 	})
-	gauge("warren.build.info", "1", "1, with the version.", func(o metric.Int64Observer) {
+	gauge("warren.build.info", "", "1, with the version.", func(o metric.Int64Observer) {
 		o.Observe(1, metric.WithAttributes(attribute.String("version", c.cfg.Version)))
 	})
 	if err := errors.Join(errs...); err != nil {
@@ -107,42 +125,35 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 // the way of a delivery shall not pay for that.
 type queueMeters struct {
 	*meters
-	queue    []metric.AddOption
-	record   []metric.RecordOption
-	messages []metric.AddOption // with the conventions' attributes
-	process  []metric.RecordOption
-	name     string
-	verdicts [len(actionNames)][]metric.AddOption
+	name   string
+	queue  []metric.AddOption
+	record []metric.RecordOption
+	worked []metric.RecordOption // with the conventions' attributes
+}
+
+// conventional are the attributes that the conventions give to what is processed.
+func conventional(queue string) []attribute.KeyValue {
+	return []attribute.KeyValue{semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingDestinationName(queue)}
 }
 
 func newQueueMeters(m *meters, queue string) queueMeters {
-	conventional := []attribute.KeyValue{
-		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingDestinationName(queue),
+	set := attribute.NewSet(attrQueue.String(queue))
+	return queueMeters{
+		meters: m,
+		name:   queue,
+		queue:  []metric.AddOption{metric.WithAttributeSet(set)},
+		record: []metric.RecordOption{metric.WithAttributeSet(set)},
+		worked: []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(conventional(queue)...))},
 	}
-	q := queueMeters{
-		meters:   m,
-		queue:    []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue)))},
-		record:   []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue)))},
-		messages: []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(conventional...))},
-		process:  []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(conventional...))},
-		name:     queue,
-	}
-	for a, name := range actionNames {
-		q.verdicts[a] = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attrQueue.String(queue), attrVerdict.String(name)))}
-	}
-	return q
 }
 
-// attempted counts an attempt that took so long and returned err.
-func (q *queueMeters) attempted(ctx context.Context, v verdict, err error, took time.Duration) {
-	q.attempts.Add(ctx, 1, q.verdicts[v.action]...)
+// attempted records an attempt that took so long and returned err.
+func (q *queueMeters) attempted(ctx context.Context, err error, took time.Duration) {
 	if err == nil {
-		q.meters.process.Record(ctx, took.Seconds(), q.process...)
+		q.process.Record(ctx, took.Seconds(), q.worked...)
 		return
 	}
-	q.meters.process.Record(ctx, took.Seconds(), metric.WithAttributes(
-		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingDestinationName(q.name),
-		semconv.ErrorTypeKey.String(errorType(err))))
+	q.process.Record(ctx, took.Seconds(), metric.WithAttributes(append(conventional(q.name), semconv.ErrorTypeKey.String(errorType(err)))...))
 }
 
 // published counts a message that was published for a purpose, or not because of err.

@@ -70,6 +70,7 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 		delivered:  time.Now(),
 	}
 	l.state.turned.Store(time.Now().UnixNano())
+	l.worker.attempts = &l.state.attempts
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
 		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
@@ -180,14 +181,14 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	l.delivered = j.started
 	l.state.idleFrom.Store(0)
 	if l.remembered.take(&d) {
-		l.meters.repeats.Add(work, 1, l.meters.queue...)
+		l.state.repeats.Add(1)
 		l.log.Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again", "message_id", d.MessageId)
 		l.sub.unsettled.finish(d.DeliveryTag)
 		l.acknowledge()
 		return j
 	}
 	j.story, j.fault = readStory(&j.delivery, j.started)
-	l.meters.consumed.Add(work, 1, l.meters.messages...)
+	l.state.consumed.Add(1)
 	l.do(j, func() action { return l.worker.work(work, j) })
 	if l.limiter != nil {
 		if d := l.limiter.Reserve().Delay(); d > 0 {
@@ -227,7 +228,7 @@ func (l *queueLoop) giveBack(work context.Context, d amqp.Delivery) {
 }
 
 func (l *queueLoop) requeue(j *job) {
-	l.meters.returned.Add(context.Background(), 1, l.meters.queue...)
+	l.state.returned.Add(1)
 	tag := j.delivery.DeliveryTag
 	j.sub.unsettled.remove(tag)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
@@ -274,16 +275,19 @@ func (l *queueLoop) acknowledge() {
 // flush sends the acknowledgements of what is finished.
 func (l *queueLoop) flush() {
 	l.flushAt, l.flushed = nil, time.Now()
-	if l.sub != nil {
-		l.sub.unsettled.flush(l.sub.ch.Ack, l.acknowledged, func(j *job) { l.remembered.add(&j.delivery) })
+	if l.sub == nil {
+		return
 	}
-}
-
-// acknowledged counts a delivery whose acknowledgement has been sent.
-func (l *queueLoop) acknowledged(j *job) {
-	l.state.done.Add(1)
-	if !j.finished.IsZero() {
-		l.meters.ackLag.Record(context.Background(), time.Since(j.finished).Seconds(), l.meters.record...)
+	var oldest time.Time
+	sent := func(j *job) {
+		l.state.done.Add(1)
+		if oldest.IsZero() {
+			oldest = j.finished // zero for a repeat, which nobody worked
+		}
+	}
+	l.sub.unsettled.flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.add(&j.delivery) })
+	if !oldest.IsZero() {
+		l.meters.ackLag.Record(context.Background(), l.flushed.Sub(oldest).Seconds(), l.meters.record...)
 	}
 }
 

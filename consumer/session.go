@@ -13,6 +13,7 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.opentelemetry.io/otel/attribute"
 )
 
 const (
@@ -28,7 +29,8 @@ const (
 // acknowledgements must not wait behind that. It is built whole and thrown away
 // whole; nothing of it survives its connections.
 type session struct {
-	node    string // host:port
+	node    string               // host:port
+	server  []attribute.KeyValue // the same, for spans
 	broker  broker
 	consume *amqp.Connection
 	publish *publisher
@@ -42,6 +44,7 @@ type session struct {
 // until ctx ends.
 func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Logger) (*session, error) {
 	s := &session{node: nodeName(nodeURL), log: log}
+	s.server = serverAttributes(s.node)
 	var err error
 	if s.consume, err = connect(ctx, nodeURL, "consume"); err != nil {
 		return nil, explain(err)

@@ -51,6 +51,10 @@ func (c *Consumer) Healthy() error {
 // state is what a loop shows of itself to other goroutines.
 type state struct {
 	inFlight atomic.Int64
+	consumed atomic.Int64 // deliveries handed to a worker
+	attempts [len(actionNames)]atomic.Int64
+	returned atomic.Int64
+	repeats  atomic.Int64
 	done     atomic.Int64
 	turned   atomic.Int64 // Unix nanoseconds: when the loop last had a turn
 	idleFrom atomic.Int64 // Unix nanoseconds: since when deliveries are missing; zero: they are not

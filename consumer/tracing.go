@@ -79,6 +79,7 @@ type tracing struct {
 	propagator propagation.TextMapPropagator
 	link       bool
 	queue      string
+	name       string // of an attempt at a message that was published right to the queue
 	attempt    []trace.SpanStartOption
 	publish    []trace.SpanStartOption
 }
@@ -89,6 +90,7 @@ func newTracing(t Telemetry, queue string) tracing {
 		propagator: t.Propagator,
 		link:       t.Link,
 		queue:      queue,
+		name:       "process " + queue,
 		attempt:    []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)},
 		publish:    []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindProducer)},
 	}
@@ -109,15 +111,17 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 	if _, ours := j.delivery.Headers[headerRoutingKey]; t.link && !ours && attempt == 1 {
 		options = append(slices.Clip(options), trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
-	ctx, span := t.tracer.Start(ctx, "process "+t.queue, options...)
+	ctx, span := t.tracer.Start(ctx, t.name, options...)
 	if !span.IsRecording() {
 		return ctx, span
 	}
 	d := &j.delivery
 	exchange, key := firstPublished(d)
 	destination := destinationName(exchange, key, t.queue)
-	span.SetName("process " + destination)
-	span.SetAttributes(
+	if destination != t.queue {
+		span.SetName("process " + destination)
+	}
+	attributes := append(make([]attribute.KeyValue, 0, 12), // all in one go: each call locks the span
 		semconv.MessagingSystemRabbitMQ,
 		semconv.MessagingOperationName("process"),
 		semconv.MessagingOperationTypeProcess,
@@ -128,9 +132,9 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 		attrAttempt.Int(attempt),
 	)
 	if d.CorrelationId != "" {
-		span.SetAttributes(semconv.MessagingMessageConversationID(d.CorrelationId))
+		attributes = append(attributes, semconv.MessagingMessageConversationID(d.CorrelationId))
 	}
-	span.SetAttributes(serverAttributes(j.sub)...)
+	span.SetAttributes(append(attributes, j.server()...)...)
 	return ctx, span
 }
 
@@ -181,7 +185,7 @@ func (t *tracing) startPublish(ctx context.Context, j *job, purpose, exchange, k
 	if reason, ok := msg.Headers[headerReason].(string); ok && purpose == purposeDeadLetter {
 		span.SetAttributes(attrReason.String(reason))
 	}
-	span.SetAttributes(serverAttributes(j.sub)...)
+	span.SetAttributes(j.server()...)
 	return ctx, span
 }
 
@@ -229,11 +233,17 @@ func destinationName(exchange, key, queue string) string {
 	return orDefault(strings.Join(parts, ":"), "amq.default")
 }
 
-func serverAttributes(s *subscription) []attribute.KeyValue {
-	if s == nil {
+// server are the attributes of the node that the job's delivery came from.
+func (j *job) server() []attribute.KeyValue {
+	if j.sub == nil {
 		return nil
 	}
-	host, port, err := net.SplitHostPort(s.session.node)
+	return j.sub.session.server
+}
+
+// serverAttributes are those of a node, host:port.
+func serverAttributes(node string) []attribute.KeyValue {
+	host, port, err := net.SplitHostPort(node)
 	if err != nil {
 		return nil
 	}
@@ -246,10 +256,18 @@ func serverAttributes(s *subscription) []attribute.KeyValue {
 
 // traced returns log with the ids of the span of ctx, if it has one.
 func traced(ctx context.Context, log *slog.Logger) *slog.Logger {
-	if s := trace.SpanContextFromContext(ctx); s.IsValid() {
-		return log.With("trace_id", s.TraceID().String(), "span_id", s.SpanID().String())
+	for _, a := range spanAttrs(trace.SpanContextFromContext(ctx)) {
+		log = log.With(a)
 	}
 	return log
+}
+
+// spanAttrs are what a line of the log says of a span; nothing if there is none.
+func spanAttrs(s trace.SpanContext) []slog.Attr {
+	if !s.IsValid() {
+		return nil
+	}
+	return []slog.Attr{slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String())}
 }
 
 // headerCarrier lets a propagator read and write AMQP headers.

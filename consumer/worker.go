@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -46,6 +47,7 @@ type worker struct {
 	publishing  outage
 	tracing     tracing
 	meters      queueMeters
+	attempts    *[len(actionNames)]atomic.Int64 // counted by verdict
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the
@@ -104,7 +106,8 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 		o.answer, o.err = w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1))
 		o.attempts++
 		o.verdict = w.decide(ctx, o)
-		w.meters.attempted(spanCtx, o.verdict, o.err, time.Since(started))
+		w.attempts[o.verdict.action].Add(1)
+		w.meters.attempted(spanCtx, o.err, time.Since(started))
 		endAttempt(span, o.verdict, o.err)
 		ctx = spanCtx
 		if o.verdict.action != retryLater || o.verdict.after >= shortestWait {

@@ -1,4 +1,5 @@
-// Package telemetry makes what Warren is watched with: its log.
+// Package telemetry makes what Warren is watched with: its log, traces and metrics, and
+// the admin server.
 package telemetry
 
 import (
@@ -6,17 +7,22 @@ import (
 	"io"
 	"log/slog"
 	"os"
+
+	"github.com/coreos/go-systemd/v22/journal"
 )
 
 // NewLogger makes a logger that writes lines of the given level and above to w.
-// The format is json, text (key=value), or auto: text on a terminal, else json. Any
-// other is an error that names these.
+// The format is json, text (key=value), journal (systemd's, with fields), or auto: the
+// journal if w is it, text on a terminal, else json. Any other is an error that names
+// these.
 func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readableDuration}
 	if format == "auto" {
 		format = "json"
 		if isTerminal(w) {
 			format = "text"
+		} else if isJournal(w) {
+			format = "journal"
 		}
 	}
 	switch format {
@@ -24,8 +30,10 @@ func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, erro
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	case "text":
 		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "journal":
+		return slog.New(newJournalHandler(level)), nil
 	}
-	return nil, fmt.Errorf("log format %q is unknown; it must be auto, json or text", format)
+	return nil, fmt.Errorf("log format %q is unknown; it must be auto, json, text or journal", format)
 }
 
 // readableDuration has a duration written as 1.5s in JSON too, where slog would write
@@ -35,6 +43,15 @@ func readableDuration(_ []string, a slog.Attr) slog.Attr {
 		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
 	return a
+}
+
+// isJournal tells whether w is standard error and leads to the systemd journal.
+func isJournal(w io.Writer) bool {
+	if w != os.Stderr {
+		return false
+	}
+	is, err := journal.StderrIsJournalStream()
+	return err == nil && is
 }
 
 // isTerminal takes any character device for a terminal: of the others, such as

@@ -49,7 +49,7 @@ func TestLevels(t *testing.T) {
 }
 
 func TestUnknownFormat(t *testing.T) {
-	if _, err := NewLogger(io.Discard, slog.LevelInfo, "xml"); err == nil || !strings.Contains(err.Error(), "auto, json or text") {
+	if _, err := NewLogger(io.Discard, slog.LevelInfo, "xml"); err == nil || !strings.Contains(err.Error(), "auto, json, text or journal") {
 		t.Errorf("got the error %v, want one that names the formats", err)
 	}
 }

@@ -114,6 +114,7 @@ func environment(url, root string) []string {
 		"WARREN_QUEUE_COMMANDS_COMMAND='" + filepath.Join(root, "handlers", "handle") + "'",
 		"WARREN_QUEUE_LOG_PROCESSOR=log",
 		"WARREN_LOG_FORMAT=text",
+		"WARREN_ADMIN_ADDR=127.0.0.1:0", // any port that is free
 	}
 }
 

@@ -1,0 +1,168 @@
+package telemetry
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+const (
+	// minTokenBytes is what a token must have to be worth guessing at.
+	minTokenBytes = 16
+	// adminCloseTimeout is how long requests may go on after the daemon has ended.
+	adminCloseTimeout = 500 * time.Millisecond
+)
+
+// AdminConfig is what an [Admin] is made from.
+type AdminConfig struct {
+	// Addr is host:port. Anything but a loopback address requires a token.
+	Addr string
+	// Token, if not empty, is what every request must bear.
+	Token string
+	// Pprof is true if profiles of the process may be taken.
+	Pprof bool
+	// Metrics serves /metrics. Required.
+	Metrics http.Handler
+	// Healthy returns why the process makes no progress, or nil. Required; it is
+	// called at any time, by any goroutine, as Ready is.
+	Healthy func() error
+	// Ready returns what has to be ready. Required.
+	Ready func() []Check
+}
+
+// A Check is one thing that has to be ready.
+type Check struct {
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"` // why it is not
+}
+
+// Validate returns what is wrong with Addr and Token, naming the variables.
+func (c AdminConfig) Validate() error {
+	host, _, err := net.SplitHostPort(c.Addr)
+	switch {
+	case err != nil:
+		return fmt.Errorf("WARREN_ADMIN_ADDR is %q; it must be host:port, or empty for no admin server", c.Addr)
+	case c.Token != "" && len(c.Token) < minTokenBytes:
+		return fmt.Errorf("WARREN_ADMIN_TOKEN is too short; it must have at least %d characters", minTokenBytes)
+	case c.Token == "" && !isLoopback(host):
+		return fmt.Errorf("WARREN_ADMIN_ADDR is %q, which others can reach; set WARREN_ADMIN_TOKEN, or use 127.0.0.1", c.Addr)
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// An Admin is the HTTP server for whoever watches the daemon: /metrics, /healthz,
+// /readyz and, where asked for, /debug/pprof/.
+type Admin struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// NewAdmin begins to listen. The error names the variable that settles it.
+func NewAdmin(cfg AdminConfig, log *slog.Logger) (*Admin, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("WARREN_ADMIN_ADDR: %w; choose another port for each daemon on a machine", err)
+	}
+	return &Admin{listener, &http.Server{
+		Handler:           http.MaxBytesHandler(cfg.handler(), 1<<16),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      90 * time.Second, // a CPU profile takes 30 s
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    1 << 14,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}, nil
+}
+
+// Addr is where the server listens.
+func (a *Admin) Addr() string { return a.listener.Addr().String() }
+
+// Run serves until ctx ends, and a moment longer for requests under way. It blocks
+// until then.
+func (a *Admin) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- a.server.Serve(a.listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("admin server: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminCloseTimeout)
+	defer cancel()
+	if err := a.server.Shutdown(grace); err != nil {
+		_ = a.server.Close() // whoever still reads has had the time
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin server: %w", err)
+	}
+	return nil
+}
+
+func (c AdminConfig) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", c.Metrics)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := c.Healthy(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { writeReady(w, c.Ready()) })
+	if c.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return c.guard(mux)
+}
+
+// guard lets through who bears the token, if there is one.
+func (c AdminConfig) guard(next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(c.Token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store")
+		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		got := sha256.Sum256([]byte(token)) // of equal length, whatever was sent
+		if c.Token != "" && subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "the token of WARREN_ADMIN_TOKEN is required: Authorization: Bearer TOKEN", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func writeReady(w http.ResponseWriter, checks []Check) {
+	status := http.StatusOK
+	for _, c := range checks {
+		if !c.Ready {
+			status = http.StatusServiceUnavailable
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"ready": status == http.StatusOK, "queues": checks}) // the client may have gone
+}

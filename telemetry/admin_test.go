@@ -1,0 +1,169 @@
+package telemetry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+const token = "0123456789abcdef"
+
+// serve runs an admin server for the test and returns its URL, and what ends it.
+func serve(t *testing.T, cfg AdminConfig) (url string, end func() error) {
+	t.Helper()
+	cfg.Addr = "127.0.0.1:0"
+	cfg.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") })
+	if cfg.Healthy == nil {
+		cfg.Healthy = func() error { return nil }
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func() []Check { return []Check{{Name: "emails", Ready: true}} }
+	}
+	admin, err := NewAdmin(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- admin.Run(ctx) }()
+	end = func() error {
+		cancel()
+		err := <-done
+		done <- err
+		return err
+	}
+	t.Cleanup(func() {
+		if err := end(); err != nil {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	return "http://" + admin.Addr(), end
+}
+
+func get(t *testing.T, method, url, authorization string) (status int, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if authorization != "" {
+		request.Header.Set("Authorization", authorization)
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(content)
+}
+
+func TestAdminAnswers(t *testing.T) {
+	var healthy error
+	ready := []Check{{Name: "emails", Ready: true}, {Name: "reports", Ready: true}}
+	url, _ := serve(t, AdminConfig{Healthy: func() error { return healthy }, Ready: func() []Check { return ready }})
+	want := func(path string, status int, text string) {
+		t.Helper()
+		if got, body := get(t, "GET", url+path, ""); got != status || !strings.Contains(body, text) {
+			t.Errorf("%s: got %d and %q, want %d and %q", path, got, body, status, text)
+		}
+	}
+	want("/metrics", 200, "up 1")
+	want("/healthz", 200, "ok")
+	want("/readyz", 200, `"ready":true`)
+	want("/debug/pprof/", 404, "")
+	want("/", 404, "")
+
+	healthy = errors.New("the loop of queue emails has been stuck for 2m0s")
+	ready[1] = Check{Name: "reports", Reason: "queue reports is missing"}
+	want("/healthz", 503, "queue emails has been stuck")
+	want("/readyz", 503, `{"name":"reports","ready":false,"reason":"queue reports is missing"}`)
+	_, body := get(t, "GET", url+"/readyz", "")
+	var answer struct {
+		Ready  bool
+		Queues []Check
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.Ready || len(answer.Queues) != 2 {
+		t.Errorf("/readyz answers %s, read as %+v with error %v", body, answer, err)
+	}
+	if status, _ := get(t, "POST", url+"/readyz", ""); status != http.StatusMethodNotAllowed {
+		t.Errorf("POST: got %d, want 405", status)
+	}
+}
+
+// TestAdminDenies asks for every path in every way but the right one.
+func TestAdminDenies(t *testing.T) {
+	url, _ := serve(t, AdminConfig{Token: token, Pprof: true})
+	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/debug/pprof/", "/debug/pprof/cmdline", "/", "/nonsense"} {
+		for _, authorization := range []string{"", "Bearer ", "Bearer " + token[1:], "Bearer " + token + "x", "Basic " + token} {
+			if status, body := get(t, "GET", url+path, authorization); status != http.StatusUnauthorized || strings.Contains(body, token) {
+				t.Errorf("%s with %q: got %d and %q, want 401", path, authorization, status, body)
+			}
+		}
+	}
+	for _, path := range []string{"/metrics", "/debug/pprof/"} {
+		if status, _ := get(t, "GET", url+path, "Bearer "+token); status != 200 {
+			t.Errorf("%s with the token: got %d, want 200", path, status)
+		}
+	}
+}
+
+func TestAdminBindsToNothingElseWithoutAToken(t *testing.T) {
+	for addr, c := range map[string]struct{ token, want string }{
+		"127.0.0.1:0":   {"", ""},
+		"[::1]:0":       {"", ""},
+		"localhost:0":   {"", ""},
+		"0.0.0.0:9466":  {token, ""},
+		"127.0.0.1:1":   {"short", "WARREN_ADMIN_TOKEN is too short"},
+		":9466":         {"", "set WARREN_ADMIN_TOKEN"},
+		"0.0.0.0:9467":  {"", "set WARREN_ADMIN_TOKEN"},
+		"10.0.0.1:9466": {"", "set WARREN_ADMIN_TOKEN"},
+		"mq.internal:1": {"", "set WARREN_ADMIN_TOKEN"},
+		"9466":          {"", "must be host:port"},
+	} {
+		err := AdminConfig{Addr: addr, Token: c.token}.Validate()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", addr, err, c.want)
+		}
+	}
+}
+
+func TestAdminNamesThePortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, err = NewAdmin(AdminConfig{Addr: l.Addr().String()}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "WARREN_ADMIN_ADDR") || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAdminEndsWithItsContext(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	url, end := serve(t, AdminConfig{Healthy: func() error { close(entered); <-release; return nil }})
+	go func() {
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		if response, err := client.Get(url + "/healthz"); err == nil {
+			_ = response.Body.Close()
+		}
+	}()
+	<-entered
+	start := time.Now()
+	if err := end(); err != nil || time.Since(start) > time.Second {
+		t.Errorf("ended after %v with %v, want a second at most, though a request hangs", time.Since(start), err)
+	}
+	close(release)
+}

@@ -1,0 +1,107 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// A journalHandler sends each line to the systemd journal: as text, for who reads it,
+// and its attributes as fields, for who looks for one: journalctl QUEUE=emails.
+type journalHandler struct {
+	level slog.Level
+	attrs []slog.Attr // those of With
+	group string      // goes before the names of those to come
+	send  func(message string, priority journal.Priority, fields map[string]string) error
+}
+
+func newJournalHandler(level slog.Level) *journalHandler {
+	return &journalHandler{level: level, send: journal.Send}
+}
+
+func (h *journalHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
+
+func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
+	fields := make(map[string]string, len(h.attrs)+r.NumAttrs())
+	attrs := append([]slog.Attr(nil), h.attrs...)
+	r.Attrs(func(a slog.Attr) bool {
+		a.Key = h.group + a.Key
+		attrs = append(attrs, a)
+		return true
+	})
+	for _, a := range attrs {
+		fields[fieldName(a.Key)] = a.Value.Resolve().String()
+	}
+	message, err := line(ctx, r.Message, attrs)
+	if err != nil {
+		return err
+	}
+	return h.send(message, priorityOf(r.Level), fields)
+}
+
+// line is a message with its attributes, as a text handler would write them: who
+// reads the journal sees no fields.
+func line(ctx context.Context, message string, attrs []slog.Attr) (string, error) {
+	var buf bytes.Buffer
+	text := slog.NewTextHandler(&buf, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
+			return slog.Attr{}
+		}
+		return readableDuration(groups, a)
+	}})
+	r := slog.Record{}
+	r.AddAttrs(attrs...)
+	if err := text.Handle(ctx, r); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(message + " " + buf.String()), nil
+}
+
+// fieldName is the journal's name for an attribute. MESSAGE_ID is one of its own, by
+// which it tells kinds of messages apart.
+func fieldName(key string) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= 'A' && r <= 'Z' || r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, key)
+	if name == "MESSAGE_ID" {
+		return "MESSAGE_ID_AMQP"
+	}
+	return strings.TrimLeft(name, "_")
+}
+
+func priorityOf(level slog.Level) journal.Priority {
+	switch {
+	case level >= slog.LevelError:
+		return journal.PriErr
+	case level >= slog.LevelWarn:
+		return journal.PriWarning
+	case level >= slog.LevelInfo:
+		return journal.PriInfo
+	}
+	return journal.PriDebug
+}
+
+func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	more := *h
+	more.attrs = append([]slog.Attr(nil), h.attrs...)
+	for _, a := range attrs {
+		a.Key = h.group + a.Key
+		more.attrs = append(more.attrs, a)
+	}
+	return &more
+}
+
+func (h *journalHandler) WithGroup(name string) slog.Handler {
+	more := *h
+	more.group = h.group + name + "_"
+	return &more
+}
