@@ -41,7 +41,14 @@ type streams struct {
 	out, err io.Writer
 }
 
+// gcPercent is how much the heap may grow between collections. What is live of it is a
+// few megabytes, so that memory is cheap and collecting it all the time is not.
+const gcPercent = 200
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	err := run(context.Background(), os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "warren:", err)

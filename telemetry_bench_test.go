@@ -18,14 +18,14 @@ import (
 
 // BenchmarkTelemetry drains 100,000 messages of 1 KiB with the daemon, in turn with no
 // telemetry, with metrics and one trace in a hundred, and with every message traced to a
-// Jaeger on the same machine. It reports the median rate of the first, and the medians
+// collector on the same machine. It reports the median rate of the first, and the medians
 // of the others' ratios to it: run it with -benchtime 5x.
 func BenchmarkTelemetry(b *testing.B) {
 	v := rabbittest.NewVhost(b)
-	jaeger := "OTEL_EXPORTER_OTLP_ENDPOINT=" + jaegertest.Start(b).OTLPGRPC
+	collector := "OTEL_EXPORTER_OTLP_ENDPOINT=" + jaegertest.StartCollector(b).OTLPGRPC
 	off := []string{"OTEL_SDK_DISABLED=true"}
-	some := []string{jaeger, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}
-	all := []string{jaeger, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}
+	some := []string{collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}
+	all := []string{collector, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}
 
 	drainWith(b, v, off) // warms the node up
 	var rates, withSome, withAll []float64

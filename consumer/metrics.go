@@ -53,6 +53,7 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted or undecodable.")
 	counter(&m.parked, "warren.parked", "{message}", "Messages published to a wait queue, those on their way to a longer wait each time.")
 	counter(&m.reconnects, "warren.reconnects", "{connection}", "Connections lost and made anew.")
+	m.reconnects.Add(context.Background(), 0)
 
 	gauge := func(name, unit, description string, observe func(metric.Int64Observer)) {
 		_, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description),
@@ -138,6 +139,11 @@ func conventional(queue string) []attribute.KeyValue {
 
 func newQueueMeters(m *meters, queue string) queueMeters {
 	set := attribute.NewSet(attrQueue.String(queue))
+	// From the start on, so that an alert sees the first one: Prometheus takes what it
+	// has not seen before for a counter that has always stood there.
+	for _, reason := range []string{reasonPermanent, reasonExhausted, reasonUndecodable} {
+		m.dead.Add(context.Background(), 0, metric.WithAttributes(attrQueue.String(queue), attrReason.String(reason)))
+	}
 	return queueMeters{
 		meters: m,
 		name:   queue,

@@ -254,9 +254,9 @@ func TestMetrics(t *testing.T) {
 	if lag := got["warren.ack.lag"]; lag < 1 || lag > 25 {
 		t.Errorf("warren.ack.lag was recorded %v times, want at least once and at most for each", lag)
 	}
-	// Of each queue 4 gauges and 7 counters, 2 gauges of none, and what orders has
-	// recorded: durations, sent, dead letters, parked and the lag.
-	if want := 2*(4+7) + 2 + 4 + 3 + 2 + 1 + 1; series != want {
+	// Of each queue 4 gauges and 7 counters, and the dead letters of 3 reasons; 3 of
+	// none; and what orders has recorded: durations, sent, parked and the lag.
+	if want := 2*(4+7+3) + 3 + 4 + 3 + 1 + 1; series != want {
 		t.Errorf("there are %d series, want %d:\n%v", series, want, slices.Sorted(maps.Keys(got)))
 	}
 }

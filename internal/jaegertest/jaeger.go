@@ -35,7 +35,7 @@ const config = `
 service:
   extensions: [jaeger_storage, jaeger_query]
   pipelines:
-    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
+    traces: {receivers: [otlp], exporters: [%s]}
   telemetry:
     metrics: {level: none}
     logs: {level: error}
@@ -54,11 +54,24 @@ receivers:
       http: {endpoint: "%s"}
 exporters:
   jaeger_storage_exporter: {trace_storage: memory}
+  nop: {}
 `
 
 // Start starts a Jaeger on free ports and ends it with the test. The first time on a
 // machine it builds it, which takes some minutes.
 func Start(t testing.TB) *Jaeger {
+	t.Helper()
+	return start(t, "jaeger_storage_exporter")
+}
+
+// StartCollector is Start for what is measured: a collector that takes spans and, like
+// one that hands them on to another machine, keeps none.
+func StartCollector(t testing.TB) *Jaeger {
+	t.Helper()
+	return start(t, "nop")
+}
+
+func start(t testing.TB, exporter string) *Jaeger {
 	t.Helper()
 	build := exec.Command(filepath.Join(root(t), ".ci", "jaeger", "build"))
 	build.Stderr = os.Stderr // that it takes long
@@ -68,7 +81,7 @@ func Start(t testing.TB) *Jaeger {
 	}
 	addrs := freeAddrs(t, 4)
 	path := filepath.Join(t.TempDir(), "jaeger.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, config, addrs[0], addrs[1], addrs[2], addrs[3]), 0o600); err != nil {
+	if err := os.WriteFile(path, fmt.Appendf(nil, config, exporter, addrs[0], addrs[1], addrs[2], addrs[3]), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run(t, exec.Command(strings.TrimSpace(string(program)), "--config", "file:"+path))
