@@ -24,13 +24,13 @@ lint: ## look for faults without running anything
 	$(GO) mod tidy -diff
 	$(GO) tool -modfile=.ci/lint/go.mod golangci-lint run ./...
 
-bench: ## measure, beside a consumer written by hand
+bench: ## measure: draining beside a consumer written by hand, telemetry on and off, spawning
 	.ci/deps
-	$(GO) test -run '^$$' -bench . -timeout 30m \
-		$$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
+	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer .
+	$(GO) test -run '^$$' -bench . ./processors/...
 
 demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry
-	.ci/deps
+	.ci/deps demo
 	$(GO) run ./internal/demo
 
 fuzz: ## run every fuzz target for FUZZTIME
