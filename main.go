@@ -43,7 +43,7 @@ type streams struct {
 
 // gcPercent is how much the heap may grow between collections. What is live of it is a
 // few megabytes, so that memory is cheap and collecting it all the time is not.
-const gcPercent = 200
+const gcPercent = 300
 
 func main() {
 	if os.Getenv("GOGC") == "" {

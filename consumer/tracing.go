@@ -104,6 +104,11 @@ func (t *tracing) parent(ctx context.Context, d *amqp.Delivery) context.Context 
 	return t.propagator.Extract(ctx, headerCarrier(d.Headers))
 }
 
+// processing are the attributes that all attempts have in common.
+var processing = [3]attribute.KeyValue{
+	semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("process"), semconv.MessagingOperationTypeProcess,
+}
+
 // startAttempt begins the span of an attempt. Only one that is recorded pays for its
 // attributes.
 func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (context.Context, trace.Span) {
@@ -122,9 +127,7 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 		span.SetName("process " + destination)
 	}
 	attributes := append(make([]attribute.KeyValue, 0, 12), // all in one go: each call locks the span
-		semconv.MessagingSystemRabbitMQ,
-		semconv.MessagingOperationName("process"),
-		semconv.MessagingOperationTypeProcess,
+		processing[0], processing[1], processing[2],
 		semconv.MessagingDestinationName(destination),
 		semconv.MessagingRabbitMQDestinationRoutingKey(key),
 		semconv.MessagingRabbitMQMessageDeliveryTag(int(d.DeliveryTag)),
