@@ -44,7 +44,8 @@ func (runCommand) Run(ctx context.Context, std streams) error {
 	}
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), left)
 	defer cancel()
-	return errors.Join(err, tel.Shutdown(flush))
+	tel.Shutdown(flush)
+	return err
 }
 
 // work runs the consumer, and the admin server beside it.

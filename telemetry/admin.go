@@ -144,9 +144,9 @@ func (c AdminConfig) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		got := sha256.Sum256([]byte(token)) // of equal length, whatever was sent
-		if c.Token != "" && subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		if c.Token != "" && (!bearer || subtle.ConstantTimeCompare(got[:], want[:]) != 1) {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "the token of WARREN_ADMIN_TOKEN is required: Authorization: Bearer TOKEN", http.StatusUnauthorized)
 			return

@@ -106,7 +106,7 @@ func TestAdminAnswers(t *testing.T) {
 func TestAdminDenies(t *testing.T) {
 	url, _ := serve(t, AdminConfig{Token: token, Pprof: true})
 	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/debug/pprof/", "/debug/pprof/cmdline", "/", "/nonsense"} {
-		for _, authorization := range []string{"", "Bearer ", "Bearer " + token[1:], "Bearer " + token + "x", "Basic " + token} {
+		for _, authorization := range []string{"", "Bearer ", "Bearer " + token[1:], "Bearer " + token + "x", "Basic " + token, token} {
 			if status, body := get(t, "GET", url+path, authorization); status != http.StatusUnauthorized || strings.Contains(body, token) {
 				t.Errorf("%s with %q: got %d and %q, want 401", path, authorization, status, body)
 			}

@@ -3,6 +3,8 @@ package telemetry
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 
@@ -12,14 +14,15 @@ import (
 // A journalHandler sends each line to the systemd journal: as text, for who reads it,
 // and its attributes as fields, for who looks for one: journalctl QUEUE=emails.
 type journalHandler struct {
-	level slog.Level
-	attrs []slog.Attr // those of With
-	group string      // goes before the names of those to come
-	send  func(message string, priority journal.Priority, fields map[string]string) error
+	instead io.Writer // gets the text of a line that the journal does not take
+	level   slog.Level
+	attrs   []slog.Attr // those of With
+	group   string      // goes before the names of those to come
+	send    func(message string, priority journal.Priority, fields map[string]string) error
 }
 
-func newJournalHandler(level slog.Level) *journalHandler {
-	return &journalHandler{level: level, send: journal.Send}
+func newJournalHandler(instead io.Writer, level slog.Level) *journalHandler {
+	return &journalHandler{instead: instead, level: level, send: journal.Send}
 }
 
 func (h *journalHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
@@ -33,13 +36,32 @@ func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 		return true
 	})
 	for _, a := range attrs {
-		fields[fieldName(a.Key)] = a.Value.Resolve().String()
+		addFields(fields, "", a)
 	}
 	message, err := line(ctx, r.Message, attrs)
 	if err != nil {
 		return err
 	}
-	return h.send(message, priorityOf(r.Level), fields)
+	if err := h.send(message, priorityOf(r.Level), fields); err != nil {
+		_, err = fmt.Fprintln(h.instead, message)
+		return err
+	}
+	return nil
+}
+
+// addFields adds the fields of an attribute: one, or one for each of a group.
+func addFields(fields map[string]string, prefix string, a slog.Attr) {
+	value := a.Value.Resolve()
+	if value.Kind() != slog.KindGroup {
+		fields[fieldName(prefix+a.Key)] = value.String()
+		return
+	}
+	if a.Key != "" {
+		prefix += a.Key + "_"
+	}
+	for _, member := range value.Group() {
+		addFields(fields, prefix, member)
+	}
 }
 
 // line is a message with its attributes, as a text handler would write them: who
@@ -60,8 +82,9 @@ func line(ctx context.Context, message string, attrs []slog.Attr) (string, error
 	return strings.TrimSpace(message + " " + buf.String()), nil
 }
 
-// fieldName is the journal's name for an attribute. MESSAGE_ID is one of its own, by
-// which it tells kinds of messages apart.
+// fieldName is the journal's name for an attribute. Those that mean something to the
+// journal itself, as MESSAGE_ID, by which it tells kinds of messages apart, end in
+// _AMQP.
 func fieldName(key string) string {
 	name := strings.Map(func(r rune) rune {
 		switch {
@@ -72,10 +95,12 @@ func fieldName(key string) string {
 		}
 		return '_'
 	}, key)
-	if name == "MESSAGE_ID" {
-		return "MESSAGE_ID_AMQP"
+	name = strings.TrimLeft(name, "_")
+	switch name {
+	case "MESSAGE", "MESSAGE_ID", "PRIORITY":
+		return name + "_AMQP"
 	}
-	return strings.TrimLeft(name, "_")
+	return name
 }
 
 func priorityOf(level slog.Level) journal.Priority {

@@ -1,7 +1,9 @@
 package telemetry
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"testing"
@@ -14,7 +16,7 @@ func TestJournalLinesCanBeReadAndSearched(t *testing.T) {
 	var message string
 	var priority journal.Priority
 	var fields map[string]string
-	h := newJournalHandler(slog.LevelInfo)
+	h := newJournalHandler(io.Discard, slog.LevelInfo)
 	h.send = func(m string, p journal.Priority, f map[string]string) error {
 		message, priority, fields = m, p, f
 		return nil
@@ -30,6 +32,11 @@ func TestJournalLinesCanBeReadAndSearched(t *testing.T) {
 		t.Errorf("message %q, want %q", message, want)
 	}
 
+	log.Info("grouped", slog.Group("job", "id", 7, "message", "m"), slog.Group("", "message", "x", "priority", 3))
+	if want := map[string]string{"QUEUE": "emails", "JOB_ID": "7", "JOB_MESSAGE": "m", "MESSAGE_AMQP": "x", "PRIORITY_AMQP": "3"}; !maps.Equal(fields, want) {
+		t.Errorf("fields of groups %v, want %v", fields, want)
+	}
+
 	log.Error("message dead-lettered", "message_id", "m-1")
 	if fields["MESSAGE_ID_AMQP"] != "m-1" || fields["MESSAGE_ID"] != "" || priority != journal.PriErr {
 		t.Errorf("fields %v with priority %v", fields, priority)
@@ -43,5 +50,17 @@ func TestJournalLinesCanBeReadAndSearched(t *testing.T) {
 		if got := fieldName(key); got != want {
 			t.Errorf("attribute %q has the field %s, want %s", key, got, want)
 		}
+	}
+}
+
+func TestJournalThatIsAwayLosesNoLine(t *testing.T) {
+	var out bytes.Buffer
+	h := newJournalHandler(&out, slog.LevelInfo)
+	h.send = func(string, journal.Priority, map[string]string) error {
+		return errors.New("no such file or directory")
+	}
+	slog.New(h).Warn("attempt failed", "queue", "emails")
+	if got, want := out.String(), "attempt failed queue=emails\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

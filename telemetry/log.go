@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,7 +15,7 @@ import (
 // NewLogger makes a logger that writes lines of the given level and above to w.
 // The format is json, text (key=value), journal (systemd's, with fields), or auto: the
 // journal if w is it, text on a terminal, else json. Any other is an error that names
-// these.
+// these. Asking for the journal where none answers is an error, too.
 func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readableDuration}
 	if format == "auto" {
@@ -31,7 +32,10 @@ func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, erro
 	case "text":
 		return slog.New(slog.NewTextHandler(w, options)), nil
 	case "journal":
-		return slog.New(newJournalHandler(level)), nil
+		if !journal.Enabled() {
+			return nil, errors.New("log format journal needs the systemd journal, whose socket does not answer; choose auto, json or text")
+		}
+		return slog.New(newJournalHandler(w, level)), nil
 	}
 	return nil, fmt.Errorf("log format %q is unknown; it must be auto, json, text or journal", format)
 }

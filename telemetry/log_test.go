@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"go.uber.org/goleak"
 )
 
@@ -73,5 +74,11 @@ func TestIsTerminal(t *testing.T) {
 		if got := isTerminal(test.w); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
 		}
+	}
+}
+
+func TestJournalMustAnswer(t *testing.T) {
+	if _, err := NewLogger(io.Discard, slog.LevelInfo, "journal"); (err == nil) != journal.Enabled() {
+		t.Errorf("got the error %v where the journal answers: %v", err, journal.Enabled())
 	}
 }

@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -34,6 +34,9 @@ const (
 	flushTimeout = 3 * time.Second
 	// hopelessFlushTimeout is that when the collector did not answer before either.
 	hopelessFlushTimeout = 500 * time.Millisecond
+	// quietTimeout is how long no error has to come until the fault is taken to be over,
+	// where no success can be seen: some intervals of the export of metrics.
+	quietTimeout = 5 * time.Minute
 )
 
 // Telemetry is where spans and metrics go.
@@ -47,6 +50,7 @@ type Telemetry struct {
 	// Metrics serves the metrics to Prometheus.
 	Metrics http.Handler
 
+	faults   *faultLog        // of all that has no watch of its own
 	exporter *watchedExporter // nil if nothing is traced
 	traces   *sdktrace.TracerProvider
 	metrics  *sdkmetric.MeterProvider
@@ -58,20 +62,24 @@ type Telemetry struct {
 // background: a collector that is away is logged, and keeps nothing from working. The
 // caller ends what was started with Shutdown.
 func Start(ctx context.Context, version string, log *slog.Logger) (*Telemetry, error) {
-	otel.SetErrorHandler(&faultLog{log: log, message: "telemetry is faulty"})
+	faults := &faultLog{log: log, began: "telemetry is faulty, the work goes on", ended: "telemetry works again", quiet: quietTimeout}
+	otel.SetErrorHandler(faults)
+	otel.SetLogger(logr.New(sdkLog{log}))
 	res, err := resource.New(ctx,
+		resource.WithService(), // an instance id; not the name
 		resource.WithAttributes(semconv.ServiceName("warren"), semconv.ServiceVersion(version)),
 		resource.WithHost(), resource.WithProcessPID(), resource.WithTelemetrySDK(),
 		resource.WithFromEnv()) // the last one counts
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
-	t := &Telemetry{TracerProvider: tracenoop.NewTracerProvider(), Propagator: autoprop.NewTextMapPropagator()}
+	t := &Telemetry{faults: faults, TracerProvider: tracenoop.NewTracerProvider(), Propagator: autoprop.NewTextMapPropagator()}
 	if err := t.startTraces(ctx, res, log); err != nil {
 		return nil, err
 	}
 	if err := t.startMetrics(ctx, res); err != nil {
-		return nil, errors.Join(err, t.Shutdown(ctx))
+		t.Shutdown(ctx)
+		return nil, err
 	}
 	return t, nil
 }
@@ -96,7 +104,7 @@ func (t *Telemetry) startTraces(ctx context.Context, res *resource.Resource, log
 	if err != nil {
 		return fmt.Errorf("traces: OTEL_TRACES_EXPORTER is %q and OTEL_EXPORTER_OTLP_PROTOCOL %q: %w", os.Getenv("OTEL_TRACES_EXPORTER"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), err)
 	}
-	t.exporter = &watchedExporter{SpanExporter: exporter, faults: faultLog{log: log, message: "spans cannot be exported, they are dropped and the work goes on"}}
+	t.exporter = &watchedExporter{SpanExporter: exporter, faults: faultLog{log: log, began: "spans cannot be exported, they are dropped and the work goes on", ended: "spans are exported again"}}
 	t.traces = sdktrace.NewTracerProvider(sdktrace.WithResource(res), sdktrace.WithBatcher(t.exporter))
 	t.TracerProvider = t.traces
 	return nil
@@ -129,26 +137,31 @@ func (t *Telemetry) startMetrics(ctx context.Context, res *resource.Resource) er
 
 // Shutdown exports what is left, and ends what Start has started. It blocks for a few
 // seconds at most, less if the collector has not answered before, and no longer than
-// until ctx ends. What could not be exported is lost, which is no error.
-func (t *Telemetry) Shutdown(ctx context.Context) error {
+// until ctx ends. What cannot be exported is lost and logged: work that was done well
+// does not fail for it.
+func (t *Telemetry) Shutdown(ctx context.Context) {
 	timeout := flushTimeout
 	if t.exporter != nil && t.exporter.faults.isOn() {
 		timeout = hopelessFlushTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var errs []error
+	var ended sync.WaitGroup // side by side: a hanging collector of the one must not cost the other
+	end := func(shutdown func(context.Context) error) {
+		ended.Go(func() {
+			if err := shutdown(ctx); err != nil {
+				t.faults.Handle(err)
+			}
+		})
+	}
 	if t.traces != nil {
-		errs = append(errs, t.traces.Shutdown(ctx))
+		end(t.traces.Shutdown)
 	}
 	if t.metrics != nil {
-		errs = append(errs, t.metrics.Shutdown(ctx))
+		end(t.metrics.Shutdown)
 	}
-	err := errors.Join(errs...)
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	ended.Wait()
+	t.faults.stop()
 }
 
 // A watchedExporter logs when spans cannot be exported, and when they can be again.
@@ -163,43 +176,6 @@ func (e *watchedExporter) ExportSpans(ctx context.Context, spans []sdktrace.Read
 		e.faults.Handle(err)
 		return nil
 	}
-	e.faults.end("spans are exported again")
+	e.faults.end()
 	return nil
-}
-
-// A faultLog logs a fault when it begins and when it ends. It may be used by several
-// goroutines.
-type faultLog struct {
-	log     *slog.Logger
-	message string
-
-	mu    sync.Mutex
-	since time.Time // zero: there is none
-	count int
-}
-
-// Handle logs the first of a row of errors.
-func (f *faultLog) Handle(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.count++
-	if f.since.IsZero() {
-		f.since = time.Now()
-		f.log.Warn(f.message, "error", err) //nolint:sloglint // one of two constants
-	}
-}
-
-func (f *faultLog) isOn() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return !f.since.IsZero()
-}
-
-func (f *faultLog) end(message string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.since.IsZero() {
-		f.log.Info(message, "failures", f.count, "duration", time.Since(f.since).Round(time.Millisecond)) //nolint:sloglint // a constant
-		f.since, f.count = time.Time{}, 0
-	}
 }
