@@ -60,7 +60,7 @@ func TestCheck(t *testing.T) {
 
 func TestCheckFindsWhatIsWrong(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	if _, err := v.Channel(t).QueueDeclare("other", true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
 		t.Fatal(err)
 	}

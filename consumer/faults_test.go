@@ -408,7 +408,7 @@ func TestStartsWhenTheBrokerDoes(t *testing.T) {
 // counts against no other.
 func TestSuspectsAreWorkedAlone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 3, numbered)
 	age(t, v, "orders", suspectAfter, func(amqp.Delivery) bool { return true })
 	v.PublishN(t, "orders", 27, numbered)
@@ -457,4 +457,18 @@ func TestDocumentedPermissionsAreEnough(t *testing.T) {
 	if lines := findings(t, []string{url}, orders); strings.Contains(lines, "FAIL") {
 		t.Errorf("findings:\n%s", lines)
 	}
+}
+
+// TestManyQuickSuspects has the acknowledgements of suspects gathered, and none of them
+// forgotten over it.
+func TestManyQuickSuspects(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	v.PublishN(t, "orders", 200, numbered)
+	age(t, v, "orders", suspectAfter, func(amqp.Delivery) bool { return true })
+	done := newLedger()
+	run(t, []string{v.URL}, Queue{Name: "orders", Prefetch: 100, Processor: done.done()})
+	empty(t, v, "orders", "orders.dead")
+	n, _ := done.counts()
+	equal(t, n, 200)
 }

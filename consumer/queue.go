@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"math"
 	"time"
@@ -129,6 +130,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			l.advance(ctx, work)
 		case <-l.flushAt:
 			l.flush()
+			l.advance(ctx, work)
 		case now := <-turns.C:
 			l.turn(now)
 		case <-stop:
@@ -137,7 +139,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			stop, l.stopping, l.retryAt = nil, true, nil
 			l.state.setReason("the daemon is stopping")
 		case <-abandon.Done():
-			l.abandon()
+			l.abandon(work)
 			return
 		}
 	}
@@ -180,14 +182,19 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	l.sub.unsettled.add(j)
 	l.delivered = j.started
 	l.state.idleFrom.Store(0)
+	j.story, j.fault = readStory(&j.delivery, j.started)
 	if l.remembered.take(&d) {
 		l.state.repeats.Add(1)
-		l.log.Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again", "message_id", d.MessageId)
+		l.logOf(work, j).Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
 		l.sub.unsettled.finish(d.DeliveryTag)
 		l.acknowledge()
 		return j
 	}
-	j.story, j.fault = readStory(&j.delivery, j.started)
+	if j.delivery.MessageId == "" {
+		// From the first attempt on, it is what the message is called: the copy that
+		// waits for the next carries it along.
+		j.delivery.MessageId = rand.Text()
+	}
 	l.state.consumed.Add(1)
 	l.do(j, func() action { return l.worker.work(work, j) })
 	if l.limiter != nil {
@@ -196,6 +203,11 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 		}
 	}
 	return j
+}
+
+// logOf returns a logger whose lines tell the job's delivery apart.
+func (l *queueLoop) logOf(ctx context.Context, j *job) *slog.Logger {
+	return traced(l.worker.tracing.parent(ctx, &j.delivery), l.log).With("message_id", j.delivery.MessageId, "attempt", j.story.attempts+1)
 }
 
 // do runs f in a goroutine of its own. Its last act is to send its result, and run
@@ -292,15 +304,14 @@ func (l *queueLoop) flush() {
 }
 
 // abandon gives back what is still worked on, without waiting for it.
-func (l *queueLoop) abandon() {
+func (l *queueLoop) abandon(work context.Context) {
 	l.flush()
 	l.stopped.abandoned += l.busy
 	if l.sub == nil {
 		return
 	}
 	for _, e := range l.sub.unsettled.entries {
-		l.log.Error("work was still going on at the shutdown timeout, its message is given back",
-			"message_id", e.job.delivery.MessageId, "duration", time.Since(e.job.started))
+		l.logOf(work, e.job).Error("work was still going on at the shutdown timeout, its message is given back", "duration", time.Since(e.job.started))
 		_ = l.sub.ch.Nack(e.job.delivery.DeliveryTag, false, true)
 	}
 }

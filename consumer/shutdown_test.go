@@ -92,7 +92,7 @@ func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
 		got := v.Drain(t, q)[0]
 		equal(t, got.Headers["x-warren-attempt"], nil) // it cost no attempt
 	}
-	for _, want := range []string{"msg=stopped finished=0 returned=0 abandoned=2", "its message is given back\" queue=stuck message_id=s-1"} {
+	for _, want := range []string{"msg=stopped finished=0 returned=0 abandoned=2", "its message is given back\" queue=stuck message_id=s-1 attempt=1"} {
 		if !contains(r.log, want) {
 			t.Errorf("the log lacks %q", want)
 		}

@@ -71,9 +71,10 @@ func (l *queueLoop) advance(ctx, work context.Context) {
 		return
 	}
 	if ok {
-		if j := l.start(work, d); j.story.deliveryCount >= suspectAfter {
-			l.log.Warn("the message was handed out in vain several times and may end the process, it is worked alone",
-				"message_id", d.MessageId, "delivery_count", j.story.deliveryCount)
+		// Its result, or that of another job, brings us here again: a repeat has none.
+		if j := l.start(work, d); j.story.deliveryCount >= suspectAfter && l.busy > 0 {
+			l.logOf(work, j).Warn("the message was handed out in vain several times and may end the process, it is worked alone",
+				"delivery_count", j.story.deliveryCount)
 			return
 		}
 	}

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,11 +53,6 @@ type worker struct {
 // verdict asks for but for the last step, to acknowledge it or give it back: that
 // is the answer. It ends soon after ctx.
 func (w *worker) work(ctx context.Context, j *job) action {
-	if j.delivery.MessageId == "" {
-		// From the first attempt on, it is what the message is called: the copy
-		// that waits for the next carries it along.
-		j.delivery.MessageId = rand.Text()
-	}
 	ctx = w.tracing.parent(ctx, &j.delivery)
 	if j.fault != nil {
 		err := undecodable(j.fault)
@@ -142,7 +136,7 @@ func (w *worker) once(ctx context.Context, d Delivery) (Result, error) {
 	defer cancel()
 	s := &Scope{delivery: &d, baseLog: w.log, span: trace.SpanFromContext(ctx)}
 	overdue := time.AfterFunc(w.Timeout+overdueAfter, func() {
-		w.log.Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
+		traced(ctx, w.log).Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
 			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", w.Timeout)
 	})
 	defer overdue.Stop()
