@@ -119,7 +119,7 @@ func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
 func TestWorkThatIsDoneInSpiteOfItsTimeoutIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newTestWorker(Queue{Timeout: time.Second, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
-			time.Sleep(2 * time.Second)
+			<-time.After(2 * time.Second)
 			return nil
 		})}, slog.New(slog.DiscardHandler))
 		_, err := w.once(t.Context(), Delivery{})
@@ -136,10 +136,10 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 			return nil
 		})}, slog.New(slog.NewTextHandler(&log, nil)))
 		go func() { _, _ = w.once(t.Context(), Delivery{MessageID: "m-7"}) }()
-		time.Sleep(time.Minute + overdueAfter - 1)
+		<-time.After(time.Minute + overdueAfter - 1)
 		synctest.Wait()
 		equal(t, log.String(), "")
-		time.Sleep(time.Nanosecond)
+		<-time.After(time.Nanosecond)
 		synctest.Wait()
 		if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "message_id=m-7") {
 			t.Errorf("the log is %q, want an error that names m-7", log.String())
