@@ -2,9 +2,11 @@
 // that trace what they do.
 //
 //	j := jaegertest.Start(t)
-//	cmd.Env = append(cmd.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLP)
+//	cmd.Env = append(cmd.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf")
 //	...
 //	spans := j.Await(t, 10*time.Second, traceID, 5)
+//
+// The package is for Linux.
 package jaegertest
 
 import (
@@ -22,6 +24,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
 // A Jaeger keeps traces in its memory until the test ends.
@@ -57,8 +61,9 @@ exporters:
   nop: {}
 `
 
-// Start starts a Jaeger on free ports and ends it with the test. The first time on a
-// machine it builds it, which takes some minutes.
+// Start starts a Jaeger on free ports of the loopback interface, and returns when it takes
+// spans. It ends with the test, and with the test process, however that ends. A test may
+// start several. The first time on a machine it is built, which takes some minutes.
 func Start(t testing.TB) *Jaeger {
 	t.Helper()
 	return start(t, "jaeger_storage_exporter")
@@ -77,16 +82,17 @@ func start(t testing.TB, exporter string) *Jaeger {
 	build.Stderr = os.Stderr // that it takes long
 	program, err := build.Output()
 	if err != nil {
-		t.Fatalf("build Jaeger, as .ci/jaeger/build does: %v", err)
+		t.Fatalf("there is no Jaeger; .ci/jaeger/build provides it: %v", err)
 	}
 	addrs := freeAddrs(t, 4)
-	path := filepath.Join(t.TempDir(), "jaeger.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, config, exporter, addrs[0], addrs[1], addrs[2], addrs[3]), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	run(t, exec.Command(strings.TrimSpace(string(program)), "--config", "file:"+path))
-	j := &Jaeger{query: "http://" + addrs[0], OTLPGRPC: "http://" + addrs[2], OTLP: "http://" + addrs[3]}
-	await(t, 30*time.Second, "Jaeger answers", func() bool {
+	ended := run(t, exec.Command(strings.TrimSpace(string(program)),
+		"--config", "yaml:"+fmt.Sprintf(config, exporter, addrs[0], addrs[1], addrs[2], addrs[3])))
+	rabbittest.Eventually(t, 30*time.Second, func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("Jaeger ended while it started, want it to listen on %v", addrs)
+		default:
+		}
 		for _, addr := range addrs {
 			conn, err := net.Dial("tcp", addr)
 			if err != nil {
@@ -95,16 +101,16 @@ func start(t testing.TB, exporter string) *Jaeger {
 			_ = conn.Close()
 		}
 		return true
-	})
-	return j
+	}, "Jaeger answers")
+	return &Jaeger{query: "http://" + addrs[0], OTLPGRPC: "http://" + addrs[2], OTLP: "http://" + addrs[3]}
 }
 
 // root is the folder of the project.
 func root(t testing.TB) string {
 	t.Helper()
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("this package does not know where it is; build it without -trimpath")
+	_, file, _, _ := runtime.Caller(0)
+	if !filepath.IsAbs(file) {
+		t.Fatalf("the folder of this package: got %q, want a path; build it without -trimpath", file)
 	}
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
@@ -123,8 +129,9 @@ func freeAddrs(t testing.TB, n int) []string {
 	return addrs
 }
 
-// run runs the program until the test ends, or its process.
-func run(t testing.TB, cmd *exec.Cmd) {
+// run runs the program until the test ends, or its process. The channel is closed when
+// the program has ended.
+func run(t testing.TB, cmd *exec.Cmd) <-chan struct{} {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out strings.Builder
@@ -153,15 +160,7 @@ func run(t testing.TB, cmd *exec.Cmd) {
 			t.Logf("Jaeger said: %.2000s", out.String())
 		}
 	})
-}
-
-func await(t testing.TB, timeout time.Duration, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(timeout); !done(); <-time.After(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after %v: %s", timeout, what)
-		}
-	}
+	return ended
 }
 
 // A Span is one span as Jaeger has it.
@@ -175,16 +174,18 @@ type Span struct {
 	Start    time.Time
 }
 
-// Await waits until the trace has n spans, and returns them, the oldest first.
+// Await waits until the trace has n spans, and returns them, the oldest first. Fewer after
+// the timeout, or more at any time, fail the test.
 func (j *Jaeger) Await(t testing.TB, timeout time.Duration, traceID string, n int) []Span {
 	t.Helper()
-	var spans []Span
-	await(t, timeout, fmt.Sprintf("trace %s has %d spans", traceID, n), func() bool {
+	deadline := time.Now().Add(timeout)
+	spans := j.trace(t, traceID)
+	for len(spans) < n && time.Now().Before(deadline) {
+		<-time.After(50 * time.Millisecond)
 		spans = j.trace(t, traceID)
-		return len(spans) >= n
-	})
+	}
 	if len(spans) != n {
-		t.Errorf("trace %s has %d spans, want %d: %+v", traceID, len(spans), n, spans)
+		t.Fatalf("spans of trace %s within %v: got %d, want %d: %+v", traceID, timeout, len(spans), n, spans)
 	}
 	return spans
 }

@@ -3,7 +3,9 @@ package jaegertest
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +14,8 @@ import (
 	"time"
 )
 
-// PublishFromPython publishes with pika and a traceparent set by hand.
+// PublishFromPython publishes with pika and a traceparent set by hand, and returns when the
+// broker has confirmed the message. A queue that is not there fails the test.
 func PublishFromPython(t testing.TB, amqpURL, queue, body, messageID, traceparent string) {
 	t.Helper()
 	const python = "/usr/bin/python3" // Debian's, which has its packages
@@ -23,7 +26,9 @@ func PublishFromPython(t testing.TB, amqpURL, queue, body, messageID, traceparen
 }
 
 // PublishFromNode publishes with amqplib and its instrumentation by OpenTelemetry, and
-// returns the id of the trace, whose spans it has exported to Jaeger.
+// returns the id of the trace when the broker has confirmed the message and Jaeger has the
+// two spans: the program's own, and below it the publish. A queue that is not there fails
+// the test. The first time on a machine it installs packages with npm.
 func (j *Jaeger) PublishFromNode(t testing.TB, amqpURL, queue, body, messageID string) string {
 	t.Helper()
 	script := filepath.Join(nodeModules(t), "publish.js")
@@ -34,41 +39,45 @@ func publishers(t testing.TB) string {
 	return filepath.Join(root(t), "internal", "jaegertest", "publishers")
 }
 
-// nodeModules installs what publish.js needs, once for each lock file, into a folder of
-// the user's cache, and returns that.
+// nodeModules installs what publish.js needs, once for each version of it, into a folder
+// of the user's cache, and returns that.
 func nodeModules(t testing.TB) string {
 	t.Helper()
 	if _, err := exec.LookPath("npm"); err != nil {
 		t.Fatalf("there is no npm; apt-get install nodejs npm provides it: %v", err)
 	}
+	hash := sha256.New()
+	for _, name := range []string{"package.json", "package-lock.json", "publish.js"} {
+		content, err := os.ReadFile(filepath.Join(publishers(t), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash.Write(content)
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		t.Fatal(err)
 	}
-	hash := sha256.New()
-	files := []string{"package.json", "package-lock.json", "publish.js"}
-	contents := make([][]byte, len(files))
-	for i, name := range files {
-		if contents[i], err = os.ReadFile(filepath.Join(publishers(t), name)); err != nil {
-			t.Fatal(err)
-		}
-		hash.Write(contents[i])
-	}
-	dir := filepath.Join(cache, "warren", fmt.Sprintf("publishers-%.6x", hash.Sum(nil)))
-	done := filepath.Join(dir, "installed")
-	if _, err := os.Stat(done); err == nil {
+	cache = filepath.Join(cache, "warren")
+	dir := filepath.Join(cache, fmt.Sprintf("publishers-%.6x", hash.Sum(nil)))
+	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// Into a folder of its own first: neither an interrupted installation must count, nor
+	// one that another test process is at.
+	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for i, name := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), contents[i], 0o644); err != nil {
-			t.Fatal(err)
-		}
+	fresh, err := os.MkdirTemp(cache, "publishers-")
+	if err != nil {
+		t.Fatal(err)
 	}
-	output(t, os.Environ(), "npm", "--prefix", dir, "ci", "--no-audit", "--no-fund", "--loglevel=error")
-	if err := os.WriteFile(done, nil, 0o644); err != nil {
+	defer func() { _ = os.RemoveAll(fresh) }()
+	if err := os.CopyFS(fresh, os.DirFS(publishers(t))); err != nil {
+		t.Fatal(err)
+	}
+	output(t, os.Environ(), "npm", "--prefix", fresh, "ci", "--no-audit", "--no-fund", "--loglevel=error")
+	if err := os.Rename(fresh, dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
 	return dir

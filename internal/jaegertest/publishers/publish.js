@@ -21,6 +21,7 @@ async function main([queue, body, messageId]) {
   const amqp = require('amqplib'); // after its instrumentation
   const connection = await amqp.connect(process.env.AMQP_URL);
   const channel = await connection.createConfirmChannel();
+  channel.on('return', () => { throw new Error(`there is no queue ${queue}`); });
   await trace.getTracer('shop').startActiveSpan('place order', async (span) => {
     console.log(span.spanContext().traceId);
     channel.sendToQueue(queue, Buffer.from(body), { messageId, persistent: true, mandatory: true });
