@@ -53,7 +53,7 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 		}
 	}
-	for _, folder := range []string{"", "processors", "consumer", "telemetry"} {
+	for _, folder := range []string{"", "processors", "consumer", "telemetry", "systemd"} {
 		if !seen[folder] {
 			t.Errorf("go list names no package below %q; it names\n%s", folder, list)
 		}

@@ -66,6 +66,16 @@ func (b *syncBuffer) String() string {
 // end of the test kills it, if it runs still.
 func start(t *testing.T, env ...string) *daemon {
 	t.Helper()
+	d := launch(t, env...)
+	rabbittest.Eventually(t, 20*time.Second, func() bool {
+		return d.hasEnded() || strings.Contains(d.log.String(), "msg=consuming")
+	}, "the daemon consumes")
+	return d
+}
+
+// launch starts the daemon as start does, and waits for nothing.
+func launch(t *testing.T, env ...string) *daemon {
+	t.Helper()
 	path, err := built()
 	if err != nil {
 		t.Fatal(err)
@@ -87,9 +97,6 @@ func start(t *testing.T, env ...string) *daemon {
 			t.Logf("the end of the daemon's log:\n%.4000s", d.log.String()[max(0, len(d.log.String())-4000):])
 		}
 	})
-	rabbittest.Eventually(t, 20*time.Second, func() bool {
-		return d.hasEnded() || strings.Contains(d.log.String(), "msg=consuming")
-	}, "the daemon consumes")
 	return d
 }
 

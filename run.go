@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/systemd"
 	"github.com/warrenmq/warren/telemetry"
 )
 
@@ -19,7 +20,12 @@ type runCommand struct{}
 
 // Run is the daemon. It returns once every goroutine it started has ended, but for
 // abandoned work.
-func (runCommand) Run(ctx context.Context, std streams) error {
+func (runCommand) Run(ctx context.Context, std streams) (err error) {
+	defer func() {
+		if err != nil {
+			systemd.Failed(err)
+		}
+	}()
 	cfg, err := loadConfig(std.err)
 	if err != nil {
 		return err
@@ -48,42 +54,35 @@ func (runCommand) Run(ctx context.Context, std streams) error {
 	return err
 }
 
-// work runs the consumer, and the admin server beside it.
+// work runs the consumer, and beside it what tells others how that is: the admin server
+// and systemd's notifications.
 func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	c, err := consumer.New(cfg.consumer, cfg.log)
 	if err != nil {
 		return errors.Join(err, cfg.Close())
 	}
-	var admin sync.WaitGroup
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	defer admin.Wait()
-	defer stopServing() // after Run: how the daemon stops can be watched, too
+	var beside sync.WaitGroup
+	watched, stopWatching := context.WithCancel(context.WithoutCancel(ctx))
+	defer beside.Wait()
+	defer stopWatching() // after Run: how the daemon stops can be watched, too
 	if cfg.admin.Addr != "" {
-		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return checks(c.Status()) }
+		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return readiness(c.Status()) }
 		server, err := telemetry.NewAdmin(cfg.admin, cfg.log)
 		if err != nil {
 			return errors.Join(err, cfg.Close())
 		}
 		cfg.log.Info("admin server listens", "addr", server.Addr())
-		admin.Go(func() {
-			if err := server.Run(serving); err != nil {
+		beside.Go(func() {
+			if err := server.Run(watched); err != nil {
 				cfg.log.Error("the admin server has ended, the work goes on", "error", err)
 			}
 		})
 	}
+	beside.Go(func() { service(ctx, c, cfg.consumer.ShutdownTimeout).Run(watched, ctx, cfg.log) })
 	cfg.log.Info("starting", "version", buildVersion(), "queues", cfg.queueNames())
 	if err := c.Run(ctx); errors.Is(err, consumer.ErrAbandoned) {
 		return err // closing the processors might wait for the work that did not end
 	} else {
 		return errors.Join(err, cfg.Close())
 	}
-}
-
-// checks are what readiness consists of: each queue is being consumed.
-func checks(status []consumer.QueueStatus) []telemetry.Check {
-	out := make([]telemetry.Check, len(status))
-	for i, q := range status {
-		out[i] = telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason}
-	}
-	return out
 }

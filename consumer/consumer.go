@@ -30,7 +30,8 @@ type Consumer struct {
 	meters *meters
 	outage outage // of what all queues share
 
-	connected atomic.Bool
+	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
+	turned     pulse                            // the supervisor's
 
 	publishTimeout time.Duration // that of the constant, but in tests
 }
@@ -49,6 +50,8 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	}
 	cfg = cfg.withDefaults()
 	c := &Consumer{cfg: cfg, top: topologyOf(cfg.Queues), log: log, publishTimeout: publishTimeout}
+	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
+	c.turned.beat(time.Now())
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
@@ -135,12 +138,14 @@ func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork c
 // supervise keeps a session open and gives each new one to the loops, until they
 // have ended. It returns an error if the start is faulty.
 func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
+	defer c.turned.end()
 	for first := true; ; first = false {
 		s, err := c.connect(ctx, first)
 		if ctx.Err() != nil {
 			if s != nil {
 				s.close()
 			}
+			c.turned.end()
 			<-ended
 			return nil
 		}
@@ -148,16 +153,16 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 			return err
 		}
 		c.log.Info("connected", "node", s.node, "version", s.broker.version)
-		c.connected.Store(true)
+		c.connection.Store(&ConnectionStatus{Node: s.node})
 		for _, l := range c.loops {
 			l.offer(s)
 		}
-		lost := s.watch(ended)
-		c.connected.Store(false)
+		lost := s.watch(ended, &c.turned)
 		s.close()
 		if lost == nil {
 			return nil
 		}
+		c.connection.Store(&ConnectionStatus{Node: s.node, LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
 		c.meters.reconnects.Add(ctx, 1)
 		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.node, "error", lost)
 	}
@@ -177,6 +182,7 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 		var errs []error
 		lasting := true
 		for _, n := range c.nodes {
+			c.turned.beat(time.Now())
 			s, err := openSession(ctx, n.url, c.top, c.log)
 			if err == nil {
 				s.publish.timeout = c.publishTimeout
@@ -189,6 +195,9 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
+			now := *c.connection.Load()
+			now.Node, now.Fault = nodeName(n.url), err.Error()
+			c.connection.Store(&now)
 			n.outage.begin(c.log.With("node", nodeName(n.url)), slog.LevelWarn, "cannot use the node", err)
 			errs = append(errs, fmt.Errorf("node %s: %w", nodeName(n.url), err))
 			lasting = lasting && isLasting(err)

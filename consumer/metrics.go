@@ -107,7 +107,7 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	gauge("warren.queue.idle", "s", "How long no delivery has come although the queue has messages and slots are free; else 0.",
 		perQueue(func(l *queueLoop) int64 { return int64(l.state.starved(time.Now()) / time.Second) }))
 	gauge("warren.connection.state", "", "1 while connected to a node, else 0.", func(o metric.Int64Observer) {
-		if c.connected.Load() {
+		if c.connection.Load().LostAt.IsZero() {
 			o.Observe(1)
 		} else {
 			o.Observe(0)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"math"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -17,9 +16,13 @@ import (
 // sent at once. The broker works about a quarter more messages a second for it.
 const ackPace = time.Millisecond
 
-// turnEvery is how often a loop shows that it makes progress, and looks whether it
-// is left without deliveries.
-const turnEvery = 5 * time.Second
+// starvedAfter is how long a queue may have messages that the broker does not hand
+// out before it is consumed anew; each further time takes twice as long, up to
+// starvedAtMost: another consumer may be the only one that it hands them to.
+const (
+	starvedAfter  = time.Minute
+	starvedAtMost = time.Hour
+)
 
 // A queueLoop consumes one queue for as long as the daemon runs. Its goroutine is
 // the only one that uses the channel and the fields below.
@@ -39,10 +42,14 @@ type queueLoop struct {
 	meters     queueMeters
 	state      state // the only part that others may look at, at any time
 
+	singleActive bool // the queue has one active consumer only, and its messages cannot be got
+
 	retries retry.Backoff    // nil while the channel works
 	retryAt <-chan time.Time // when to try a channel that failed alone once more
 
-	delivered time.Time // when a delivery came last
+	delivered    time.Time     // when a delivery came last
+	starvedAfter time.Duration // that of the constant, but in tests
+	patience     time.Duration // how long it may have been, before the queue is consumed anew
 
 	limiter *rate.Limiter    // nil: no limit
 	startAt <-chan time.Time // while the rate is used up
@@ -69,8 +76,11 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 		results:    make(chan result, q.Concurrency+q.Prefetch),
 		remembered: newRemembered(),
 		delivered:  time.Now(),
+
+		starvedAfter: starvedAfter,
+		patience:     starvedAfter,
 	}
-	l.state.turned.Store(time.Now().UnixNano())
+	l.state.turned.beat(time.Now())
 	l.worker.attempts = &l.state.attempts
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
@@ -97,7 +107,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	stop := ctx.Done()
 	turns := time.NewTicker(turnEvery)
 	defer turns.Stop()
-	defer l.state.turned.Store(math.MaxInt64) // nothing is expected of it any more
+	defer l.state.turned.end()
 	for !l.stopping || l.busy > 0 || l.consuming() {
 		select {
 		case s := <-l.sessions:
@@ -132,7 +142,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			l.flush()
 			l.advance(ctx, work)
 		case now := <-turns.C:
-			l.turn(now)
+			l.turn(ctx, work, now)
 		case <-stop:
 			// The channel's consumer was given ctx, too: the broker is being told
 			// to send no more, and what it sends until then is given back.
@@ -147,9 +157,11 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 }
 
 // turn shows that the loop makes progress. If no delivery has come since the last
-// turn although slots are free, it asks the broker whether there is any.
-func (l *queueLoop) turn(now time.Time) {
-	l.state.turned.Store(now.UnixNano())
+// turn although slots are free, it asks the broker whether there is any; if there has
+// been for long, the queue is consumed anew.
+func (l *queueLoop) turn(ctx, work context.Context, now time.Time) {
+	hang()
+	l.state.turned.beat(now)
 	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < turnEvery {
 		return
 	}
@@ -158,8 +170,17 @@ func (l *queueLoop) turn(now time.Time) {
 		q, err = ch.QueueDeclarePassive(l.worker.Name, true, false, false, false, nil)
 		return err
 	})
-	if err == nil && q.Messages > 0 { // it may not be permitted to look
+	switch {
+	case err != nil: // it may not be permitted to look
+	case q.Messages == 0:
+		l.state.idleFrom.Store(0)
+	default:
 		l.state.idleFrom.CompareAndSwap(0, l.delivered.UnixNano())
+		if idle := l.state.starved(now); idle >= l.patience {
+			l.log.Warn("the queue has messages, but the broker hands none out; consuming it anew", "messages", q.Messages, "duration", idle.Round(time.Second))
+			l.patience = min(2*l.patience, starvedAtMost)
+			l.subscribe(ctx, work)
+		}
 	}
 }
 
@@ -182,6 +203,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	l.sub.unsettled.add(j)
 	l.delivered = j.started
 	l.state.idleFrom.Store(0)
+	l.patience = l.starvedAfter
 	j.story, j.fault = readStory(&j.delivery, j.started)
 	if l.remembered.take(&d) {
 		l.state.repeats.Add(1)

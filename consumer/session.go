@@ -95,10 +95,14 @@ func (s *session) isLost() bool { return s.consume.IsClosed() || s.publish.conn.
 // watch blocks until one of the connections is lost, and returns why, or until
 // ended is closed, and returns nil. It logs when the broker stops and resumes
 // taking what is published.
-func (s *session) watch(ended <-chan struct{}) error {
+func (s *session) watch(ended <-chan struct{}, turned *pulse) error {
+	turns := time.NewTicker(turnEvery)
+	defer turns.Stop()
 	var blockedSince time.Time
 	for {
 		select {
+		case now := <-turns.C:
+			turned.beat(now)
 		case <-ended:
 			return nil
 		case err := <-s.closes[0]:

@@ -2,9 +2,30 @@ package consumer
 
 import (
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 )
+
+// A Status is what a Consumer is doing now.
+type Status struct {
+	Connection ConnectionStatus
+	Queues     []QueueStatus // in the order of the configuration
+}
+
+// A ConnectionStatus is how the Consumer and the broker stand.
+type ConnectionStatus struct {
+	// Node is the one, as host:port, that is connected to or, while there is no
+	// connection, was tried last. It is empty before the first is tried.
+	Node string
+	// LostAt is since when there is no connection; the Consumer's own beginning, if
+	// there has been none yet. Zero means that there is one.
+	LostAt time.Time
+	// Reconnecting is true if there is none, but has been before.
+	Reconnecting bool
+	// Fault is why there is none, as far as is known.
+	Fault string
+}
 
 // A QueueStatus is what a queue is doing now.
 type QueueStatus struct {
@@ -16,12 +37,12 @@ type QueueStatus struct {
 	Done        int // deliveries acknowledged since the start
 }
 
-// Status returns what each queue is doing now, in the order of the configuration. It
-// may be called at any time by any goroutine, and does not block.
-func (c *Consumer) Status() []QueueStatus {
-	out := make([]QueueStatus, len(c.loops))
+// Status returns what the Consumer is doing now. It may be called at any time by any
+// goroutine, and does not block.
+func (c *Consumer) Status() Status {
+	out := Status{Connection: *c.connection.Load(), Queues: make([]QueueStatus, len(c.loops))}
 	for i, l := range c.loops {
-		out[i] = QueueStatus{
+		out.Queues[i] = QueueStatus{
 			Queue:       l.worker.Name,
 			Reason:      l.state.whyNot(),
 			InFlight:    int(l.state.inFlight.Load()),
@@ -36,17 +57,34 @@ func (c *Consumer) Status() []QueueStatus {
 // for is over when the heartbeats of the connection have failed, after 20 s.
 const stuckAfter = time.Minute
 
-// Healthy returns an error that names a queue whose loop has made no progress for a
-// minute, although there is always something to do. It may be called by any
-// goroutine, and does not block.
+// Healthy returns an error that names a loop which has made no progress for a minute,
+// although there is always something to do. It may be called by any goroutine, and
+// does not block.
 func (c *Consumer) Healthy() error {
+	if since := c.turned.since(time.Now()); since > stuckAfter {
+		return fmt.Errorf("the loop that keeps the connection has been stuck for %v; restart the daemon, and report its goroutines", since.Round(time.Second))
+	}
 	for _, l := range c.loops {
-		if since := time.Since(time.Unix(0, l.state.turned.Load())); since > stuckAfter {
+		if since := l.state.turned.since(time.Now()); since > stuckAfter {
 			return fmt.Errorf("the loop of queue %s has been stuck for %v; restart the daemon, and report its goroutines", l.worker.Name, since.Round(time.Second))
 		}
 	}
 	return nil
 }
+
+// turnEvery is how often a loop shows that it makes progress, and a queue's loop looks
+// whether it is left without deliveries.
+const turnEvery = 5 * time.Second
+
+// A pulse is when a loop last had a turn, for other goroutines to look at.
+type pulse struct{ at atomic.Int64 } // Unix nanoseconds
+
+func (p *pulse) beat(now time.Time) { p.at.Store(now.UnixNano()) }
+
+// end says that nothing is expected of the loop any more.
+func (p *pulse) end() { p.at.Store(math.MaxInt64) }
+
+func (p *pulse) since(now time.Time) time.Duration { return now.Sub(time.Unix(0, p.at.Load())) }
 
 // state is what a loop shows of itself to other goroutines.
 type state struct {
@@ -56,7 +94,7 @@ type state struct {
 	returned atomic.Int64
 	repeats  atomic.Int64
 	done     atomic.Int64
-	turned   atomic.Int64 // Unix nanoseconds: when the loop last had a turn
+	turned   pulse
 	idleFrom atomic.Int64 // Unix nanoseconds: since when deliveries are missing; zero: they are not
 	reason   atomic.Pointer[string]
 }

@@ -65,7 +65,17 @@ func (l *queueLoop) advance(ctx, work context.Context) {
 	if s == nil || l.stopping || s.deliveries != nil || len(s.unsettled.entries) > 0 || l.busy >= l.worker.Concurrency {
 		return
 	}
-	d, ok, err := s.ch.Get(l.worker.Name, false)
+	var d amqp.Delivery
+	var ok bool
+	var err error
+	if !l.singleActive {
+		d, ok, err = s.ch.Get(l.worker.Name, false)
+	}
+	if reply, is := errors.AsType[*amqp.Error](err); is && reply.Code == amqp.ResourceLocked {
+		l.singleActive = true // no message of its is to be had but by consuming it
+		l.subscribe(ctx, work)
+		return
+	}
 	if err != nil {
 		l.cannotConsume(err)
 		return

@@ -189,7 +189,7 @@ func TestMetrics(t *testing.T) {
 		v.Publish(t, "orders", amqp.Publishing{MessageId: unique, ReplyTo: "nobody-" + unique, CorrelationId: unique, AppId: unique})
 	}
 	v.Publish(t, "orders", amqp.Publishing{Type: "fails once"}, amqp.Publishing{Type: "exhausts"}, amqp.Publishing{Type: "permanent"})
-	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status()[0].Done == 25 }, "all is done")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status().Queues[0].Done == 25 }, "all is done")
 
 	got := map[string]float64{}
 	series := 0
@@ -267,11 +267,59 @@ func TestStatusSaysWhyAQueueIsNotConsumed(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "orders")
 	r := run(t, []string{v.URL}, Queue{Name: "orders", Passive: true, RetryMax: time.Second, EnvPrefix: "WARREN_QUEUE_ORDERS_", Processor: noop})
-	equal(t, r.Status(), []QueueStatus{{Queue: "orders", Concurrency: 8}})
+	equal(t, r.Status().Queues, []QueueStatus{{Queue: "orders", Concurrency: 8}})
 	equal(t, r.Healthy(), nil)
 	v.DeleteQueue(t, "orders")
-	rabbittest.Eventually(t, 2*time.Second, func() bool { return r.Status()[0].Reason != "" }, "the queue is not consumed")
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return strings.Contains(r.Status()[0].Reason, "queue orders is missing") }, "it says why")
+	rabbittest.Eventually(t, 2*time.Second, func() bool { return r.Status().Queues[0].Reason != "" }, "the queue is not consumed")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return strings.Contains(r.Status().Queues[0].Reason, "queue orders is missing") }, "it says why")
 	declareAll(t, v, "orders")
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return r.Status()[0].Reason == "" }, "the queue is consumed again")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return r.Status().Queues[0].Reason == "" }, "the queue is consumed again")
+}
+
+// TestAStarvedQueueIsConsumedAnew lets somebody else be the only one that the broker
+// hands messages to, and who has as many as it takes.
+func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	declareAll(t, v, "orders") // and the wait queues
+	v.DeleteQueue(t, "orders")
+	v.Declare(t, "orders", amqp.Table{"x-single-active-consumer": true})
+	other := v.Channel(t)
+	if err := other.Qos(1, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := other.Consume("orders", "", false, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "o-1"}, amqp.Publishing{MessageId: "o-2"})
+	<-taken
+	l := newLedger()
+	r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, RetryMax: time.Second, Processor: l.done()}}},
+		func(c *Consumer) { c.loops[0].starvedAfter, c.loops[0].patience = time.Second, time.Second })
+	rabbittest.Eventually(t, 15*time.Second, func() bool { return strings.Count(r.log.String(), "consuming it anew") == 1 }, "the queue is consumed anew")
+	equal(t, r.Status().Queues[0].Reason, "")
+	equal(t, r.loops[0].state.starved(time.Now()) > time.Second, true)
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status().Queues[0].Done == 2 }, "both are done")
+}
+
+// TestALoopThatIsStuckIsUnhealthy has a loop show no turn for long: the queue's while a
+// minute passes, and the supervisor's.
+func TestALoopThatIsStuckIsUnhealthy(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	r := run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop})
+	rabbittest.Eventually(t, 2*turnEvery, func() bool { return r.turned.since(time.Now()) < time.Second }, "the supervisor has a turn")
+	long := time.Now().Add(-61 * time.Second)
+	r.turned.beat(long)
+	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "the loop that keeps the connection has been stuck for 1m1s") {
+		t.Errorf("supervisor without a turn: got %v, want what is stuck", err)
+	}
+	r.turned.beat(time.Now())
+	r.loops[0].state.turned.beat(long)
+	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "the loop of queue orders has been stuck for 1m1s") {
+		t.Errorf("queue without a turn: got %v, want what is stuck", err)
+	}
+	rabbittest.Eventually(t, 2*turnEvery, func() bool { return r.Healthy() == nil }, "the next turn of the loop makes it well")
 }

@@ -1,0 +1,6 @@
+//go:build !hang
+
+package consumer
+
+// hang is for the test of the watchdog; see hang.go.
+func hang() {}

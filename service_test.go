@@ -1,0 +1,132 @@
+package main
+
+import (
+	"net"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func TestStatusLine(t *testing.T) {
+	now := time.Now()
+	one := []consumer.QueueStatus{{Queue: "emails"}}
+	three := []consumer.QueueStatus{{Queue: "emails", InFlight: 8, Done: 48000}, {Queue: "reports", InFlight: 4, Done: 211}, {Queue: "hooks"}}
+	missing := []consumer.QueueStatus{{Queue: "emails"}, {Queue: "reports", Reason: "queue reports is missing"}}
+	for _, c := range []struct {
+		status   consumer.Status
+		stopping bool
+		want     string
+	}{
+		{consumer.Status{Queues: one}, false, "1 queue, 0 in flight, 0 done"},
+		{consumer.Status{Queues: three}, false, "3 queues, 12 in flight, 48,211 done"},
+		{consumer.Status{Queues: three}, true, "stopping: 3 queues, 12 in flight, 48,211 done"},
+		{consumer.Status{Queues: missing}, false, "2 queues, 0 in flight, 0 done, reports is not consumed: queue reports is missing"},
+		{consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now}}, false, "1 queue, 0 in flight, 0 done, connecting for 0 s"},
+		{
+			consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now.Add(-14 * time.Second), Node: "mq2:5672", Fault: "connection refused"}},
+			false, "1 queue, 0 in flight, 0 done, connecting to mq2:5672 for 14 s: connection refused",
+		},
+		{
+			consumer.Status{Queues: missing, Connection: consumer.ConnectionStatus{LostAt: now.Add(-14 * time.Second), Node: "mq2:5672", Reconnecting: true}},
+			false, "2 queues, 0 in flight, 0 done, reconnecting to mq2:5672 for 14 s",
+		},
+	} {
+		if got := statusLine(c.status, c.stopping, now); got != c.want {
+			t.Errorf("status: got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// notifySocket is one such as the service manager's.
+func notifySocket(t *testing.T) (path string, socket *net.UnixConn) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	return path, socket
+}
+
+// TestSystemdIsTold starts the daemon as systemd does while the network is away, lets it
+// consume, takes the network away once more, and stops it.
+func TestSystemdIsTold(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	proxy := rabbittest.NewProxy(t, v.Node.Addr())
+	proxy.Refuse()
+	path, socket := notifySocket(t)
+	told := make(chan string, 1000)
+	go func() {
+		defer close(told)
+		for buffer := make([]byte, 4096); ; {
+			n, err := socket.Read(buffer)
+			if err != nil {
+				return
+			}
+			for line := range strings.Lines(string(buffer[:n])) {
+				told <- strings.TrimSpace(line)
+			}
+		}
+	}()
+	var before []string // all that was told
+	await := func(what string) {
+		t.Helper()
+		for deadline := time.After(30 * time.Second); ; {
+			select {
+			case line := <-told:
+				before = append(before, line)
+				if strings.Contains(line, what) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("systemd was told %q, want %q", before, what)
+			}
+		}
+	}
+
+	d := launch(t, "WARREN_AMQP_URL="+v.URLAt(proxy.Addr), "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log", "WARREN_ADMIN_ADDR=",
+		"NOTIFY_SOCKET="+path, "WATCHDOG_USEC=3000000")
+	await("EXTEND_TIMEOUT_USEC=60000000")
+	await("1 queue, 0 in flight, 0 done, connecting to " + proxy.Addr)
+	await("WATCHDOG=1")
+	for _, line := range before {
+		if line == "READY=1" {
+			t.Fatalf("systemd was told %q, want no READY before the broker can be reached", before)
+		}
+	}
+	proxy.Restore(t)
+	await("READY=1")
+	if v.Consumers(t, "orders") != 1 {
+		t.Error("the daemon says that it is ready, but does not consume")
+	}
+	v.PublishN(t, "orders", 1, withID("ID"))
+	await("STATUS=1 queue, 0 in flight, 1 done")
+	proxy.Refuse()
+	await("STATUS=1 queue, 0 in flight, 1 done, reconnecting to " + proxy.Addr)
+	await("WATCHDOG=1")
+	proxy.Restore(t)
+	await("STATUS=1 queue, 0 in flight, 1 done")
+	d.signal(t, syscall.SIGTERM)
+	await("STOPPING=1")
+	await("EXTEND_TIMEOUT_USEC=30000000")
+	await("STATUS=stopping: 1 queue")
+	wantExit(t, d, 0)
+}
+
+func TestSystemdIsToldWhyTheDaemonEnds(t *testing.T) {
+	path, socket := notifySocket(t)
+	if _, _, status := output(t, warren(t, []string{"NOTIFY_SOCKET=" + path})); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	buffer := make([]byte, 4096)
+	n, err := socket.Read(buffer)
+	if got := string(buffer[:n]); err != nil || !strings.Contains(got, "STATUS=configuration: WARREN_QUEUES must be set") {
+		t.Errorf("systemd was told %q and %v, want what is wrong", got, err)
+	}
+}
