@@ -1,0 +1,102 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestLogLinesAreDocumented holds the table of docs/operations.md against the messages in
+// the source: it has all of those that are warnings or errors, and none that there is not.
+func TestLogLinesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := make(map[string]string) // level by message
+	for _, row := range regexp.MustCompile("(?m)^\\| (info|warn|error) \\| `([^`]+)` \\|").FindAllStringSubmatch(string(page), -1) {
+		documented[row[2]] = row[1]
+	}
+	logged := logMessages(t)
+	if len(logged) < 20 {
+		t.Fatalf("messages found in the source: got %d, want more", len(logged))
+	}
+	for message, level := range logged {
+		if strings.HasPrefix(message, "opentelemetry") {
+			continue
+		}
+		if level != "info" && documented[message] != level {
+			t.Errorf("docs/operations.md: got %q for %q, want %s", documented[message], message, level)
+		}
+	}
+	for message := range documented {
+		if _, ok := logged[message]; !ok {
+			t.Errorf("docs/operations.md has %q, which nothing logs", message)
+		}
+	}
+}
+
+// logMessages are the constant messages of the log calls in the source, tests apart,
+// with their levels. What is logged at a level of its own, as outages are, has that as its
+// argument before the message.
+func logMessages(t *testing.T) map[string]string {
+	t.Helper()
+	out := make(map[string]string)
+	methods := map[string]string{"Info": "info", "end": "info", "Warn": "warn", "Error": "error", "LevelWarn": "warn", "LevelError": "error"}
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && slices.Contains([]string{"internal", ".git", ".ci", "consumertest"}, entry.Name()):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			method, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			level := methods[method.Sel.Name]
+			args := call.Args
+			if method.Sel.Name == "Info" || level == "warn" || level == "error" {
+				args = args[:min(1, len(args))] // the message comes first
+			}
+			for _, arg := range args {
+				switch arg := arg.(type) {
+				case *ast.SelectorExpr:
+					if l, ok := methods[arg.Sel.Name]; ok {
+						level = l
+					}
+				case *ast.BasicLit:
+					if message, err := strconv.Unquote(arg.Value); err == nil && level != "" && arg.Kind == token.STRING {
+						out[message] = level
+					}
+					return true // only the first string is the message
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
