@@ -34,6 +34,7 @@ type commands struct {
 	Check   checkCommand   `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
 	Config  configCommand  `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+	Man     manCommand     `cmd:"" hidden:"" help:"Print a page of the manual, for the packages."`
 }
 
 // streams are the standard streams of the process.
