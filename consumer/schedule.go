@@ -234,18 +234,22 @@ func firingID(schedule string, planned time.Time) string {
 }
 
 // Next returns the next n planned times of a valid schedule after the given instant,
-// fewer if there are no more. One that fires once has none.
+// fewer if there are no more, in its time zone. One that fires once has none.
 func (s Schedule) Next(after time.Time, n int) []time.Time {
 	timing, err := s.timing()
 	if err != nil || timing == nil {
 		return nil
+	}
+	loc := time.UTC
+	if c, ok := timing.(*cronTiming); ok {
+		loc = c.loc
 	}
 	var out []time.Time
 	for range n {
 		if after = timing.next(after); after.IsZero() {
 			break
 		}
-		out = append(out, after)
+		out = append(out, after.In(loc))
 	}
 	return out
 }

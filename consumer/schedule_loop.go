@@ -171,5 +171,5 @@ func (l *scheduleLoop) attend(ctx, work context.Context, s *session) (led bool, 
 }
 
 func (l *scheduleLoop) declarations() []declaration {
-	return []declaration{Queue{}.declareQueue(l.tokenQueue(), tokenArguments())}
+	return []declaration{tokenDeclaration(l.Schedule)}
 }

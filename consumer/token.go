@@ -79,6 +79,11 @@ func (r record) token(schedule, id string) amqp.Publishing {
 	return amqp.Publishing{Headers: headers, DeliveryMode: amqp.Persistent, MessageId: id, AppId: "warren", Timestamp: time.Now()}
 }
 
+// tokenDeclaration is that of the queue of a schedule's tokens.
+func tokenDeclaration(s Schedule) declaration {
+	return Queue{}.declareQueue(s.tokenQueue(), tokenArguments())
+}
+
 // tokenArguments are those of the queue of the tokens. A token is handed out once for
 // each leader that dies, which no limit shall count.
 func tokenArguments() amqp.Table {
