@@ -62,8 +62,10 @@ type config struct {
 // loadConfig reads the environment and builds what it asks for, short of connecting
 // to anything. Its error names every fault, not only the first. The log goes to
 // stderr. The caller closes the config.
-func loadConfig(stderr io.Writer) (*config, error) {
-	env := &environment{owners: make(map[string]string)}
+func loadConfig(stderr io.Writer) (*config, error) { return readConfig(newEnvironment(), stderr) }
+
+// readConfig does that, and leaves what it has read in env.
+func readConfig(env *environment, stderr io.Writer) (*config, error) {
 	cfg := &config{consumer: consumer.Config{Nodes: readNodes(env), Worker: worker(), Version: buildVersion()}}
 
 	var daemon daemonSettings
@@ -130,7 +132,7 @@ func (c *config) queueNames() []string {
 
 // loadNodes reads only where the broker is.
 func loadNodes() ([]string, error) {
-	env := &environment{owners: make(map[string]string)}
+	env := newEnvironment()
 	nodes := readNodes(env)
 	return nodes, env.err()
 }

@@ -27,8 +27,11 @@ const envPrefix = "WARREN_"
 // asked for, so that what is left over can be called unknown.
 type environment struct {
 	owners map[string]string // of each known name: "queue emails", ...
+	vars   []variable        // all that were read, in that order
 	faults []string
 }
+
+func newEnvironment() *environment { return &environment{owners: make(map[string]string)} }
 
 // A variable is one field of a struct of settings, as its tags describe it:
 //
@@ -74,7 +77,9 @@ func (e *environment) know(owner, prefix string, settings any) bool {
 // is left zero, and read reports false.
 func (e *environment) read(prefix string, settings any) bool {
 	ok := true
-	for _, v := range variables(prefix, settings) {
+	vars := variables(prefix, settings)
+	e.vars = append(e.vars, vars...)
+	for _, v := range vars {
 		if err := v.read(); err != nil {
 			v.field.SetZero()
 			e.fault(err)
@@ -84,16 +89,11 @@ func (e *environment) read(prefix string, settings any) bool {
 	return ok
 }
 
-// read sets the field of v from, in this order, the variable, the file that NAME_FILE
-// names, the systemd credential of the same name in lower case, and the default.
+// read sets the field of v.
 func (v variable) read() error {
-	fallback := v.tag.Get("default")
-	file, err := v.readFile()
+	text, _, err := v.lookup()
 	if err != nil {
 		return err
-	}
-	if file != "" {
-		fallback = file
 	}
 	// envconfig stops at its first error and takes a variable without the prefix as
 	// well (a field tagged USER would get the name of whoever is logged in). It does
@@ -101,7 +101,7 @@ func (v variable) read() error {
 	single := reflect.New(reflect.StructOf([]reflect.StructField{{
 		Name: strings.TrimPrefix(v.name, envPrefix),
 		Type: v.field.Type(),
-		Tag:  reflect.StructTag("default:" + strconv.Quote(fallback)),
+		Tag:  reflect.StructTag("default:" + strconv.Quote(text)),
 	}}))
 	if err := envconfig.Process(strings.TrimSuffix(envPrefix, "_"), single.Interface()); err != nil {
 		return v.unreadable(err)
@@ -110,7 +110,7 @@ func (v variable) read() error {
 
 	switch {
 	case v.is("required") && isEmpty(v.field):
-		desc, _, _ := strings.Cut(v.tag.Get("desc"), ".")
+		desc, _, _ := strings.Cut(strings.TrimSuffix(v.tag.Get("desc"), "."), ";")
 		return fmt.Errorf("%s must be set: %s", v.name, strings.ToLower(desc[:1])+desc[1:])
 	case v.is("positive") && !isPositive(v.field):
 		return fmt.Errorf("%s is %v; it must be more than zero", v.name, v.field)
@@ -118,37 +118,44 @@ func (v variable) read() error {
 	return nil
 }
 
-// readFile returns what is in the file or the credential that stands for v, without
-// a newline at its end; nothing if there is neither or if the variable itself is set.
-func (v variable) readFile() (string, error) {
-	_, isSet := os.LookupEnv(v.name)
+// lookup returns the text of v and where it is from. It looks at, in this order, the
+// variable, the file that NAME_FILE names, the systemd credential of the same name in lower
+// case, and the default; one newline at the end of a file or credential is no part of it.
+func (v variable) lookup() (text, origin string, err error) {
+	text, isSet := os.LookupEnv(v.name)
 	path, isFile := os.LookupEnv(v.name + "_FILE")
-	origin := v.name + "_FILE"
 	switch {
 	case isSet && isFile:
-		return "", fmt.Errorf("%s and %[1]s_FILE are both set; unset one of them", v.name)
+		return "", "", fmt.Errorf("%s and %[1]s_FILE are both set; unset one of them", v.name)
 	case isSet:
-		return "", nil
-	case !isFile:
-		credentials := os.Getenv("CREDENTIALS_DIRECTORY")
-		if credentials == "" {
-			return "", nil
+		return text, "environment", nil
+	case isFile:
+		text, err = readFile(v.name+"_FILE", path)
+		return text, "file " + path, err
+	}
+	if credentials := os.Getenv("CREDENTIALS_DIRECTORY"); credentials != "" {
+		name := strings.ToLower(v.name)
+		text, err = readFile(v.name+", given as a systemd credential", filepath.Join(credentials, name))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return text, "credential " + name, err
 		}
-		path = filepath.Join(credentials, strings.ToLower(v.name))
-		origin = v.name + ", given as a systemd credential"
 	}
+	if text = v.tag.Get("default"); text == "" {
+		return "", "not set", nil
+	}
+	return text, "default", nil
+}
+
+func readFile(what, path string) (string, error) {
 	content, err := os.ReadFile(path)
-	switch {
-	case !isFile && errors.Is(err, fs.ErrNotExist):
-		return "", nil
-	case err != nil:
-		return "", fmt.Errorf("%s: %w; the file must be there and readable for the daemon", origin, err)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w; the file must be there and readable for the daemon", what, err)
 	}
-	value := strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r")
-	if value == "" {
-		return "", fmt.Errorf("%s: the file %s is empty", origin, path)
+	text := strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r")
+	if text == "" {
+		return "", fmt.Errorf("%s: the file %s is empty", what, path)
 	}
-	return value, nil
+	return text, nil
 }
 
 // unreadable says what is wrong with the value of v. It shows the value unless v is

@@ -28,8 +28,6 @@ func setenv(t *testing.T, entries ...string) {
 	}
 }
 
-func newEnvironment() *environment { return &environment{owners: make(map[string]string)} }
-
 type someSettings struct {
 	User  string        `envconfig:"USER" default:"nobody"`
 	Wait  time.Duration `envconfig:"WAIT" default:"1s" positive:"true"`

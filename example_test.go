@@ -53,8 +53,7 @@ func example(t *testing.T) string {
 # and a systemd credential called warren_amqp_url is found by its name. Durations are
 # written as 500ms, 90s or 1h30m.
 `)
-	write(variables(envPrefix, new(brokerSettings)))
-	write(variables(envPrefix, new(daemonSettings)))
+	write(daemonVariables())
 
 	b.WriteString("\n\n## Queue emails. Every queue has these variables,\n")
 	write(variables(queuePrefix("emails"), new(queueSettings)))

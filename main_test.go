@@ -72,7 +72,7 @@ func TestFaultsOfTheCommandLine(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	stdout, _, status := output(t, warren(t, nil, "--help"))
-	for _, command := range []string{"run", "publish <queue> [<body>]", "check", "version"} {
+	for _, command := range []string{"run", "publish <queue> [<body>]", "check", "config", "version"} {
 		if status != 0 || !strings.Contains(stdout, "\n  "+command) {
 			t.Errorf("got exit status %d and the help\n%s\nwant 0 and the subcommand %s", status, stdout, command)
 		}

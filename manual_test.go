@@ -1,0 +1,89 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+)
+
+// manPage is a page of the manual, as man shows it.
+func manPage(t *testing.T, page string) string {
+	t.Helper()
+	source, stderr, status := output(t, warren(t, nil, "man", page))
+	if status != 0 {
+		t.Fatalf("warren man %s: exit status %d: %s", page, status, stderr)
+	}
+	cmd := exec.CommandContext(t.Context(), "man", "--warnings", "--local-file", "-")
+	cmd.Stdin = strings.NewReader(source)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=1000", "MANROFFOPT=-c -rHY=0", "MAN_KEEP_FORMATTING=", "PAGER=cat", "MANPAGER=cat")
+	shown, stderr, status := output(t, cmd)
+	if status != 0 || stderr != "" {
+		t.Fatalf("man shows %s with exit status %d and %q, want 0 and no warning; apt-get install man-db provides man", page, status, stderr)
+	}
+	return shown
+}
+
+func TestManualHasEveryCommandAndFlag(t *testing.T) {
+	shown := manPage(t, "warren.1")
+	app, err := kong.New(new(commands))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(text, help string) {
+		t.Helper()
+		_, after, found := strings.Cut(shown, "       "+text+"\n")
+		if !found || !strings.HasPrefix(strings.TrimSpace(after), help) {
+			t.Errorf("warren(1) lacks %q with %q:\n%s", text, help, shown)
+		}
+	}
+	for _, command := range app.Model.Leaves(true) {
+		if !strings.Contains(shown, "\n   "+command.Summary()+"\n       "+command.Help) {
+			t.Errorf("warren(1) lacks %q with %q", command.Summary(), command.Help)
+		}
+		for _, arg := range command.Positional {
+			want(arg.Summary(), arg.Help)
+		}
+		for _, flag := range command.Flags {
+			text := flag.Summary()
+			if flag.Short != 0 {
+				text = "-" + string(flag.Short) + ", " + text
+			}
+			want(text, flag.Help)
+		}
+	}
+	want("-h, --help", app.Model.HelpFlag.Help)
+}
+
+// The page has what the loader knows, with the example file for its environment, which
+// has every processor; and the page has nothing else.
+func TestManualHasEveryVariable(t *testing.T) {
+	shown := manPage(t, "warren.env.5")
+	var entries []string
+	for line := range strings.Lines(exampleEnv) {
+		if strings.HasPrefix(line, envPrefix) && !strings.Contains(line, "_MAILDIR") {
+			entries = append(entries, strings.TrimSpace(line))
+		}
+	}
+	setenv(t, entries...)
+	env := newEnvironment()
+	_, _ = readConfig(env, os.Stderr) // a folder for mails is missing
+	known := make(map[string]bool)
+	for _, v := range env.vars {
+		name := regexp.MustCompile("_QUEUE_[A-Z]+_").ReplaceAllString(v.name, "_QUEUE_<NAME>_")
+		known[name] = true
+		if _, after, found := strings.Cut(shown, "       "+name+"\n"); !found || !strings.HasPrefix(strings.TrimSpace(after), v.tag.Get("desc")+"\n") {
+			t.Errorf("warren.env(5) lacks %s with %q:\n%s", name, v.tag.Get("desc"), shown)
+		}
+	}
+	for _, s := range sections() {
+		for _, v := range s.Vars {
+			if !known[v.name] {
+				t.Errorf("warren.env(5) has %s, which the loader does not know", v.name)
+			}
+		}
+	}
+}
