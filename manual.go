@@ -44,7 +44,8 @@ type section struct {
 	Vars        []variable
 }
 
-// sections are all variables that there are, those of queues with <NAME> for a name.
+// sections are all variables that there are, those of queues and schedules with <NAME> for a
+// name.
 func sections() []section {
 	const prefix = envPrefix + "QUEUE_<NAME>_"
 	all := []section{
@@ -57,7 +58,7 @@ func sections() []section {
 			all = append(all, section{"PROCESSOR " + strings.ToUpper(name), "A queue whose processor is " + name + " has these, too.", vars})
 		}
 	}
-	return all
+	return append(all, section{"SCHEDULES", "Each schedule has these, <NAME> being made from its name as a queue's is.", variables(envPrefix+"SCHEDULE_<NAME>_", new(scheduleSettings))})
 }
 
 // daemonVariables are those that are there once.

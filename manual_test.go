@@ -73,7 +73,7 @@ func TestManualHasEveryVariable(t *testing.T) {
 	_, _ = readConfig(env, os.Stderr) // a folder for mails is missing
 	known := make(map[string]bool)
 	for _, v := range env.vars {
-		name := regexp.MustCompile("_QUEUE_[A-Z]+_").ReplaceAllString(v.name, "_QUEUE_<NAME>_")
+		name := regexp.MustCompile("_(QUEUE|SCHEDULE)_[A-Z]+_").ReplaceAllString(v.name, "_${1}_<NAME>_")
 		known[name] = true
 		if _, after, found := strings.Cut(shown, "       "+name+"\n"); !found || !strings.HasPrefix(strings.TrimSpace(after), v.tag.Get("desc")+"\n") {
 			t.Errorf("warren.env(5) lacks %s with %q:\n%s", name, v.tag.Get("desc"), shown)
