@@ -4,10 +4,10 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint bench demo fuzz clean
+.PHONY: help build test test-systemd package lint bench demo fuzz clean
 
 help: ## list what there is (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/warren, one static file
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/warren .
@@ -19,6 +19,13 @@ test: ## install what the tests need, and run them all
 	@echo
 	@echo 'Every test of every package passes under the race detector, against a private RabbitMQ node that'
 	@echo 'was stopped, killed and cut off on the way; and no fuzz target found a fault in $(FUZZTIME).'
+
+test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
+	.ci/deps systemd
+	$(GO) test -tags systemd -v -timeout 20m ./internal/machinetest ./systemd
+
+package: ## build the .deb and .rpm packages into dist, for amd64 and arm64
+	VERSION='$(VERSION)' GO='$(GO)' systemd/package/build
 
 lint: ## look for faults without running anything
 	$(GO) mod tidy -diff
@@ -37,4 +44,4 @@ fuzz: ## run every fuzz target for FUZZTIME
 	@GO='$(GO)' .ci/fuzz $(FUZZTIME)
 
 clean: ## remove what was built
-	rm -rf bin .cache demo
+	rm -rf bin dist .cache demo

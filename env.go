@@ -110,7 +110,7 @@ func (v variable) read() error {
 
 	switch {
 	case v.is("required") && isEmpty(v.field):
-		desc, _, _ := strings.Cut(v.tag.Get("desc"), ".")
+		desc, _, _ := strings.Cut(strings.TrimSuffix(v.tag.Get("desc"), "."), ";")
 		return fmt.Errorf("%s must be set: %s", v.name, strings.ToLower(desc[:1])+desc[1:])
 	case v.is("positive") && !isPositive(v.field):
 		return fmt.Errorf("%s is %v; it must be more than zero", v.name, v.field)
