@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-systemd package package-check lint bench demo fuzz clean
+.PHONY: help build test test-systemd test-brokers package package-check lint bench demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test: ## install what the tests need, and run them all
 test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
 	.ci/deps systemd
 	$(GO) test -tags systemd -v -timeout 20m ./internal/machinetest ./systemd
+
+BROKERS ?= 3.10 4.0 4.3
+test-brokers: ## run the tests that depend on the broker against RabbitMQ 3.10, 4.0 and 4.3 (as root)
+	.ci/deps
+	.ci/deps systemd
+	@GO='$(GO)' .ci/test-brokers $(BROKERS)
 
 package: ## build the .deb and .rpm packages into dist, for amd64 and arm64
 	VERSION='$(VERSION)' GO='$(GO)' systemd/package/build

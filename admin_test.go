@@ -71,7 +71,8 @@ func TestReadinessFollowsTheConsumer(t *testing.T) {
 // of the dashboard, the alerts and docs/observability.md among the daemon's.
 func TestWhatIsDocumentedIsMeasured(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	d := start(t, commandQueue(v, "orders", `read -r what; exit $what`, "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=2")...)
+	d := start(t, commandQueue(v, "orders", `read -r what; exit $what`, "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=2",
+		"WARREN_SCHEDULES=seed", "WARREN_SCHEDULE_SEED_ONCE=true", "WARREN_SCHEDULE_SEED_QUEUE=seeds")...)
 	v.Publish(t, "orders",
 		amqp091.Publishing{Body: []byte("0\n")}, amqp091.Publishing{Body: []byte("65\n")}, amqp091.Publishing{Body: []byte("1\n")},
 		amqp091.Publishing{Body: []byte("0\n"), ReplyTo: "nobody"})
@@ -87,7 +88,7 @@ func TestWhatIsDocumentedIsMeasured(t *testing.T) {
 	}
 
 	name := regexp.MustCompile(`\b(?:warren|messaging|process|go)_[a-z_]*[a-z]`)
-	labels := []string{"warren_queue", "warren_verdict", "warren_reason", "warren_purpose", "messaging_destination_name"}
+	labels := []string{"warren_queue", "warren_verdict", "warren_reason", "warren_purpose", "warren_schedule", "messaging_destination_name"}
 	for _, file := range []string{"telemetry/dashboard.json", "telemetry/alerts.yml"} {
 		content, err := os.ReadFile(file)
 		if err != nil {

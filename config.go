@@ -24,6 +24,7 @@ type brokerSettings struct {
 // daemonSettings are the variables of the daemon as a whole.
 type daemonSettings struct {
 	Queues          []string      `envconfig:"QUEUES" required:"true" desc:"The queues to work, comma-separated; the variables of each are named after it, in upper case and with - and . as _."`
+	Schedules       []string      `envconfig:"SCHEDULES" desc:"Schedules that publish messages at planned times, comma-separated; the variables of each are named as a queue's are."`
 	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`
@@ -95,6 +96,7 @@ func readConfig(env *environment, stderr io.Writer) (*config, error) {
 			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, log))
 		}
 	}
+	cfg.consumer.Schedules = readSchedules(env, daemon.Schedules)
 	if len(cfg.consumer.Queues) > 0 {
 		env.fault(cfg.consumer.Validate())
 		env.refuseUnknown()

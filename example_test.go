@@ -27,6 +27,9 @@ var exampleValues = map[string]string{
 	"WARREN_QUEUE_COMMANDS_PROCESSOR": "command",
 	"WARREN_QUEUE_COMMANDS_COMMAND":   "/bin/cat",
 	"WARREN_QUEUE_LOG_PROCESSOR":      "log",
+	"WARREN_SCHEDULES":                "nightly",
+	"WARREN_SCHEDULE_NIGHTLY_CRON":    "0 2 * * *",
+	"WARREN_SCHEDULE_NIGHTLY_QUEUE":   "log",
 }
 
 // example is the example file as the structs of settings have it.
@@ -64,6 +67,9 @@ func example(t *testing.T) string {
 	b.WriteString("\n\n## Queue log. Its processor, log, has no variables.\n")
 	write(variables(queuePrefix("log"), new(queueSettings))[:1])
 	write(processorVariables(t, "log", "log"))
+
+	b.WriteString("\n\n## Schedule nightly. Every schedule has these variables; docs/schedules.md explains them.\n")
+	write(variables(schedulePrefix("nightly"), new(scheduleSettings)))
 	return b.String()
 }
 
@@ -77,7 +83,7 @@ func processorVariables(t *testing.T, queue, processor string) []variable {
 }
 
 func quoted(value string) string {
-	if strings.ContainsAny(value, " <>") {
+	if strings.ContainsAny(value, " <>*") {
 		return `"` + value + `"`
 	}
 	return value

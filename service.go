@@ -45,12 +45,17 @@ func readiness(s consumer.Status) []telemetry.Check {
 // to mq2:5672 for 14 s: connection refused.
 func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 	var inFlight, done int
-	var unconsumed []string
+	var unwell []string
 	for _, q := range s.Queues {
 		inFlight += q.InFlight
 		done += q.Done
 		if q.Reason != "" {
-			unconsumed = append(unconsumed, fmt.Sprintf("%s is not consumed: %s", q.Queue, q.Reason))
+			unwell = append(unwell, fmt.Sprintf("%s is not consumed: %s", q.Queue, q.Reason))
+		}
+	}
+	for _, f := range s.Schedules {
+		if f.Fault != "" {
+			unwell = append(unwell, fmt.Sprintf("schedule %s: %s", f.Schedule, f.Fault))
 		}
 	}
 	line := fmt.Sprintf("%s, %s in flight, %s done",
@@ -61,8 +66,8 @@ func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 		line = "stopping: " + line
 	case !c.LostAt.IsZero():
 		line += ", " + connecting(c, now)
-	case len(unconsumed) > 0:
-		line += ", " + strings.Join(unconsumed, ", ")
+	case len(unwell) > 0:
+		line += ", " + strings.Join(unwell, ", ")
 	}
 	return line
 }

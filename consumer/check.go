@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,9 @@ type Finding struct {
 // are or ctx ends.
 func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	cfg = cfg.withDefaults()
+	for _, s := range cfg.Schedules {
+		report(Finding{true, "schedule " + s.Name, s.outlook(time.Now(), cfg.Version)})
+	}
 	var conn *amqp.Connection
 	for _, node := range cfg.Nodes {
 		what := "node " + nodeName(node)
@@ -57,6 +61,9 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 			reportLook(report, "exchange "+q.Exchange, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
 		}
 	}
+	for _, s := range cfg.Schedules {
+		checkSchedule(conn, top, s, report)
+	}
 	checkWaits(conn, top, report)
 	for _, exchange := range []string{"", waitName(top.longestWait())} {
 		err := onChannel(conn, func(ch *amqp.Channel) error { return mayPublish(ctx, ch, exchange) })
@@ -89,6 +96,42 @@ func checkQueue(conn *amqp.Connection, q Queue, name string, report func(Finding
 		err = onChannel(conn, func(ch *amqp.Channel) error { return mayConsume(ch, name) })
 	}
 	reportLook(report, what, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+}
+
+// outlook says what a schedule does next.
+func (s Schedule) outlook(now time.Time, version string) string {
+	if s.Once {
+		return fmt.Sprintf("once for version %s, to queue %s", version, s.Queue)
+	}
+	var next []string
+	for _, t := range s.Next(now, 3) {
+		next = append(next, t.Format(time.RFC3339))
+	}
+	return fmt.Sprintf("next at %s, to queue %s", strings.Join(next, ", "), s.Queue)
+}
+
+// checkSchedule looks at the queue of a schedule's token, and at the one it publishes to
+// unless that is looked at already.
+func checkSchedule(conn *amqp.Connection, top topology, s Schedule, report func(Finding)) {
+	what, mayDeclare := "queue "+s.tokenQueue(), !top.passive()
+	token := tokenDeclaration(s)
+	err := onChannel(conn, token.look)
+	if err == nil && mayDeclare {
+		err = onChannel(conn, token.make) // changes nothing: it is there
+	}
+	if err == nil {
+		err = onChannel(conn, func(ch *amqp.Channel) error { return mayConsume(ch, s.tokenQueue()) })
+	}
+	reportLook(report, what, err, mayDeclare, s.EnvPrefix, "is there, for the election of a leader")
+	if !slices.ContainsFunc(top.queues, func(q Queue) bool { return q.Name == s.Queue || q.deadLetterQueue() == s.Queue }) {
+		target := Queue{}.declareQueue(s.Queue, nil)
+		err := onChannel(conn, target.look)
+		if isMissing(err) {
+			report(Finding{false, target.what, fmt.Sprintf("is missing; declare it, or name another one in %sQUEUE", s.EnvPrefix)})
+			return
+		}
+		reportLook(report, target.what, err, false, s.EnvPrefix, "is there, for schedule "+s.Name)
+	}
 }
 
 // checkWaits looks at all wait queues and reports them in one line.

@@ -15,13 +15,15 @@ type Config struct {
 	// Queues are the queues to consume. At least one is required; a name may
 	// stand only once.
 	Queues []Queue
+	// Schedules publish messages at planned times. Each name may stand only once.
+	Schedules []Schedule
 	// ShutdownTimeout is how long work may go on after the context given to Run
 	// has ended. Then its context ends too, with cause ErrShutdown, and one more
 	// second later it is abandoned. Zero means 25s.
 	ShutdownTimeout time.Duration
 	// Worker names this process in what it writes to messages: host and version.
 	Worker string
-	// Version is the program's, for the metrics.
+	// Version is the program's, for the metrics and for schedules that fire once.
 	Version string
 	// Telemetry says where spans and metrics go. Zero means nowhere.
 	Telemetry Telemetry
@@ -90,6 +92,11 @@ func (c Config) withDefaults() Config {
 		queues[i] = q
 	}
 	c.Queues = queues
+	schedules := make([]Schedule, len(c.Schedules))
+	for i, s := range c.Schedules {
+		schedules[i] = s.withDefaults()
+	}
+	c.Schedules = schedules
 	return c
 }
 
@@ -134,8 +141,10 @@ func (c Config) Validate() error {
 		if len(q.deadLetterQueue()) > 255 {
 			fault("queue name %.20s... is too long: with .dead it may have 255 bytes", q.Name)
 		}
-		if strings.HasPrefix(q.Name, waitPrefix) {
-			fault("queue %s: names that begin with %s are for Warren's own queues", q.Name, waitPrefix)
+		for _, prefix := range []string{waitPrefix, schedulePrefix} {
+			if strings.HasPrefix(q.Name, prefix) {
+				fault("queue %s: names that begin with %s are for Warren's own queues", q.Name, prefix)
+			}
 		}
 		if q.Processor == nil {
 			fault("queue %s has no processor", q.Name)
@@ -174,6 +183,16 @@ func (c Config) Validate() error {
 		}
 		if q.Rate < 0 {
 			fault("%s is %v; it must be positive", of("RATE"), q.Rate)
+		}
+	}
+	scheduled := make(map[string]bool)
+	for _, s := range c.Schedules {
+		if scheduled[s.Name] {
+			fault("schedule %s stands in the list of schedules twice", s.Name)
+		}
+		scheduled[s.Name] = true
+		if err := s.validate(); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -27,6 +27,7 @@ type Consumer struct {
 	log    *slog.Logger
 	nodes  []*node
 	loops  []*queueLoop
+	fires  []*scheduleLoop
 	meters *meters
 	outage outage // of what all queues share
 
@@ -63,6 +64,13 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	for _, q := range cfg.Queues {
 		c.loops = append(c.loops, newQueueLoop(q, c))
 	}
+	for _, s := range cfg.Schedules {
+		l, err := newScheduleLoop(s, c)
+		if err != nil {
+			return nil, err
+		}
+		c.fires = append(c.fires, l)
+	}
 	return c, nil
 }
 
@@ -84,6 +92,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	var loops, others sync.WaitGroup
 	for _, l := range c.loops {
 		loops.Go(func() { l.run(accepting, work, abandon) })
+	}
+	for _, l := range c.fires {
+		l.announce(time.Now())
+		loops.Go(func() { l.run(accepting, work) })
 	}
 	ended := make(chan struct{})
 	others.Go(func() {
@@ -157,6 +169,9 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		for _, l := range c.loops {
 			l.offer(s)
 		}
+		for _, l := range c.fires {
+			l.offer(s)
+		}
 		lost := s.watch(ended, &c.turned)
 		s.close()
 		if lost == nil {
@@ -218,6 +233,9 @@ func (c *Consumer) declare(s *session, first bool) error {
 	if first {
 		for _, q := range c.cfg.Queues {
 			err = errors.Join(err, ensure(s.consume, q.declarations(), q.Passive, q.EnvPrefix))
+		}
+		for _, l := range c.fires {
+			err = errors.Join(err, ensure(s.consume, l.declarations(), c.top.passive(), l.EnvPrefix))
 		}
 	}
 	switch {

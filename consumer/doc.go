@@ -10,6 +10,7 @@
 //	  │    its unsettled tags, its count of busy workers and what it remembers
 //	  │    └─ worker.work, at most Concurrency: one delivery each, from its headers to
 //	  │         its verdict; publishes; sends one result; never touches the channel
+//	  ├─ scheduleLoop.run, one per schedule: sole user of a connection of its own
 //	  └─ enforce: the shutdown timeout
 //
 //	broker ─ deliveries ─▶ queueLoop ─ go ─▶ worker ─ results ─▶ queueLoop ─ ack, nack ─▶ broker
@@ -31,4 +32,10 @@
 // on and keeps its slot; what it comes to cannot be acknowledged any more, because
 // its tag means nothing to another channel. Its message is remembered instead, and
 // acknowledged unrun when the broker hands it out again.
+//
+// # Schedules
+//
+// A schedule's leader is whoever has been handed the token of its queue, in which the
+// broker keeps what is done. scheduleLoop says how that makes one firing of each
+// planned time.
 package consumer

@@ -17,12 +17,16 @@ import (
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
-// TestDocumentedQueues holds docs/queues.md, which operators declare queues by, to
-// what is declared.
+// TestDocumentedQueues holds the pages that operators declare queues by to what is
+// declared.
 func TestDocumentedQueues(t *testing.T) {
-	page, err := os.ReadFile("../docs/queues.md")
-	if err != nil {
-		t.Fatal(err)
+	var page []byte
+	for _, path := range []string{"../docs/queues.md", "../docs/schedules.md"} {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page = append(page, content...)
 	}
 	got := map[string]map[string]any{}
 	for _, block := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(page, -1) {
@@ -34,7 +38,10 @@ func TestDocumentedQueues(t *testing.T) {
 	}
 	q := Queue{Name: "emails", Type: Quorum}
 	want := map[string]map[string]any{}
-	for name, args := range map[string]amqp.Table{"emails": q.arguments(), "emails.dead": q.deadLetterArguments(), waitName(4 * time.Second): waitArguments(4 * time.Second)} {
+	for name, args := range map[string]amqp.Table{
+		"emails": q.arguments(), "emails.dead": q.deadLetterArguments(), waitName(4 * time.Second): waitArguments(4 * time.Second),
+		Schedule{Name: "nightly"}.tokenQueue(): tokenArguments(),
+	} {
 		want[name] = map[string]any{}
 		for k, v := range args {
 			if n, ok := v.(int64); ok {

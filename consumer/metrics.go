@@ -16,6 +16,8 @@ import (
 const (
 	attrQueue = attribute.Key("warren.queue")
 	attrNode  = attribute.Key("warren.node")
+
+	attrSchedule = attribute.Key("warren.schedule")
 )
 
 // meters are the instruments of a Consumer.
@@ -116,6 +118,32 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	gauge("warren.build.info", "", "1, with the version.", func(o metric.Int64Observer) {
 		o.Observe(1, metric.WithAttributes(attribute.String("version", c.cfg.Version)))
 	})
+	perSchedule := func(value func(*scheduleState) int64) metric.Int64Callback {
+		return func(_ context.Context, o metric.Int64Observer) error {
+			for _, l := range c.fires {
+				o.Observe(value(&l.state), metric.WithAttributes(attrSchedule.String(l.Name)))
+			}
+			return nil
+		}
+	}
+	scheduleGauge := func(name, unit, description string, value func(*scheduleState) int64) {
+		_, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description), metric.WithInt64Callback(perSchedule(value)))
+		errs = append(errs, err)
+	}
+	scheduleCounter := func(name, unit, description string, value func(*scheduleState) int64) {
+		_, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description), metric.WithInt64Callback(perSchedule(value)))
+		errs = append(errs, err)
+	}
+	scheduleGauge("warren.schedule.leading", "", "1 in the process that fires the schedule, else 0.", func(s *scheduleState) int64 {
+		if s.leading.Load() {
+			return 1
+		}
+		return 0
+	})
+	scheduleGauge("warren.schedule.last", "s", "The planned time that this process has fired last, in Unix seconds; 0 if it has not.", func(s *scheduleState) int64 { return s.last.Load() })
+	scheduleGauge("warren.schedule.lag", "s", "How long a firing has been due in the process that leads; else 0.", func(s *scheduleState) int64 { return int64(s.lag(time.Now()) / time.Second) })
+	scheduleCounter("warren.schedule.fired", "{message}", "Messages that schedules have published, confirmed.", func(s *scheduleState) int64 { return s.fired.Load() })
+	scheduleCounter("warren.schedule.misfires", "{misfire}", "How often planned times were found to have passed, and not made up for.", func(s *scheduleState) int64 { return s.misfires.Load() })
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("make the metrics: %w", err)
 	}

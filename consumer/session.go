@@ -30,6 +30,7 @@ const (
 // whole; nothing of it survives its connections.
 type session struct {
 	node    string               // host:port
+	url     string               // the same, with the password
 	server  []attribute.KeyValue // the same, for spans
 	broker  broker
 	consume *amqp.Connection
@@ -43,7 +44,7 @@ type session struct {
 // openSession connects to one node. It blocks for at most two connectTimeouts, or
 // until ctx ends.
 func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Logger) (*session, error) {
-	s := &session{node: nodeName(nodeURL), log: log}
+	s := &session{node: nodeName(nodeURL), url: nodeURL, log: log}
 	s.server = serverAttributes(s.node)
 	var err error
 	if s.consume, err = connect(ctx, nodeURL, "consume"); err != nil {
@@ -66,11 +67,18 @@ func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Lo
 // connect opens one connection. An error may hold the URL and its password; see
 // explain.
 func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, error) {
+	return connectBeating(ctx, nodeURL, purpose, 0)
+}
+
+// connectBeating is as connect, with another time between heartbeats than the
+// library's, unless it is zero or the URL has its own.
+func connectBeating(ctx context.Context, nodeURL, purpose string, heartbeat time.Duration) (*amqp.Connection, error) {
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("warren " + purpose)
 	release := func() bool { return true }
 	conn, err := amqp.DialConfig(nodeURL, amqp.Config{
 		Properties: properties,
+		Heartbeat:  heartbeat,
 		Dial: func(network, addr string) (net.Conn, error) {
 			conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
 			if err != nil {

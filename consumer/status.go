@@ -11,6 +11,7 @@ import (
 type Status struct {
 	Connection ConnectionStatus
 	Queues     []QueueStatus // in the order of the configuration
+	Schedules  []ScheduleStatus
 }
 
 // A ConnectionStatus is how the Consumer and the broker stand.
@@ -37,6 +38,20 @@ type QueueStatus struct {
 	Done        int // deliveries acknowledged since the start
 }
 
+// A ScheduleStatus is what this process has to do with a schedule now.
+type ScheduleStatus struct {
+	Schedule string
+	// Leading is true if it is this process that fires the schedule; otherwise another
+	// one does, unless Fault says that this one cannot take its place.
+	Leading bool
+	// Next is when it fires next, if it leads; zero if that is never, or not known.
+	Next time.Time
+	// Last is the planned time that it has fired last; zero if it has not.
+	Last time.Time
+	// Fault is why it cannot fire, or not take part in the election of the leader.
+	Fault string
+}
+
 // Status returns what the Consumer is doing now. It may be called at any time by any
 // goroutine, and does not block.
 func (c *Consumer) Status() Status {
@@ -49,6 +64,9 @@ func (c *Consumer) Status() Status {
 			Concurrency: l.worker.Concurrency,
 			Done:        int(l.state.done.Load()),
 		}
+	}
+	for _, l := range c.fires {
+		out.Schedules = append(out.Schedules, l.state.status(l.Name))
 	}
 	return out
 }
@@ -67,6 +85,11 @@ func (c *Consumer) Healthy() error {
 	for _, l := range c.loops {
 		if since := l.state.turned.since(time.Now()); since > stuckAfter {
 			return fmt.Errorf("the loop of queue %s has been stuck for %v; restart the daemon, and report its goroutines", l.worker.Name, since.Round(time.Second))
+		}
+	}
+	for _, l := range c.fires {
+		if since := l.state.turned.since(time.Now()); since > stuckAfter {
+			return fmt.Errorf("the loop of schedule %s has been stuck for %v; restart the daemon, and report its goroutines", l.Name, since.Round(time.Second))
 		}
 	}
 	return nil
@@ -118,4 +141,56 @@ func (s *state) starved(now time.Time) time.Duration {
 		return 0
 	}
 	return now.Sub(time.Unix(0, from))
+}
+
+// scheduleState is what a schedule's loop shows of itself to other goroutines. Times
+// are Unix seconds; zero means none.
+type scheduleState struct {
+	leading  atomic.Bool
+	next     atomic.Int64 // when it is due next
+	last     atomic.Int64 // the planned time that was fired last
+	fired    atomic.Int64
+	misfires atomic.Int64
+	turned   pulse
+	fault    atomic.Pointer[string]
+}
+
+func (s *scheduleState) setFault(err error) {
+	if err == nil {
+		s.fault.Store(nil)
+		return
+	}
+	text := err.Error()
+	s.fault.Store(&text)
+}
+
+func (s *scheduleState) setNext(due time.Time) {
+	if due.IsZero() {
+		s.next.Store(0)
+		return
+	}
+	s.next.Store(due.Unix())
+}
+
+func (s *scheduleState) status(name string) ScheduleStatus {
+	out := ScheduleStatus{Schedule: name, Leading: s.leading.Load()}
+	if next := s.next.Load(); next != 0 && out.Leading {
+		out.Next = time.Unix(next, 0)
+	}
+	if last := s.last.Load(); last != 0 {
+		out.Last = time.Unix(last, 0)
+	}
+	if fault := s.fault.Load(); fault != nil {
+		out.Fault = *fault
+	}
+	return out
+}
+
+// lag is how long a firing has been due at now, if this process leads.
+func (s *scheduleState) lag(now time.Time) time.Duration {
+	next := s.next.Load()
+	if next == 0 || !s.leading.Load() {
+		return 0
+	}
+	return max(0, now.Sub(time.Unix(next, 0)))
 }

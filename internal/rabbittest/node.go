@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,11 +25,12 @@ type Node struct {
 	commands                          commands
 	port, tlsPort, distPort, epmdPort int
 
-	mu     sync.Mutex
-	server *process // nil: not running
-	epmd   *process // the name server by which the node is found; runs as long
-	paused bool
-	alarm  bool
+	mu      sync.Mutex
+	server  *process // nil: not running
+	epmd    *process // the name server by which the node is found; runs as long
+	version string
+	paused  bool
+	alarm   bool
 }
 
 // startTimeout is for machines that start several nodes at once.
@@ -109,7 +111,8 @@ func (n *Node) awaitLocked(ctx context.Context) error {
 		if err == nil && up == "true" {
 			var conn *amqp.Connection
 			if conn, err = amqp.Dial(n.URL("/")); err == nil {
-				return conn.Close()
+				n.version, _ = conn.Properties["version"].(string)
+				return errors.Join(conn.Close(), n.checkVersion())
 			}
 		}
 		select {
@@ -120,6 +123,21 @@ func (n *Node) awaitLocked(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// checkVersion returns an error if the node is not of the version that is asked for.
+func (n *Node) checkVersion() error {
+	if want := os.Getenv("RABBITMQ_VERSION"); want != "" && !strings.HasPrefix(n.version, want+".") {
+		return fmt.Errorf("it is RabbitMQ %s, but RABBITMQ_VERSION asks for %s; RABBITMQ_SERVER names another", n.version, want)
+	}
+	return nil
+}
+
+// Version is the node's, such as 3.10.8.
+func (n *Node) Version() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.version
 }
 
 // endLocked kills what runs of the node and waits for it.

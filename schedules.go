@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+	_ "time/tzdata" // where there is no /usr/share/zoneinfo
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// scheduleSettings are the variables of each schedule.
+type scheduleSettings struct {
+	Every       time.Duration `envconfig:"EVERY" desc:"Fire every so often, in whole seconds: 30s, 24h. One of EVERY, CRON and ONCE is set."`
+	Cron        string        `envconfig:"CRON" desc:"Fire at the times of a cron expression: five fields, six with seconds before them, or @daily and the like."`
+	Once        bool          `envconfig:"ONCE" default:"false" desc:"Fire when the first daemon of each version starts."`
+	TZ          string        `envconfig:"TZ" desc:"The time zone of CRON, such as Europe/Berlin; not set, UTC. CRON_TZ=Europe/Berlin before the expression says the same."`
+	Queue       string        `envconfig:"QUEUE" required:"true" desc:"The queue that the message is published to."`
+	Body        string        `envconfig:"BODY" secret:"true" desc:"The body of the message; BODY_FILE names a file with it, read at the start."`
+	ContentType string        `envconfig:"CONTENT_TYPE" default:"application/json" desc:"The body's media type."`
+	Type        string        `envconfig:"TYPE" desc:"The message's type, which the processor is told."`
+	Headers     jsonObject    `envconfig:"HEADERS" secret:"true" desc:"Headers of the message, as a JSON object."`
+	Jitter      time.Duration `envconfig:"JITTER" desc:"Delay each firing by a part of this, so that not all schedules fire at once; less than the time between two firings."`
+	Misfire     string        `envconfig:"MISFIRE" default:"once" desc:"What is fired of the times that passed while no daemon ran: all, once (the newest) or skip (none that is a minute late)."`
+}
+
+// A jsonObject is a variable that holds a JSON object. Whole numbers in it are int64.
+type jsonObject map[string]any
+
+// Decode reads the object. Its error does not show it.
+func (o *jsonObject) Decode(value string) error {
+	if value == "" {
+		return nil
+	}
+	d := json.NewDecoder(strings.NewReader(value))
+	d.UseNumber()
+	var object map[string]any
+	if err := d.Decode(&object); err != nil || d.More() {
+		return errors.New(`it must be a JSON object, such as {"tenant": "a", "x-delay": 5000}`)
+	}
+	*o, _ = withNumbers(object).(map[string]any)
+	return nil
+}
+
+// withNumbers replaces each json.Number in v.
+func withNumbers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = withNumbers(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = withNumbers(v[i])
+		}
+	case json.Number:
+		return scalar(v.String())
+	}
+	return v
+}
+
+// schedulePrefix begins the names of the variables of a schedule.
+func schedulePrefix(name string) string {
+	return envPrefix + "SCHEDULE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name)) + "_"
+}
+
+// readSchedules reads the variables of the schedules of these names.
+func readSchedules(env *environment, names []string) []consumer.Schedule {
+	var seen []string
+	var out []consumer.Schedule
+	for _, name := range names {
+		switch name = strings.TrimSpace(name); {
+		case !isQueueName(name):
+			env.faultf("WARREN_SCHEDULES: schedule %q cannot have variables; a name is made of letters, digits, -, . and _", name)
+		case slices.Contains(seen, name):
+			env.faultf("WARREN_SCHEDULES names the schedule %s twice", name)
+		default:
+			seen = append(seen, name)
+			if s, ok := readSchedule(env, name); ok {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+// readSchedule reads the variables of a schedule. It reports false if one of them
+// cannot be read: what it says as a whole cannot be looked at then.
+func readSchedule(env *environment, name string) (consumer.Schedule, bool) {
+	prefix := schedulePrefix(name)
+	var s scheduleSettings
+	if !env.know("schedule "+name, prefix, &s) || !env.read(prefix, &s) {
+		return consumer.Schedule{}, false
+	}
+	return consumer.Schedule{
+		Name:        name,
+		Every:       s.Every,
+		Cron:        s.Cron,
+		Once:        s.Once,
+		TimeZone:    s.TZ,
+		Jitter:      s.Jitter,
+		Misfire:     s.Misfire,
+		Queue:       s.Queue,
+		Body:        []byte(s.Body),
+		ContentType: s.ContentType,
+		Type:        s.Type,
+		Headers:     s.Headers,
+		EnvPrefix:   prefix,
+	}, true
+}
