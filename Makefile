@@ -4,10 +4,10 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-systemd test-brokers package lint bench demo fuzz clean
+.PHONY: help build test test-systemd test-brokers package package-check lint bench demo fuzz clean
 
 help: ## list what there is (the default)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/warren, one static file
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/warren .
@@ -32,6 +32,10 @@ test-brokers: ## run the tests that depend on the broker against RabbitMQ 3.10, 
 
 package: ## build the .deb and .rpm packages into dist, for amd64 and arm64
 	VERSION='$(VERSION)' GO='$(GO)' systemd/package/build
+
+package-check: ## check the packages: the same bytes anywhere, lintian, installed and removed in a copy of this system (as root)
+	.ci/deps package
+	GO='$(GO)' .ci/package
 
 lint: ## look for faults without running anything
 	$(GO) mod tidy -diff

@@ -29,13 +29,15 @@ var version string
 
 // commands are the subcommands; without one, it is run.
 type commands struct {
-	Run     runCommand     `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
-	Publish publishCommand `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
-	Delayed delayedCommand `cmd:"" help:"See what waits in the broker."`
-	Check   checkCommand   `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
-	Config  configCommand  `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
-	Version versionCommand `cmd:"" help:"Print the version."`
-	Man     manCommand     `cmd:"" hidden:"" help:"Print a page of the manual, for the packages."`
+	Run        runCommand        `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
+	Publish    publishCommand    `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
+	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
+	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
+	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
+	Version    versionCommand    `cmd:"" help:"Print the version."`
+	Completion completionCommand `cmd:"" help:"Print a script that has a shell complete what follows warren."`
+	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what a word may become, for these scripts."`
+	Man        manCommand        `cmd:"" hidden:"" help:"Print a page of the manual, for the packages."`
 }
 
 // streams are the standard streams of the process.

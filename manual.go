@@ -44,13 +44,14 @@ type section struct {
 	Vars        []variable
 }
 
-// sections are all variables that there are, those of queues and schedules with <NAME> for a
-// name.
+// sections are all variables that there are, those of queues and schedules with <NAME> for
+// a name.
 func sections() []section {
 	const prefix = envPrefix + "QUEUE_<NAME>_"
+	const named = "<NAME> being its name in upper case, with - and . as _."
 	all := []section{
 		{"THE DAEMON", "These are there once.", daemonVariables()},
-		{"QUEUES", "Each queue has these, <NAME> being its name in upper case, with - and . as _.", variables(prefix, new(queueSettings))},
+		{"QUEUES", "Each queue has these, " + named, variables(prefix, new(queueSettings))},
 	}
 	for _, name := range processors.Names() {
 		settings, _ := processors.Lookup(name)
@@ -58,7 +59,7 @@ func sections() []section {
 			all = append(all, section{"PROCESSOR " + strings.ToUpper(name), "A queue whose processor is " + name + " has these, too.", vars})
 		}
 	}
-	return append(all, section{"SCHEDULES", "Each schedule has these, <NAME> being made from its name as a queue's is.", variables(envPrefix+"SCHEDULE_<NAME>_", new(scheduleSettings))})
+	return append(all, section{"SCHEDULES", "Each schedule has these, " + named, variables(envPrefix+"SCHEDULE_<NAME>_", new(scheduleSettings))})
 }
 
 // daemonVariables are those that are there once.

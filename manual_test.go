@@ -37,7 +37,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 		t.Helper()
 		_, after, found := strings.Cut(shown, "       "+text+"\n")
 		if !found || !strings.HasPrefix(strings.TrimSpace(after), help) {
-			t.Errorf("warren(1) lacks %q with %q:\n%s", text, help, shown)
+			t.Errorf("warren(1) lacks %q with %q", text, help)
 		}
 	}
 	for _, command := range app.Model.Leaves(true) {
@@ -73,10 +73,10 @@ func TestManualHasEveryVariable(t *testing.T) {
 	_, _ = readConfig(env, os.Stderr) // a folder for mails is missing
 	known := make(map[string]bool)
 	for _, v := range env.vars {
-		name := regexp.MustCompile("_(QUEUE|SCHEDULE)_[A-Z]+_").ReplaceAllString(v.name, "_${1}_<NAME>_")
+		name := regexp.MustCompile("^WARREN_(QUEUE|SCHEDULE)_[A-Z]+_").ReplaceAllString(v.name, "WARREN_${1}_<NAME>_")
 		known[name] = true
 		if _, after, found := strings.Cut(shown, "       "+name+"\n"); !found || !strings.HasPrefix(strings.TrimSpace(after), v.tag.Get("desc")+"\n") {
-			t.Errorf("warren.env(5) lacks %s with %q:\n%s", name, v.tag.Get("desc"), shown)
+			t.Errorf("warren.env(5) lacks %s with %q", name, v.tag.Get("desc"))
 		}
 	}
 	for _, s := range sections() {
