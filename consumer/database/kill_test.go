@@ -161,11 +161,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		d := migrated(t, url)
 		v.Declare(t, "out", nil)
 		v.Declare(t, "sequence", nil)
-		// As the worker declares it.
-		v.Declare(t, "work", amqp.Table{
-			"x-overflow": "reject-publish", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work.dead",
-			"x-dead-letter-strategy": "at-least-once", "x-delivery-limit": int32(20),
-		})
+		v.Declare(t, "work", workQueue)
 		published := watch(t, v, d)
 		v.PublishN(t, "work", messages, func(i int) amqp.Publishing { return message(fmt.Sprint(i), "") })
 
