@@ -83,7 +83,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		loops.Go(func() { l.run(accepting, work, abandon) })
 	}
 	if c.cfg.Database != nil {
-		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected.Load, meters: c.meters}
+		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected.Load, meters: c.meters, log: c.log}
 		loops.Go(func() { r.run(accepting, work, c.cfg.Database) })
 	}
 	ended := make(chan struct{})

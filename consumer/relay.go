@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 )
+
+// relayGrace is how long a batch that is being published may go on when the daemon
+// is told to stop.
+const relayGrace = 5 * time.Second
 
 // A relay publishes what the database has in its outbox, over a connection of its
 // own: what is sent there in bulk, and may be throttled, shall hold up no retry.
@@ -18,19 +24,43 @@ type relay struct {
 	timeout time.Duration // for one batch
 	ready   func() bool   // the queues have been declared
 	meters  *meters
+	log     *slog.Logger
+	outage  outage
+
+	watching sync.WaitGroup // of each connection, whether it is blocked
 
 	mu      sync.Mutex
-	conn    *publisher // nil: none yet, or lost
-	blocks  chan amqp.Blocking
+	conn    *publisher    // nil: none yet
+	socket  net.Conn      // of conn
 	retries retry.Backoff // nil while the broker can be used
 }
 
-// run runs the database until ctx ends. work is for what is being published then.
+var errNotConnected = errors.New("not connected to the broker")
+
+// run runs the database until ctx ends. What is being published then has until work
+// ends, but no longer than relayGrace.
 func (r *relay) run(ctx, work context.Context, db Database) {
+	defer r.watching.Wait()
 	defer r.hangUp()
-	stop := context.AfterFunc(work, r.hangUp) // a socket that nobody reads knows no context
-	defer stop()
+	work, end := context.WithCancelCause(work)
+	defer end(nil)
+	ended := make(chan struct{})
+	var grace sync.WaitGroup
+	grace.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-ended:
+			return
+		}
+		select {
+		case <-time.After(relayGrace):
+			end(ErrShutdown)
+		case <-ended:
+		}
+	})
 	db.Run(ctx, func(batch []Message) []error { return r.publish(ctx, work, batch) })
+	close(ended)
+	grace.Wait()
 }
 
 // publish offers a batch to the broker; see Database. While there is no broker, it
@@ -40,55 +70,67 @@ func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
 	defer cancel()
 	p, err := r.connection(work)
 	if err != nil {
+		if !errors.Is(err, errNotConnected) { // which the supervisor logs
+			r.notNow(err)
+		}
 		sleep(ctx, r.pause())
 		return repeated(fmt.Errorf("%w: %w", ErrBroker, err), len(batch))
 	}
+	// A write to a broker with an alarm knows of no context; nor may a late confirm
+	// be taken for that of another message.
+	keep := context.AfterFunc(work, r.cut)
 	errs := p.publishBatch(work, batch)
-	r.meters.relayed(errs)
-	var unanswered, unconfirmed bool
+	keep()
+	blocked := p.blocked.Load()
+	unanswered := false
 	for i, err := range errs {
-		switch {
-		case errors.Is(err, errUnanswered):
-			unanswered = true
-		case err != nil:
-			unconfirmed = unconfirmed || errors.Is(err, errNoConfirm)
+		if errors.Is(err, errNoConfirm) && blocked {
+			errs[i] = fmt.Errorf("%w: %w", ErrBroker, errBlocked)
+		}
+		unanswered = unanswered || errors.Is(errs[i], ErrBroker)
+	}
+	r.meters.relayed(errs)
+	for i, err := range errs {
+		if err != nil && !errors.Is(err, ErrBroker) {
 			errs[i] = batch[i].explainPublish(err)
 		}
 	}
-	if unconfirmed {
-		r.hangUp() // and with it the channels on which a late confirm may come
-	}
-	if unanswered && p.conn.IsClosed() {
+	if unanswered && (blocked || p.conn.IsClosed()) {
 		sleep(ctx, r.pause())
 	} else {
 		r.calm()
+		r.outage.end(r.log, "the outbox is published again")
 	}
 	return errs
+}
+
+func (r *relay) notNow(err error) {
+	r.outage.begin(r.log, slog.LevelWarn, "the outbox is not published for now", err)
 }
 
 // connection returns the connection, made anew if it was lost, unless the broker
 // takes nothing for now.
 func (r *relay) connection(ctx context.Context) (*publisher, error) {
+	if !r.ready() {
+		return nil, errNotConnected
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.ready() {
-		return nil, errors.New("not connected")
-	}
 	if r.conn == nil || r.conn.conn.IsClosed() {
-		conn, err := r.connect(ctx)
+		conn, socket, err := r.connect(ctx)
 		if err != nil {
 			return nil, err
 		}
-		r.conn, r.blocks = newPublisher(conn, topology{}), conn.NotifyBlocked(make(chan amqp.Blocking, 16))
-	}
-	for pending := true; pending; {
-		select {
-		case b, open := <-r.blocks:
-			r.conn.blocked.Store(open && b.Active)
-			pending = open
-		default:
-			pending = false
-		}
+		p, blocks := newPublisher(conn, topology{}), conn.NotifyBlocked(make(chan amqp.Blocking, 1))
+		r.conn, r.socket = p, socket
+		r.watching.Go(func() {
+			for b := range blocks {
+				p.blocked.Store(b.Active)
+				if b.Active {
+					r.notNow(errBlocked)
+				}
+			}
+		})
 	}
 	if r.conn.blocked.Load() {
 		return nil, errBlocked
@@ -98,16 +140,16 @@ func (r *relay) connection(ctx context.Context) (*publisher, error) {
 
 // connect connects to the first node that can be used. What is wrong with the
 // others is logged by the supervisor, who has the same ones.
-func (r *relay) connect(ctx context.Context) (*amqp.Connection, error) {
+func (r *relay) connect(ctx context.Context) (*amqp.Connection, net.Conn, error) {
 	var errs []error
 	for _, node := range r.nodes {
-		conn, err := connect(ctx, node, "outbox")
+		conn, socket, err := connectSocket(ctx, node, "outbox")
 		if err == nil {
-			return conn, nil
+			return conn, socket, nil
 		}
 		errs = append(errs, explain(err))
 	}
-	return nil, errors.Join(errs...)
+	return nil, nil, errors.Join(errs...)
 }
 
 func (r *relay) pause() time.Duration {
@@ -127,12 +169,19 @@ func (r *relay) calm() {
 	r.retries = nil
 }
 
-func (r *relay) hangUp() {
+// cut ends the connection without a word to the broker.
+func (r *relay) cut() {
 	r.mu.Lock()
-	p := r.conn
-	r.mu.Unlock()
-	if p != nil {
-		_ = p.conn.CloseDeadline(time.Now().Add(closeTimeout)) // or it was lost already
+	defer r.mu.Unlock()
+	if r.socket != nil {
+		_ = r.socket.Close()
+	}
+}
+
+// hangUp closes the connection, while nothing is being published.
+func (r *relay) hangUp() {
+	if r.conn != nil {
+		_ = r.conn.conn.CloseDeadline(time.Now().Add(closeTimeout)) // or it was lost already
 	}
 }
 
@@ -215,7 +264,7 @@ func (p *publisher) pipeline(ctx context.Context, batch []Message, msgs []amqp.P
 		}
 		select {
 		case <-c.Done():
-		case <-closes: // from now on; a confirm that was awaited at that moment may stay pending
+		case _ = <-closes: // from now on; a confirm that was awaited at that moment may stay pending
 			closed = true
 		case <-ctx.Done():
 			if cause := context.Cause(ctx); errors.Is(cause, errNoConfirm) {
@@ -225,7 +274,7 @@ func (p *publisher) pipeline(ctx context.Context, batch []Message, msgs []amqp.P
 		}
 	}
 	select {
-	case <-closes: // before which pending confirms resolve
+	case _ = <-closes: // before which pending confirms resolve
 		closed = true
 	default:
 	}

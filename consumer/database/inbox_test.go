@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -107,7 +108,7 @@ func TestTwoAtOnce(t *testing.T) {
 		if err := first.Commit(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-second; err != consumer.ErrDone {
+		if err := <-second; !errors.Is(err, consumer.ErrDone) {
 			t.Errorf("got %v for the second, want ErrDone", err)
 		}
 	})

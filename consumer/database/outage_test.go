@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -62,7 +63,7 @@ func outageTest(t *testing.T, url string, begin, end func()) {
 	consume(t, v.URL, db, &log, func(ctx context.Context, m consumer.Delivery, scope *consumer.Scope) error {
 		tx, err := scope.Tx(ctx)
 		if err != nil {
-			return consumer.Permanent(fmt.Errorf("begin: %v", err)) // whatever the processor makes of it
+			return consumer.Permanent(errors.New(err.Error())) // whatever the processor makes of it
 		}
 		if _, err = tx.ExecContext(ctx, "INSERT INTO rows VALUES ($1)", m.MessageID); err != nil {
 			return consumer.Permanent(err)

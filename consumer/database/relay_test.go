@@ -187,11 +187,7 @@ func TestRefusedMessagesHoldBackTheirTargetOnly(t *testing.T) {
 func TestOneRelay(t *testing.T) {
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
-		type relay struct {
-			stop  func()
-			calls chan int
-		}
-		var relays []relay
+		var stops []func()
 		published := make(chan int, 100)
 		for i := range 3 {
 			db := newDatabase(t, url, new(logBuffer))
@@ -206,10 +202,13 @@ func TestOneRelay(t *testing.T) {
 					return make([]error, len(batch))
 				})
 			}()
-			relays = append(relays, relay{stop: func() { cancel(); <-ended }})
+			stops = append(stops, func() {
+				cancel()
+				<-ended
+			})
 		}
 		seen := make(map[int]bool)
-		for range relays {
+		for range stops {
 			var by int
 			for n := range 10 {
 				d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key) VALUES ('q')")
@@ -224,9 +223,9 @@ func TestOneRelay(t *testing.T) {
 				}
 			}
 			seen[by] = true
-			relays[by].stop()
+			stops[by]()
 		}
-		if len(seen) != len(relays) {
+		if len(seen) != len(stops) {
 			t.Errorf("published by %v, want each in its turn", maps.Keys(seen))
 		}
 	})
