@@ -264,7 +264,7 @@ func (p *publisher) pipeline(ctx context.Context, batch []Message, msgs []amqp.P
 		}
 		select {
 		case <-c.Done():
-		case _ = <-closes: // from now on; a confirm that was awaited at that moment may stay pending
+		case <-closes: //nolint:errcheck // it is closed; what was published at that moment may stay pending
 			closed = true
 		case <-ctx.Done():
 			if cause := context.Cause(ctx); errors.Is(cause, errNoConfirm) {
@@ -274,7 +274,7 @@ func (p *publisher) pipeline(ctx context.Context, batch []Message, msgs []amqp.P
 		}
 	}
 	select {
-	case _ = <-closes: // before which pending confirms resolve
+	case <-closes: //nolint:errcheck // why it was closed comes up with the culprit
 		closed = true
 	default:
 	}

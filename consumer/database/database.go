@@ -26,6 +26,10 @@ type Config struct {
 	InboxTTL time.Duration
 }
 
+// statementTimeout bounds what takes no time at a database that answers. Without it, one
+// that does not would be waited for until an attempt has timed out, and is counted.
+const statementTimeout = 5 * time.Second
+
 // ownConnections are those of the relay, of whoever cleans, and of a check.
 const ownConnections = 3
 

@@ -13,7 +13,9 @@ import (
 // Done tells whether the message's work is done, and what its result was.
 func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Result, bool, error) {
 	var r consumer.Result
-	err := d.read.QueryRowContext(ctx, d.place.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
+	soon, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	err := d.read.QueryRowContext(soon, d.place.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
 	done := err == nil
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil

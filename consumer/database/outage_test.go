@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -100,5 +101,73 @@ func outageTest(t *testing.T, url string, begin, end func()) {
 	}
 	if len(loud) != 2 || !strings.Contains(loud[0], "the database cannot be used") || !strings.Contains(loud[1], "the database can be used again") {
 		t.Errorf("the log says\n%s\nwant once that the database cannot be used, and once that it can again", strings.Join(loud, ""))
+	}
+}
+
+// A database that answers nothing any more is one that is away: an attempt is not
+// made to wait for its own timeout.
+func TestTheDatabaseIsStalled(t *testing.T) {
+	good, err := url.Parse(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	migrated(t, good.String())
+	p := rabbittest.NewProxy(t, good.Host)
+	good.Host = p.Addr
+	var log logBuffer
+	d := newDatabase(t, good.String(), &log)
+	if _, _, err := d.Done(t.Context(), consumer.InboxKey{}); err != nil {
+		t.Fatal(err)
+	}
+	p.Stall(rabbittest.ToNode)
+	begun := time.Now()
+	_, _, err = d.Done(t.Context(), consumer.InboxKey{})
+	if took := time.Since(begun); err == nil || took > 3*statementTimeout || d.Reason() == "" {
+		t.Errorf("got %v after %v, want an error within %v, and an outage", err, took, statementTimeout)
+	}
+}
+
+// The daemon needs no more rights than docs/database.md says.
+func TestRights(t *testing.T) {
+	owner, err := url.Parse(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := migrated(t, owner.String())
+	d.exec(t, "CREATE ROLE limited LOGIN PASSWORD 'limited'")
+	d.exec(t, "GRANT USAGE ON SCHEMA warren TO limited")
+	d.exec(t, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA warren TO limited")
+	limited := *owner
+	limited.User = url.UserPassword("limited", "limited")
+	app := newDatabase(t, limited.String(), new(logBuffer))
+	if err := app.Prepare(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	key := consumer.InboxKey{Queue: "q", MessageID: "a"}
+	tx, err := app.Begin(t.Context(), &key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(tx.Publish(t.Context(), consumer.Message{RoutingKey: "q", MessageID: "a"}), tx.Commit(t.Context(), &consumer.Result{})); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, calls := make(chan struct{}), 0
+	go func() {
+		defer close(ended)
+		app.Run(ctx, func([]consumer.Message) []error {
+			if calls++; calls == 1 {
+				return []error{errors.New("refused")}
+			}
+			return []error{nil}
+		})
+	}()
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 0 }, "the message is marked, published and deleted")
+	cancel()
+	<-ended
+	_, done, err := app.Done(t.Context(), key)
+	_, errClean := app.cleanOnce(t.Context())
+	if !done || err != nil || errClean != nil {
+		t.Errorf("got %v, %v and %v, want true and no error", done, err, errClean)
 	}
 }

@@ -33,6 +33,8 @@ const (
 	// settleTimeout bounds how long a daemon that is stopping takes to delete what
 	// it has published.
 	settleTimeout = 5 * time.Second
+	// relayTimeout is how long the relay waits for PostgreSQL.
+	relayTimeout = 30 * time.Second
 	// suspectsAtOnce is how many messages that were refused before are offered at
 	// once; each may have to wait for the broker's answer.
 	suspectsAtOnce = 16
@@ -129,9 +131,20 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 	var locked bool
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
 	if locked {
-		_, err = r.conn.ExecContext(ctx, "LISTEN warren_outbox")
+		// The server is to notice soon when this machine is gone, and give the lock to
+		// another.
+		_, err = r.conn.ExecContext(ctx, "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; LISTEN warren_outbox")
 	}
 	return locked, err
+}
+
+// soon returns a context for statements that PostgreSQL answers soon, or not at all
+// any more. On SQLite, they wait for whoever is writing.
+func (r *relay) soon(ctx context.Context) (context.Context, context.CancelFunc) {
+	if r.conn == nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, relayTimeout)
 }
 
 // close lets another process be the relay.
@@ -179,6 +192,8 @@ type outgoing struct {
 // next reads the rows to publish next, in their order: of a target with a message
 // that was refused, only that, and only when its wait is over.
 func (r *relay) next(ctx context.Context) ([]outgoing, error) {
+	ctx, cancel := r.soon(ctx)
+	defer cancel()
 	rows, err := r.db.QueryContext(ctx, r.d.place.dialect.next, batchRows)
 	if err != nil {
 		return nil, err
@@ -285,6 +300,8 @@ func offer(batch []outgoing, publish func([]consumer.Message) []error) []error {
 // one that was refused: it holds the others back.
 func (r *relay) settle(ctx context.Context, batch []outgoing, errs []error) error {
 	ctx, cancel := lingering(ctx, settleTimeout)
+	defer cancel()
+	ctx, cancel = r.soon(ctx)
 	defer cancel()
 	type target struct{ exchange, key string }
 	refused := make(map[target]bool)
