@@ -10,6 +10,7 @@
 //	  │    its unsettled tags, its count of busy workers and what it remembers
 //	  │    └─ worker.work, at most Concurrency: one delivery each, from its headers to
 //	  │         its verdict; publishes; sends one result; never touches the channel
+//	  ├─ relay.run, with a Database: publishes what is in its outbox
 //	  └─ enforce: the shutdown timeout
 //
 //	broker ─ deliveries ─▶ queueLoop ─ go ─▶ worker ─ results ─▶ queueLoop ─ ack, nack ─▶ broker

@@ -222,10 +222,19 @@ func (p *publisher) publishBatch(ctx context.Context, batch []Message) []error {
 			continue
 		}
 		errs[i] = p.publishOnce(ctx, m.Exchange, m.RoutingKey, msgs[i])
-		if errs[i] != nil && (p.conn.IsClosed() || errors.Is(context.Cause(ctx), ErrShutdown)) {
+		if errs[i] != nil && (p.conn.IsClosed() || ctx.Err() != nil) {
 			errs[i] = errUnanswered
+			break
 		}
 		held[m.target()] = errs[i] != nil
+	}
+	if !errors.Is(context.Cause(ctx), errNoConfirm) {
+		return errs
+	}
+	for i, m := range batch { // or one queue that never answers would hold up all others
+		if errors.Is(errs[i], errUnanswered) && !held[m.target()] {
+			errs[i], held[m.target()] = errNoConfirm, true
+		}
 	}
 	return errs
 }
@@ -267,9 +276,6 @@ func (p *publisher) pipeline(ctx context.Context, batch []Message, msgs []amqp.P
 		case <-closes: //nolint:errcheck // it is closed; what was published at that moment may stay pending
 			closed = true
 		case <-ctx.Done():
-			if cause := context.Cause(ctx); errors.Is(cause, errNoConfirm) {
-				errs[i], held[batch[i].target()] = cause, true
-			}
 			confirms[i] = nil
 		}
 	}

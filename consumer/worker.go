@@ -100,7 +100,7 @@ type outcome struct {
 // level is that at which a failure is logged; that there is no database is logged
 // once, by the database.
 func (o outcome) level() slog.Level {
-	if o.lost > 0 {
+	if errors.Is(o.err, ErrDatabase) {
 		return slog.LevelDebug
 	}
 	return slog.LevelWarn

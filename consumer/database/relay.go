@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -128,6 +129,8 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 		r.file, err = tryLockFile(r.d.place.path + "-relay")
 		return r.file != nil, err
 	}
+	ctx, cancel := r.soon(ctx)
+	defer cancel()
 	var locked bool
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
 	if locked {
@@ -309,18 +312,17 @@ func (r *relay) settle(ctx context.Context, batch []outgoing, errs []error) erro
 	var failed error
 	for i, o := range batch {
 		t := target{o.message.Exchange, o.message.RoutingKey}
-		log := r.d.log.With("id", o.id, "message_id", o.message.MessageID, "exchange", t.exchange, "routing_key", t.key)
 		switch {
 		case errs[i] == nil:
 			published = append(published, o.id)
 			if o.attempts > 0 {
-				log.Info("message of the outbox published after all", "attempt", o.attempts+1)
+				r.logOf(o).Info("message of the outbox published after all", "attempt", o.attempts+1)
 			}
 		case !errors.Is(errs[i], consumer.ErrBroker) && !refused[t]:
 			refused[t] = true
 			wait := min(time.Second<<min(o.attempts, 10), maxRetry)
 			if o.attempts == 0 {
-				log.Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", errs[i])
+				r.logOf(o).Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", errs[i])
 			}
 			_, err := r.db.ExecContext(ctx, r.d.place.dialect.fail, o.id, errs[i].Error(), wait.Seconds())
 			failed = errors.Join(failed, err)
@@ -334,6 +336,11 @@ func (r *relay) settle(ctx context.Context, batch []outgoing, errs []error) erro
 		failed = errors.Join(failed, err)
 	}
 	return failed
+}
+
+func (r *relay) logOf(o outgoing) *slog.Logger {
+	m := o.message
+	return r.d.log.With("id", o.id, "message_id", m.MessageID, "exchange", m.Exchange, "routing_key", m.RoutingKey)
 }
 
 // lingering returns a context that ends so long after ctx.
