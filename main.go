@@ -34,6 +34,7 @@ type commands struct {
 	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
 	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
 	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
+	Migrate    migrateCommand    `cmd:"" help:"Create or update Warren's own tables in the database, and end."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
 	Completion completionCommand `cmd:"" help:"Print a script that has a shell complete what follows warren."`
 	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what a word may become, for these scripts."`

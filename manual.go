@@ -64,7 +64,7 @@ func sections() []section {
 
 // daemonVariables are those that are there once.
 func daemonVariables() []variable {
-	return slices.Concat(variables(envPrefix, new(brokerSettings)), variables(envPrefix, new(daemonSettings)))
+	return slices.Concat(variables(envPrefix, new(brokerSettings)), variables(envPrefix, new(daemonSettings)), variables(envPrefix, new(databaseSettings)))
 }
 
 // Name, Help and Default are what the manual says of v.

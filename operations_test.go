@@ -50,7 +50,7 @@ func TestLogLinesAreDocumented(t *testing.T) {
 func logMessages(t *testing.T) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
-	methods := map[string]string{"Info": "info", "end": "info", "Warn": "warn", "Error": "error", "LevelWarn": "warn", "LevelError": "error"}
+	methods := map[string]string{"Info": "info", "end": "info", "Warn": "warn", "Error": "error", "logFailure": "warn", "LevelWarn": "warn", "LevelError": "error"}
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -75,7 +75,7 @@ func logMessages(t *testing.T) map[string]string {
 			}
 			level := methods[method.Sel.Name]
 			args := call.Args
-			if method.Sel.Name == "Info" || level == "warn" || level == "error" {
+			if method.Sel.Name == "Info" || method.Sel.Name == "Warn" || method.Sel.Name == "Error" {
 				args = args[:min(1, len(args))] // the message comes first
 			}
 			for _, arg := range args {

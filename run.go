@@ -66,7 +66,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	defer beside.Wait()
 	defer stopWatching() // after Run: how the daemon stops can be watched, too
 	if cfg.admin.Addr != "" {
-		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return readiness(c.Status()) }
+		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return readiness(c.Status(), cfg.database) }
 		server, err := telemetry.NewAdmin(cfg.admin, cfg.log)
 		if err != nil {
 			return errors.Join(err, cfg.Close())
@@ -78,8 +78,13 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 			}
 		})
 	}
-	beside.Go(func() { service(ctx, c, cfg.consumer.ShutdownTimeout).Run(watched, ctx, cfg.log) })
+	beside.Go(func() { service(ctx, c, cfg).Run(watched, ctx, cfg.log) })
 	cfg.log.Info("starting", "version", buildVersion(), "queues", cfg.queueNames())
+	if cfg.database != nil {
+		if err := cfg.database.Prepare(ctx, cfg.migrate); err != nil {
+			return errors.Join(err, cfg.Close())
+		}
+	}
 	if err := c.Run(ctx); errors.Is(err, consumer.ErrAbandoned) {
 		return err // closing the processors might wait for the work that did not end
 	} else {

@@ -10,33 +10,45 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/systemd"
 	"github.com/warrenmq/warren/telemetry"
 )
 
 // service is what systemd is told of the consumer, until ctx ends and while it then
 // stops.
-func service(ctx context.Context, c *consumer.Consumer, shutdownTimeout time.Duration) systemd.Daemon {
+func service(ctx context.Context, c *consumer.Consumer, cfg *config) systemd.Daemon {
 	return systemd.Daemon{
 		Ready: func() bool {
-			for _, check := range readiness(c.Status()) {
+			for _, check := range readiness(c.Status(), cfg.database) {
 				if !check.Ready {
 					return false
 				}
 			}
 			return true
 		},
-		Status:      func() string { return statusLine(c.Status(), ctx.Err() != nil, time.Now()) },
+		Status: func() string {
+			line := statusLine(c.Status(), ctx.Err() != nil, time.Now())
+			if cfg.database != nil && cfg.database.Reason() != "" {
+				line += ", the database cannot be used: " + cfg.database.Reason()
+			}
+			return line
+		},
 		Healthy:     c.Healthy,
-		StopTimeout: shutdownTimeout,
+		StopTimeout: cfg.consumer.ShutdownTimeout,
 	}
 }
 
-// readiness is what being ready consists of: each queue is being consumed.
-func readiness(s consumer.Status) []telemetry.Check {
-	out := make([]telemetry.Check, len(s.Queues))
+// readiness is what being ready consists of: each queue is being consumed, and the
+// database, if there is one, can be used.
+func readiness(s consumer.Status, db *database.Database) []telemetry.Check {
+	out := make([]telemetry.Check, len(s.Queues), len(s.Queues)+1)
 	for i, q := range s.Queues {
 		out[i] = telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason}
+	}
+	if db != nil {
+		reason := db.Reason()
+		out = append(out, telemetry.Check{Name: "database", Ready: reason == "", Reason: reason})
 	}
 	return out
 }

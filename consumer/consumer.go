@@ -52,7 +52,6 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	cfg = cfg.withDefaults()
 	c := &Consumer{cfg: cfg, top: topologyOf(cfg.Queues), log: log, publishTimeout: publishTimeout}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
-	c.turned.beat(time.Now())
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
@@ -96,6 +95,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	for _, l := range c.fires {
 		l.announce(time.Now())
 		loops.Go(func() { l.run(accepting, work) })
+	}
+	if c.cfg.Database != nil {
+		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected, meters: c.meters, log: c.log}
+		loops.Go(func() { r.run(accepting, work, c.cfg.Database) })
 	}
 	ended := make(chan struct{})
 	others.Go(func() {

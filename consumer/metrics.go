@@ -109,7 +109,7 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	gauge("warren.queue.idle", "s", "How long no delivery has come although the queue has messages and slots are free; else 0.",
 		perQueue(func(l *queueLoop) int64 { return int64(l.state.starved(time.Now()) / time.Second) }))
 	gauge("warren.connection.state", "", "1 while connected to a node, else 0.", func(o metric.Int64Observer) {
-		if c.connection.Load().LostAt.IsZero() {
+		if c.connected() {
 			o.Observe(1)
 		} else {
 			o.Observe(0)
@@ -201,6 +201,26 @@ func (q *queueMeters) published(ctx context.Context, purpose string, err error) 
 	q.sent.Add(ctx, 1, metric.WithAttributes(attrs...))
 	if err == nil && purpose == purposeWait {
 		q.parked.Add(ctx, 1, q.queue...)
+	}
+}
+
+// relayed counts the messages of a batch of the outbox, whose publishing came to
+// errs.
+func (m *meters) relayed(errs []error) {
+	counts := make(map[string]int64, 1)
+	for _, err := range errs {
+		if err == nil {
+			counts[""]++
+		} else {
+			counts[publishErrorType(err)]++
+		}
+	}
+	for kind, n := range counts {
+		attrs := []attribute.KeyValue{semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), attrPurpose.String(purposeOutbox)}
+		if kind != "" {
+			attrs = append(attrs, semconv.ErrorTypeKey.String(kind))
+		}
+		m.sent.Add(context.Background(), n, metric.WithAttributes(attrs...))
 	}
 }
 

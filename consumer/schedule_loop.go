@@ -83,7 +83,6 @@ func newScheduleLoop(s Schedule, c *Consumer) (*scheduleLoop, error) {
 	if timing != nil {
 		l.plan = &plan{timing, s.Name, s.Jitter, s.Misfire}
 	}
-	l.state.turned.beat(time.Now())
 	return l, nil
 }
 
@@ -111,6 +110,7 @@ func (l *scheduleLoop) announce(now time.Time) {
 // is under way is in the broker, or work has ended. It connects to the node of the
 // newest session.
 func (l *scheduleLoop) run(ctx, work context.Context) {
+	l.state.turned.beat(time.Now())
 	defer l.state.turned.end()
 	turns := time.NewTicker(turnEvery)
 	defer turns.Stop()
@@ -148,7 +148,7 @@ func (l *scheduleLoop) run(ctx, work context.Context) {
 // then: with the connection, the token goes to the next in line, and what the broker
 // has not taken by then, it never will. led is true if it has led.
 func (l *scheduleLoop) attend(ctx, work context.Context, s *session) (led bool, err error) {
-	conn, err := connectBeating(ctx, s.url, "schedule "+l.Name, scheduleHeartbeat)
+	conn, _, err := connectSocket(ctx, s.url, "schedule "+l.Name, scheduleHeartbeat)
 	if err != nil {
 		return false, explain(err)
 	}

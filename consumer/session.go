@@ -67,12 +67,15 @@ func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Lo
 // connect opens one connection. An error may hold the URL and its password; see
 // explain.
 func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, error) {
-	return connectBeating(ctx, nodeURL, purpose, 0)
+	conn, _, err := connectSocket(ctx, nodeURL, purpose, 0)
+	return conn, err
 }
 
-// connectBeating is as connect, with another time between heartbeats than the
-// library's, unless it is zero or the URL has its own.
-func connectBeating(ctx context.Context, nodeURL, purpose string, heartbeat time.Duration) (*amqp.Connection, error) {
+// connectSocket is as connect, with another time between heartbeats than the library's,
+// unless it is zero or the URL has its own. It returns the socket as well: to close it is
+// the only way to end a write that the broker does not take.
+func connectSocket(ctx context.Context, nodeURL, purpose string, heartbeat time.Duration) (*amqp.Connection, net.Conn, error) {
+	var socket net.Conn
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("warren " + purpose)
 	release := func() bool { return true }
@@ -84,6 +87,7 @@ func connectBeating(ctx context.Context, nodeURL, purpose string, heartbeat time
 			if err != nil {
 				return nil, err
 			}
+			socket = conn
 			// The library lifts the deadline after the handshake, but knows of
 			// no context.
 			release = context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -94,7 +98,7 @@ func connectBeating(ctx context.Context, nodeURL, purpose string, heartbeat time
 		_ = conn.CloseDeadline(time.Now())
 		err = context.Cause(ctx)
 	}
-	return conn, err
+	return conn, socket, err
 }
 
 // isLost tells whether the session can still be used.

@@ -52,6 +52,9 @@ type ScheduleStatus struct {
 	Fault string
 }
 
+// connected tells whether there is a connection.
+func (c *Consumer) connected() bool { return c.connection.Load().LostAt.IsZero() }
+
 // Status returns what the Consumer is doing now. It may be called at any time by any
 // goroutine, and does not block.
 func (c *Consumer) Status() Status {
@@ -107,7 +110,14 @@ func (p *pulse) beat(now time.Time) { p.at.Store(now.UnixNano()) }
 // end says that nothing is expected of the loop any more.
 func (p *pulse) end() { p.at.Store(math.MaxInt64) }
 
-func (p *pulse) since(now time.Time) time.Duration { return now.Sub(time.Unix(0, p.at.Load())) }
+// since is how long ago the last turn was; zero if the loop has not begun.
+func (p *pulse) since(now time.Time) time.Duration {
+	at := p.at.Load()
+	if at == 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(0, at))
+}
 
 // state is what a loop shows of itself to other goroutines.
 type state struct {

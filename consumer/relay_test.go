@@ -1,0 +1,53 @@
+package consumer
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// What the broker does not answer for in time is not taken for published. Of each
+// target one message is blamed, so that the others can go on.
+func TestABatchThatIsNotConfirmed(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "a", nil)
+	v.Declare(t, "b", nil)
+	proxy := rabbittest.NewProxy(t, v.Node.Addr())
+	log := slog.New(slog.DiscardHandler)
+	r := &relay{
+		nodes: []string{v.URLAt(proxy.Addr)}, timeout: 2 * time.Second, ready: func() bool { return true },
+		meters: newTestConsumer(log).meters, log: log,
+	}
+	defer r.watching.Wait()
+	defer r.hangUp()
+	batch := []Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}
+	publish := func(n int) (confirmed, blamed, unanswered int) {
+		for _, err := range r.publish(t.Context(), t.Context(), batch[:n]) {
+			switch {
+			case err == nil:
+				confirmed++
+			case errors.Is(err, errNoConfirm):
+				blamed++
+			case errors.Is(err, ErrBroker):
+				unanswered++
+			default:
+				t.Errorf("got %v", err)
+			}
+		}
+		return confirmed, blamed, unanswered
+	}
+	for _, test := range []struct{ n, blamed int }{{4, 2}, {1, 1}} {
+		if confirmed, _, _ := publish(test.n); confirmed != test.n {
+			t.Errorf("got %d confirmed, want %d", confirmed, test.n)
+		}
+		proxy.Stall(rabbittest.FromNode)
+		confirmed, blamed, unanswered := publish(test.n)
+		if confirmed != 0 || blamed != test.blamed || unanswered != test.n-blamed {
+			t.Errorf("got %d confirmed, %d blamed and %d unanswered of %d, want none, %d and the rest", confirmed, blamed, unanswered, test.n, test.blamed)
+		}
+		proxy.Restore(t)
+	}
+}
