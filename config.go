@@ -35,7 +35,7 @@ type daemonSettings struct {
 
 // queueSettings are the variables of each queue, whatever its processor.
 type queueSettings struct {
-	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email or log."`
+	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email, log or webhook."`
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
 	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`

@@ -1,0 +1,30 @@
+package webhook
+
+import (
+	"testing"
+	"time"
+)
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"":                                 0,
+		"0":                                0,
+		"120":                              2 * time.Minute,
+		" 7 ":                              7 * time.Second,
+		"-5":                               0,
+		"1.5":                              0,
+		"soon":                             0,
+		"86401":                            24 * time.Hour,
+		"9223372036854775807":              24 * time.Hour,
+		"99999999999999999999999":          0,
+		"Sat, 21 Nov 2026 08:01:30 GMT":    90 * time.Second,
+		"Saturday, 21-Nov-26 08:01:30 GMT": 90 * time.Second,
+		"Sat, 21 Nov 2026 07:00:00 GMT":    0,
+		"Sat, 21 Nov 2099 07:00:00 GMT":    24 * time.Hour,
+	} {
+		if got := retryAfter(value, now); got != want {
+			t.Errorf("%q: got %v, want %v", value, got, want)
+		}
+	}
+}
