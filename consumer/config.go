@@ -23,6 +23,9 @@ type Config struct {
 	Worker string
 	// Version is the program's, for the metrics.
 	Version string
+	// Database keeps transactions, inbox and outbox. Nil means that there are none.
+	// It is closed by whoever made it, after Run has returned.
+	Database Database
 	// Telemetry says where spans and metrics go. Zero means nowhere.
 	Telemetry Telemetry
 }

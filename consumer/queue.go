@@ -60,7 +60,7 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 	meters := newQueueMeters(c.meters, q.Name)
 	l := &queueLoop{
 		worker: &worker{
-			Queue: q, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
+			Queue: q, database: c.cfg.Database, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: meters,
 		},
 		log:        log,
@@ -71,7 +71,7 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 		delivered:  time.Now(),
 	}
 	l.state.turned.Store(time.Now().UnixNano())
-	l.worker.attempts = &l.state.attempts
+	l.worker.attempts, l.worker.repeats = &l.state.attempts, &l.state.repeats
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
 		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
@@ -190,7 +190,8 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 		l.acknowledge()
 		return j
 	}
-	if j.delivery.MessageId == "" {
+	j.identified = j.delivery.MessageId != ""
+	if !j.identified {
 		// From the first attempt on, it is what the message is called: the copy that
 		// waits for the next carries it along.
 		j.delivery.MessageId = rand.Text()

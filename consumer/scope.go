@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -31,6 +32,12 @@ type Scope struct {
 	opened   []openedResource
 	tempDir  string
 	result   Result
+
+	database    Database // nil: none
+	propagator  propagation.TextMapPropagator
+	inboxKey    *InboxKey   // nil: the message has no identity of its own
+	tx          Transaction // nil: not begun
+	databaseErr error       // why the transaction could not be begun or ended
 }
 
 // A Result is what a processor answers to a publisher that set reply-to.

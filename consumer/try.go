@@ -11,8 +11,13 @@ import (
 // an error, and the scope is ended. It returns the result that p set. It is what
 // tests of processors are made with; see package consumertest.
 func Try(ctx context.Context, p Processor, d Delivery, log *slog.Logger) (Result, error) {
-	s := &Scope{delivery: &d, baseLog: log, span: trace.SpanFromContext(ctx)}
-	err := s.end(recovered(func() error { return p.Process(ctx, d, s) }))
+	return TryDatabase(ctx, nil, p, d, log)
+}
+
+// TryDatabase is Try with a database, whose inbox is not looked into.
+func TryDatabase(ctx context.Context, db Database, p Processor, d Delivery, log *slog.Logger) (Result, error) {
+	s := &Scope{delivery: &d, baseLog: log, span: trace.SpanFromContext(ctx), database: db}
+	err := s.run(ctx, p)
 	return s.result, err
 }
 

@@ -10,17 +10,17 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // A job is one delivery on its way through a worker.
 type job struct {
-	delivery amqp.Delivery
-	sub      *subscription
-	story    story
-	fault    error     // of the headers; the delivery is dead-lettered for it
-	started  time.Time // zero: it was given back instead
-	finished time.Time // zero: no worker has had it
+	delivery   amqp.Delivery
+	sub        *subscription
+	story      story
+	identified bool      // it came with a message id
+	fault      error     // of the headers; the delivery is dead-lettered for it
+	started    time.Time // zero: it was given back instead
+	finished   time.Time // zero: no worker has had it
 }
 
 // A result is what a worker sends back, once, for each job: acknowledge or
@@ -47,6 +47,8 @@ type worker struct {
 	tracing     tracing
 	meters      queueMeters
 	attempts    *[len(actionNames)]atomic.Int64 // counted by verdict
+	repeats     *atomic.Int64
+	database    Database // nil: none
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the
@@ -67,7 +69,11 @@ func (w *worker) work(ctx context.Context, j *job) action {
 	ctx, o := w.attempt(ctx, j)
 	switch o.verdict.action {
 	case acknowledge:
-		return w.reply(ctx, j, o.answer)
+		settled := w.reply(ctx, j, o.answer)
+		if settled == acknowledge {
+			w.record(ctx, o)
+		}
+		return settled
 	case deadLetter:
 		return w.bury(ctx, j, o)
 	case giveBack:
@@ -76,7 +82,7 @@ func (w *worker) work(ctx context.Context, j *job) action {
 	msg := again(&j.delivery)
 	now := time.Now()
 	writeFailure(msg.Headers, o.attempts, o.err, now, w.identity)
-	w.logFailure(ctx, slog.LevelWarn, "attempt failed, the message waits for the next", j, o, "retry_in", o.verdict.after)
+	w.logFailure(ctx, o.level(), "attempt failed, the message waits for the next", j, o, "retry_in", o.verdict.after)
 	return w.park(ctx, j, msg, now.Add(o.verdict.after))
 }
 
@@ -86,6 +92,18 @@ type outcome struct {
 	answer   Result
 	err      error // of the last
 	verdict  verdict
+	key      *InboxKey // nil: it is not looked for in the inbox
+	recorded bool      // in the inbox, by the last
+	lost     int       // attempts for which there was no database; they are not counted
+}
+
+// level is that at which a failure is logged; that there is no database is logged
+// once, by the database.
+func (o outcome) level() slog.Level {
+	if o.lost > 0 {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // attempt runs the processor, and runs it again where the wait for the next attempt
@@ -93,12 +111,19 @@ type outcome struct {
 // the last attempt: what follows from that hangs on it.
 func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome) {
 	o := outcome{attempts: j.story.attempts, err: errNotStarted}
+	if w.database != nil && j.identified {
+		o.key = newInboxKey(w.Name, j.delivery.MessageId, j.delivery.Body)
+	}
 	inProcess := retry.BackoffFunc(func() (time.Duration, bool) { return o.verdict.after, o.verdict.after >= shortestWait })
 	interrupted := retry.Do(ctx, inProcess, func(context.Context) error {
 		spanCtx, span := w.tracing.startAttempt(ctx, j, o.attempts+1)
 		started := time.Now()
-		o.answer, o.err = w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1))
-		o.attempts++
+		w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1), &o)
+		if errors.Is(o.err, ErrDatabase) {
+			o.lost++
+		} else {
+			o.attempts++
+		}
 		o.verdict = w.decide(ctx, o)
 		w.attempts[o.verdict.action].Add(1)
 		w.meters.attempted(spanCtx, o.err, time.Since(started))
@@ -107,7 +132,7 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 		if o.verdict.action != retryLater || o.verdict.after >= shortestWait {
 			return nil
 		}
-		w.logFailure(ctx, slog.LevelWarn, "attempt failed, the next follows shortly", j, o, "retry_in", o.verdict.after)
+		w.logFailure(ctx, o.level(), "attempt failed, the next follows shortly", j, o, "retry_in", o.verdict.after)
 		return retry.RetryableError(o.err)
 	})
 	if interrupted != nil { // before the first attempt, or in a wait
@@ -120,6 +145,9 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 // worked out, unless it was the last that the message has.
 func (w *worker) decide(ctx context.Context, o outcome) verdict {
 	v := verdictOf(ctx, o.err)
+	if errors.Is(o.err, ErrDatabase) && v.action != giveBack {
+		return verdict{action: retryLater, after: lostWait(o.lost)}
+	}
 	if v.action != retryLater {
 		return v
 	}
@@ -130,21 +158,29 @@ func (w *worker) decide(ctx context.Context, o outcome) verdict {
 	return v
 }
 
-// once runs the processor on d, in a scope of its own, for at most the timeout.
-func (w *worker) once(ctx context.Context, d Delivery) (Result, error) {
+// once runs the processor on d, in a scope of its own, for at most the timeout;
+// unless the inbox knows that the work is done.
+func (w *worker) once(ctx context.Context, d Delivery, o *outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.Timeout, ErrTimeout)
 	defer cancel()
-	s := &Scope{delivery: &d, baseLog: w.log, span: trace.SpanFromContext(ctx)}
+	if o.key != nil && (w.recall(ctx, o) || o.err != nil) {
+		return
+	}
+	s := w.newScope(ctx, &d, o.key)
 	overdue := time.AfterFunc(w.Timeout+overdueAfter, func() {
 		traced(ctx, w.log).Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
 			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", w.Timeout)
 	})
 	defer overdue.Stop()
-	err := s.end(recovered(func() error { return w.Processor.Process(ctx, d, s) }))
+	err := s.run(ctx, w.Processor)
+	if errors.Is(s.databaseErr, ErrDone) { // done while this attempt began
+		w.recall(ctx, o)
+		return
+	}
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && !errors.Is(err, ErrTimeout) {
 		err = fmt.Errorf("%w (%v): %w", ErrTimeout, w.Timeout, err)
 	}
-	return s.result, err
+	o.answer, o.err, o.recorded = s.result, err, s.tx != nil
 }
 
 // reply publishes the result of a delivery that asks for it. A requester that has

@@ -109,7 +109,9 @@ func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
 			}),
 		}, slog.New(slog.DiscardHandler))
 		start := time.Now()
-		_, err := w.once(t.Context(), Delivery{})
+		var o outcome
+		w.once(t.Context(), Delivery{}, &o)
+		err := o.err
 		equal(t, time.Since(start), 30*time.Second)
 		equal(t, errorText(err), "the attempt took longer than the queue's timeout (30s): interrupted while sending")
 		equal(t, verdictOf(t.Context(), err).action, retryLater)
@@ -122,7 +124,9 @@ func TestWorkThatIsDoneInSpiteOfItsTimeoutIsDone(t *testing.T) {
 			<-time.After(2 * time.Second)
 			return nil
 		})}, slog.New(slog.DiscardHandler))
-		_, err := w.once(t.Context(), Delivery{})
+		var o outcome
+		w.once(t.Context(), Delivery{}, &o)
+		err := o.err
 		equal(t, err, nil)
 	})
 }
@@ -135,7 +139,7 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 			<-returned
 			return nil
 		})}, slog.New(slog.NewTextHandler(&log, nil)))
-		go func() { _, _ = w.once(t.Context(), Delivery{MessageID: "m-7"}) }()
+		go w.once(t.Context(), Delivery{MessageID: "m-7"}, new(outcome))
 		<-time.After(time.Minute + overdueAfter - 1)
 		synctest.Wait()
 		equal(t, log.String(), "")
@@ -153,7 +157,9 @@ func TestAPanicIsAnErrorWithAStack(t *testing.T) {
 		orders := make([]int, 0)
 		return fmt.Errorf("order %d", orders[len(orders)])
 	})}, slog.New(slog.DiscardHandler))
-	_, err := w.once(t.Context(), Delivery{})
+	var o outcome
+	w.once(t.Context(), Delivery{}, &o)
+	err := o.err
 	p, ok := errors.AsType[*PanicError](err)
 	if !ok || !strings.Contains(p.Stack, "worker_test.go") || !strings.Contains(err.Error(), "index out of range") {
 		t.Errorf("error %v of %T, want a PanicError with this file in its stack", err, err)

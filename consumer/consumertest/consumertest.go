@@ -23,6 +23,12 @@ func RunLog(ctx context.Context, p consumer.Processor, d consumer.Delivery, log 
 	return consumer.Try(ctx, p, d, log.With("queue", d.Queue))
 }
 
+// RunDatabase is Run with a database, in which the scope's transaction and outbox
+// are. Its inbox is not looked into.
+func RunDatabase(ctx context.Context, db consumer.Database, p consumer.Processor, d consumer.Delivery) (consumer.Result, error) {
+	return consumer.TryDatabase(ctx, db, p, d, slog.New(slog.DiscardHandler))
+}
+
 // Verdict says what the daemon would do with a delivery whose attempt returned
 // err while attempts remain: "ack", "retry" or "dead".
 func Verdict(err error) string { return consumer.VerdictOf(err) }

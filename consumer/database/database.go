@@ -1,0 +1,93 @@
+// Package database keeps state in PostgreSQL or SQLite: the transaction of a
+// delivery, the inbox by which a repeat is recognised, and the outbox, whose
+// messages are published after their commit. [Database] is what a
+// [consumer.Config] takes as its Database.
+//
+// Its own tables are in the schema warren of PostgreSQL, or begin with warren_ on
+// SQLite; see the folder migrations.
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// Config is what a [Database] is made from.
+type Config struct {
+	// URL as [Open] takes it. Required.
+	URL string
+	// Connections is how many deliveries may work with it at once. Zero means 8.
+	Connections int
+	// InboxTTL is how long a message is recognised. Zero means 7 days.
+	InboxTTL time.Duration
+}
+
+// ownConnections are those of the relay, of whoever cleans, and of a check.
+const ownConnections = 3
+
+// A Database is a pool of connections to one database. It may be used by any
+// number of goroutines.
+type Database struct {
+	place  place
+	write  *sql.DB
+	read   *sql.DB // on PostgreSQL the same
+	ttl    time.Duration
+	log    *slog.Logger
+	outage outage
+}
+
+var _ consumer.Database = (*Database)(nil)
+
+// New makes the pool of cfg. It connects to nothing yet. The caller closes the
+// Database. No error holds the URL.
+func New(cfg Config, log *slog.Logger) (*Database, error) {
+	p, err := parse(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	d := &Database{place: p, ttl: cfg.InboxTTL, log: log}
+	if d.ttl == 0 {
+		d.ttl = 7 * 24 * time.Hour
+	}
+	connections := cfg.Connections
+	if connections == 0 {
+		connections = 8
+	}
+	if d.write, err = p.open(); err != nil {
+		return nil, err
+	}
+	d.read = d.write
+	if p.dialect == sqlite {
+		// One writer at a time is all that SQLite can do: the others wait for their
+		// turn here, in order, and without asking for it again and again.
+		d.write.SetMaxOpenConns(1)
+		if d.read, err = p.open(); err != nil {
+			return nil, errors.Join(err, d.write.Close())
+		}
+	}
+	d.read.SetMaxOpenConns(connections + ownConnections)
+	d.read.SetMaxIdleConns(connections + ownConnections)
+	return d, nil
+}
+
+// Name says which database it is, fit for logs.
+func (d *Database) Name() string { return d.place.name }
+
+// Close closes the pool. It waits for what is under way.
+func (d *Database) Close() error {
+	if d.read == d.write {
+		return d.write.Close()
+	}
+	return errors.Join(d.read.Close(), d.write.Close())
+}
+
+// Run publishes what is in the outbox, if no other process does, and cleans the
+// inbox. It blocks until ctx ends; all that it started has ended then.
+func (d *Database) Run(ctx context.Context, publish func([]consumer.Message) []error) {
+	d.clean(ctx)
+}

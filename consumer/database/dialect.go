@@ -1,0 +1,62 @@
+package database
+
+// A dialect is what differs between PostgreSQL and SQLite: where the tables are,
+// and the statements.
+type dialect struct {
+	migrations string // their folder
+	versions   string // the table of those that were made
+
+	done    string // queue, message id, digest
+	record  string // queue, message id, digest: no row if it was there
+	answer  string // queue, message id, digest, content type, result
+	clean   string // age in seconds, most rows
+	enqueue string
+	next    string // most rows
+	remove  string // ids, as JSON
+	fail    string // id, error, seconds until the next attempt
+}
+
+const enqueued = ` (exchange, routing_key, body, body_bytes, message_id, content_type, content_encoding,
+	correlation_id, reply_to, type, app_id, priority, expiration_ms, headers)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
+
+const outgoing = `o.id, o.attempts, o.exchange, o.routing_key, o.body, o.body_bytes, o.message_id, o.content_type, o.content_encoding,
+	o.correlation_id, o.reply_to, o.type, o.app_id, o.priority, o.expiration_ms, o.headers`
+
+var postgres = &dialect{
+	migrations: "migrations/postgres",
+	versions:   "warren.migrations",
+
+	done: `SELECT coalesce(result_type, ''), result FROM warren.inbox WHERE queue = $1 AND message_id = $2 AND digest = $3`,
+	record: `INSERT INTO warren.inbox (queue, message_id, digest) VALUES ($1, $2, $3)
+		ON CONFLICT (queue, message_id, digest) DO NOTHING`,
+	answer: `UPDATE warren.inbox SET result_type = $4, result = $5 WHERE queue = $1 AND message_id = $2 AND digest = $3`,
+	clean: `DELETE FROM warren.inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM warren.inbox
+		WHERE done_at < now() - make_interval(secs => $1) ORDER BY done_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
+	enqueue: `INSERT INTO warren.outbox` + enqueued,
+	next: `SELECT ` + outgoing + ` FROM warren.outbox o
+		WHERE (o.retry_at IS NULL OR o.retry_at <= now()) AND NOT EXISTS (SELECT 1 FROM warren.outbox h
+			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
+		ORDER BY o.id LIMIT $1`,
+	remove: `DELETE FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb))`,
+	fail: `UPDATE warren.outbox SET attempts = attempts + 1, error = $2, retry_at = clock_timestamp() + make_interval(secs => $3)
+		WHERE id = $1`,
+}
+
+var sqlite = &dialect{
+	migrations: "migrations/sqlite",
+	versions:   "warren_migrations",
+
+	done:   `SELECT coalesce(result_type, ''), result FROM warren_inbox WHERE queue = $1 AND message_id = $2 AND digest = $3`,
+	record: `INSERT INTO warren_inbox (queue, message_id, digest) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+	answer: `UPDATE warren_inbox SET result_type = $4, result = $5 WHERE queue = $1 AND message_id = $2 AND digest = $3`,
+	clean: `DELETE FROM warren_inbox WHERE (queue, message_id, digest) IN (SELECT queue, message_id, digest FROM warren_inbox
+		WHERE done_at < unixepoch() - $1 ORDER BY done_at LIMIT $2)`,
+	enqueue: `INSERT INTO warren_outbox` + enqueued,
+	next: `SELECT ` + outgoing + ` FROM warren_outbox o
+		WHERE (o.retry_at IS NULL OR o.retry_at <= unixepoch()) AND NOT EXISTS (SELECT 1 FROM warren_outbox h
+			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
+		ORDER BY o.id LIMIT $1`,
+	remove: `DELETE FROM warren_outbox WHERE id IN (SELECT value FROM json_each($1))`,
+	fail:   `UPDATE warren_outbox SET attempts = attempts + 1, error = $2, retry_at = unixepoch() + ceil($3) WHERE id = $1`,
+}

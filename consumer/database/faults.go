@@ -1,0 +1,137 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	sqlitedriver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// An outage is a time in which the database cannot be used. It is logged when it
+// begins and when it ends. The zero value is none.
+type outage struct {
+	since atomic.Int64 // Unix nanoseconds; zero: none now
+	text  atomic.Pointer[string]
+}
+
+func (o *outage) begin(log *slog.Logger, err error) {
+	text := err.Error()
+	o.text.Store(&text)
+	if o.since.CompareAndSwap(0, time.Now().UnixNano()) {
+		log.Error("the database cannot be used, deliveries that need it wait for it", "error", text)
+	}
+}
+
+func (o *outage) end(log *slog.Logger) {
+	if o.since.Load() == 0 { // as nearly always
+		return
+	}
+	if since := o.since.Swap(0); since != 0 {
+		log.Info("the database can be used again", "duration", time.Since(time.Unix(0, since)).Round(time.Millisecond))
+	}
+}
+
+// Reason says why the database cannot be used. Empty means that it can, as far as
+// is known.
+func (d *Database) Reason() string {
+	if d.outage.since.Load() == 0 {
+		return ""
+	}
+	return *d.outage.text.Load()
+}
+
+// usable takes the outcome of a step that no message can be at fault for, so that
+// an error says that the database cannot be used; unless ctx has ended.
+func (d *Database) usable(ctx context.Context, step string, err error) error {
+	if err == nil {
+		d.outage.end(d.log)
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", step, d.explain(err))
+	if ctx.Err() == nil {
+		d.outage.begin(d.log, err)
+	}
+	return err
+}
+
+// lost takes the outcome of a step that the message may be at fault for, and marks
+// an error that tells of a lost database.
+func (d *Database) lost(err error) error {
+	if err == nil || !isLost(err) {
+		return err
+	}
+	err = d.explain(err)
+	d.outage.begin(d.log, err)
+	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
+}
+
+// isLost tells whether err means that the database did not do what it was asked
+// for a reason of its own, not because of what it was.
+func isLost(err error) bool {
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case strings.HasPrefix(reply.Code, "57P"), // shutting down, starting up
+			strings.HasPrefix(reply.Code, "08"), // connection
+			strings.HasPrefix(reply.Code, "53"), // disk, memory, connections used up
+			reply.Code == "25006":               // read-only: a standby
+			return true
+		}
+		return false
+	}
+	if fault, ok := errors.AsType[*sqlitedriver.Error](err); ok {
+		switch fault.Code() & 0xff {
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
+			return true
+		}
+		return false
+	}
+	own := errors.Is(err, sql.ErrTxDone) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	return !own && !errors.Is(err, pgx.ErrTxCommitRollback)
+}
+
+// explain says an error of the pool in an operator's words.
+func (d *Database) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isMissing(err):
+		return fmt.Errorf("%s lacks Warren's tables, or has older ones; %s (%w)", d.place.name, remedy, err)
+	}
+	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return fmt.Errorf("%s: %s", d.place.name, connectText(connect))
+	}
+	return fmt.Errorf("%s: %w", d.place.name, err)
+}
+
+// Explain returns err, of a pool that [Open] made, without what pgx tells of its
+// URL but for the database and its host.
+func Explain(err error) error {
+	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return fmt.Errorf("cannot connect to database %s: %s", connect.Config.Database, connectText(connect))
+	}
+	return err
+}
+
+func connectText(err *pgconn.ConnectError) string {
+	return strings.ReplaceAll(errors.Unwrap(err).Error(), "\n", "; ")
+}
+
+// isMissing tells whether err says that a table or schema is not there.
+func isMissing(err error) bool {
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return reply.Code == "42P01" || reply.Code == "42703" || reply.Code == "3F000" // table, column, schema
+	}
+	fault, ok := errors.AsType[*sqlitedriver.Error](err)
+	return ok && (strings.Contains(fault.Error(), "no such table") || strings.Contains(fault.Error(), "no such column"))
+}

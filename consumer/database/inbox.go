@@ -1,0 +1,107 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+// Done tells whether the message's work is done, and what its result was.
+func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Result, bool, error) {
+	var r consumer.Result
+	err := d.read.QueryRowContext(ctx, d.place.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
+	done := err == nil
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return r, done, d.usable(ctx, "look into the inbox", err)
+}
+
+// Record records, outside of any transaction, that the message's work is done.
+func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
+	_, err := d.write.ExecContext(ctx, d.place.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	return d.usable(ctx, "record the message in the inbox", err)
+}
+
+// Begin begins a transaction and, unless k is nil, records in it that the message's
+// work is done. It blocks while another transaction that has recorded the same
+// message goes on, and returns [consumer.ErrDone] if that, or an earlier one, has
+// committed. On SQLite it blocks while there is any other.
+func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Transaction, error) {
+	tx, err := d.write.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, d.usable(ctx, "begin a transaction", err)
+	}
+	t := &transaction{d: d, tx: tx, key: k}
+	if k == nil {
+		return t, d.usable(ctx, "", nil)
+	}
+	r, err := tx.ExecContext(ctx, d.place.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	var recorded int64
+	if err == nil {
+		recorded, err = r.RowsAffected()
+	}
+	if err = d.usable(ctx, "record the message in the inbox", err); err == nil && recorded == 0 {
+		err = consumer.ErrDone
+	}
+	if err != nil {
+		_ = tx.Rollback() // the fault is told already
+		return nil, err
+	}
+	return t, nil
+}
+
+// A transaction is that of one delivery.
+type transaction struct {
+	d   *Database
+	tx  *sql.Tx
+	key *consumer.InboxKey
+}
+
+func (t *transaction) SQL() *sql.Tx { return t.tx }
+
+// Commit commits. A result that is not nil is kept, for repeats of the message.
+func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
+	if r != nil && t.key != nil {
+		if _, err := t.tx.ExecContext(ctx, t.d.place.dialect.answer, t.key.Queue, t.key.MessageID, t.key.Digest[:], r.ContentType, r.Body); err != nil {
+			return t.d.lost(fmt.Errorf("keep the result in the inbox: %w", err))
+		}
+	}
+	return t.d.lost(t.tx.Commit())
+}
+
+// Rollback rolls back what is not committed.
+func (t *transaction) Rollback(context.Context) error {
+	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) {
+		return t.d.lost(err)
+	}
+	return nil
+}
+
+const (
+	cleanEvery = time.Minute
+	cleanBatch = 1000 // rows: so few that nobody waits for them
+)
+
+// clean forgets the messages that are older than the TTL, until ctx ends.
+func (d *Database) clean(ctx context.Context) {
+	for sleep(ctx, cleanEvery) {
+		for more := true; more && ctx.Err() == nil; {
+			n, err := d.cleanOnce(ctx)
+			more = err == nil && n == cleanBatch
+		}
+	}
+}
+
+func (d *Database) cleanOnce(ctx context.Context) (int64, error) {
+	var n int64
+	r, err := d.write.ExecContext(ctx, d.place.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
+	if err == nil {
+		n, err = r.RowsAffected()
+	}
+	return n, d.usable(ctx, "clean the inbox", err)
+}

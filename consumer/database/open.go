@@ -1,0 +1,100 @@
+package database
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // the driver called sqlite
+)
+
+const (
+	// connectTimeout is for a URL that has no connect_timeout of its own.
+	connectTimeout = 5 * time.Second
+	// busyTimeout is how long SQLite waits for another process that writes.
+	busyTimeout = 5 * time.Second
+)
+
+// Open makes the pool of a URL: postgres://user:password@host/name, or
+// sqlite:/path/of/the/file. It connects to nothing yet. The caller closes the pool,
+// and bounds it if there may be many users of it. No error of Open holds the URL;
+// see [Explain] for those of the pool.
+//
+// A transaction on SQLite locks out all other writers from its beginning on.
+func Open(url string) (*sql.DB, error) {
+	p, err := parse(url)
+	if err != nil {
+		return nil, err
+	}
+	return p.open()
+}
+
+// A place is where a database is.
+type place struct {
+	dialect *dialect
+	name    string          // for errors and logs: without user and password
+	config  *pgx.ConnConfig // of PostgreSQL
+	path    string          // of SQLite
+}
+
+var errURL = errors.New("is not the URL of a database: write postgres://user:password@host:5432/name, special characters " +
+	"percent-encoded, or sqlite:/path/of/the/file")
+
+func parse(text string) (place, error) {
+	scheme, rest, _ := strings.Cut(text, ":")
+	switch scheme {
+	case "postgres", "postgresql":
+		return parsePostgres(text)
+	case "sqlite":
+		return parseSQLite(rest)
+	}
+	return place{}, errURL
+}
+
+func parsePostgres(text string) (place, error) {
+	u, err := url.Parse(text)
+	// What follows an unescaped / ? or # is no longer taken for the password.
+	if err != nil || u.Host == "" || strings.Contains(u.EscapedPath()+u.Fragment, "@") {
+		return place{}, errURL
+	}
+	config, err := pgx.ParseConfig(text)
+	if err != nil {
+		// pgx's own words may hold the password.
+		return place{}, errors.New("is not a URL that PostgreSQL understands; look at its host, port and parameters, such as sslmode")
+	}
+	if !u.Query().Has("connect_timeout") {
+		config.ConnectTimeout = connectTimeout
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "warren"
+	}
+	name := fmt.Sprintf("database %s at %s", config.Database, net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))))
+	return place{dialect: postgres, name: name, config: config}, nil
+}
+
+func parseSQLite(path string) (place, error) {
+	if path = strings.TrimPrefix(path, "//"); path == "" || strings.ContainsAny(path, "?#") || strings.HasPrefix(path, ":") {
+		return place{}, errors.New("is not the URL of a database: after sqlite: stands the path of a file, without ? and #, such as sqlite:/var/lib/warren/warren.db")
+	}
+	return place{dialect: sqlite, name: "database " + path, path: path}, nil
+}
+
+func (p place) open() (*sql.DB, error) {
+	if p.config != nil {
+		return stdlib.OpenDB(*p.config), nil
+	}
+	settings := url.Values{"_txlock": {"immediate"}, "_pragma": {
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+		"journal_mode(WAL)",
+		"synchronous(FULL)", // what is committed must survive a power cut: it is acknowledged then
+		"foreign_keys(ON)",
+	}}
+	return sql.Open("sqlite", p.path+"?"+settings.Encode())
+}

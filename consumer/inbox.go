@@ -1,0 +1,81 @@
+package consumer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+)
+
+// An InboxKey tells a message from all others of its queue. The message id alone is
+// not enough: publishers have been seen to use one id for many messages, none of
+// which may be lost.
+type InboxKey struct {
+	Queue     string
+	MessageID string
+	Digest    [16]byte // of the body
+}
+
+func newInboxKey(queue, messageID string, body []byte) *InboxKey {
+	sum := sha256.Sum256(body)
+	return &InboxKey{queue, messageID, [16]byte(sum[:16])}
+}
+
+// recall looks into the inbox for the message of o. If its work is done, it makes o
+// that of an attempt with the same result, and returns true.
+func (w *worker) recall(ctx context.Context, o *outcome) bool {
+	result, done, err := w.database.Done(ctx, *o.key)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", ErrDatabase, err)
+	}
+	o.answer, o.err, o.recorded = result, err, done
+	if done {
+		w.repeats.Add(1)
+		traced(ctx, w.log).Debug("repeat of work that the inbox knows to be done, acknowledged without running again", "message_id", o.key.MessageID)
+	}
+	return done
+}
+
+// record records that the work of o is done, if its transaction has not. A message
+// that cannot be recorded is acknowledged all the same: a repeat would not be
+// recognised, but to have it worked again now is to repeat it for certain.
+func (w *worker) record(ctx context.Context, o outcome) {
+	if o.key == nil || o.recorded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), scopeEndTimeout)
+	defer cancel()
+	if err := w.database.Record(ctx, *o.key); err != nil {
+		traced(ctx, w.log).Debug("a repeat of this message would not be recognised", "message_id", o.key.MessageID, "error", err)
+	}
+}
+
+// lostWait is the wait after the n-th attempt in a row for which there was no
+// database. The first are spent in the slot: a database that is started again is
+// back soon, and one that is not must not have the whole queue moved to and fro.
+func lostWait(n int) time.Duration {
+	if n <= 2 {
+		return time.Duration(n) * 300 * time.Millisecond
+	}
+	return 4 * time.Second
+}
+
+// newScope makes the scope of one attempt.
+func (w *worker) newScope(ctx context.Context, d *Delivery, key *InboxKey) *Scope {
+	return &Scope{
+		delivery: d, baseLog: w.log, span: trace.SpanFromContext(ctx),
+		database: w.database, inboxKey: key, propagator: w.tracing.propagator,
+	}
+}
+
+// run runs p in the scope, and ends that.
+func (s *Scope) run(ctx context.Context, p Processor) error {
+	err := s.end(recovered(func() error { return p.Process(ctx, *s.delivery, s) }))
+	if err != nil && errors.Is(s.databaseErr, ErrDatabase) && !errors.Is(err, ErrDatabase) {
+		err = fmt.Errorf("%w; %w", err, s.databaseErr)
+	}
+	return err
+}
