@@ -31,6 +31,7 @@ type Consumer struct {
 	outage outage // of what all queues share
 
 	connected atomic.Bool
+	session   atomic.Pointer[session] // nil while not connected
 
 	publishTimeout time.Duration // that of the constant, but in tests
 }
@@ -149,11 +150,13 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		}
 		c.log.Info("connected", "node", s.node, "version", s.broker.version)
 		c.connected.Store(true)
+		c.session.Store(s)
 		for _, l := range c.loops {
 			l.offer(s)
 		}
 		lost := s.watch(ended)
 		c.connected.Store(false)
+		c.session.Store(nil)
 		s.close()
 		if lost == nil {
 			return nil

@@ -33,10 +33,17 @@ type answer struct {
 	cancel context.CancelCauseFunc
 }
 
-// result reads the body as the result of the delivery.
-func (a *answer) result() (consumer.Result, error) {
+// result reads the body as the result of the delivery. Unless somebody waits for it,
+// there is none if it does not come soon, whole, and in bounds.
+func (a *answer) result(awaited bool) (consumer.Result, error) {
+	if !awaited {
+		timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
+		defer timer.Stop()
+	}
 	body, err := io.ReadAll(io.LimitReader(a.Body, maxResultBytes+1))
 	switch {
+	case !awaited && (err != nil || len(body) > maxResultBytes):
+		return consumer.Result{}, nil
 	case err != nil:
 		return consumer.Result{}, fmt.Errorf("the answer %s broke off, and reply-to asks for it: %w", a.Status, err)
 	case len(body) > maxResultBytes:

@@ -146,11 +146,11 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if response.StatusCode/100 != 2 {
 		return p.refusal(a, time.Now())
 	}
-	if d.ReplyTo == "" {
+	if !scope.WantsResult() {
 		a.drain()
 		return nil
 	}
-	result, err := a.result()
+	result, err := a.result(d.ReplyTo != "")
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.url.Host, err)
 	}
