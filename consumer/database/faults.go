@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -109,7 +110,7 @@ func (d *Database) explain(err error) error {
 		return fmt.Errorf("%s lacks Warren's tables, or has older ones; %s (%w)", d.place.name, remedy, err)
 	}
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("%s: %s", d.place.name, connectText(connect))
+		return newConnectFault(d.place.name, connect)
 	}
 	return fmt.Errorf("%s: %w", d.place.name, err)
 }
@@ -118,13 +119,42 @@ func (d *Database) explain(err error) error {
 // URL but for the database and its host.
 func Explain(err error) error {
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("cannot connect to database %s: %s", connect.Config.Database, connectText(connect))
+		return newConnectFault("database "+connect.Config.Database, connect)
 	}
 	return err
 }
 
-func connectText(err *pgconn.ConnectError) string {
-	return strings.ReplaceAll(errors.Unwrap(err).Error(), "\n", "; ")
+// A connectFault is a pgconn.ConnectError without its configuration.
+type connectFault struct {
+	text  string
+	cause error
+}
+
+func newConnectFault(name string, err *pgconn.ConnectError) *connectFault {
+	cause := errors.Unwrap(err)
+	return &connectFault{"cannot connect to " + name + ": " + strings.ReplaceAll(cause.Error(), "\n", "; "), cause}
+}
+
+func (f *connectFault) Error() string { return f.text }
+func (f *connectFault) Unwrap() error { return f.cause }
+
+// isLasting tells whether err stays until somebody changes something.
+func isLasting(err error) bool {
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case strings.HasPrefix(reply.Code, "28"), // user, password, pg_hba.conf
+			reply.Code == "3D000", // no such database
+			reply.Code == "42501": // not permitted
+			return true
+		}
+	}
+	if fault, ok := errors.AsType[*sqlitedriver.Error](err); ok {
+		switch fault.Code() & 0xff {
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM:
+			return true
+		}
+	}
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrTables)
 }
 
 // isMissing tells whether err says that a table or schema is not there.
