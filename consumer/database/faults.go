@@ -19,6 +19,10 @@ import (
 	"github.com/warrenmq/warren/consumer"
 )
 
+// leastOutage is how old an outage is before a success ends it: when a server goes
+// away, some connections fail while others still succeed.
+const leastOutage = time.Second
+
 // An outage is a time in which the database cannot be used. It is logged when it
 // begins and when it ends. The zero value is none.
 type outage struct {
@@ -35,11 +39,12 @@ func (o *outage) begin(log *slog.Logger, err error) {
 }
 
 func (o *outage) end(log *slog.Logger) {
-	if o.since.Load() == 0 { // as nearly always
+	since := o.since.Load()
+	if since == 0 { // as nearly always
 		return
 	}
-	if since := o.since.Swap(0); since != 0 {
-		log.Info("the database can be used again", "duration", time.Since(time.Unix(0, since)).Round(time.Millisecond))
+	if d := time.Since(time.Unix(0, since)); d >= leastOutage && o.since.CompareAndSwap(since, 0) {
+		log.Info("the database can be used again", "duration", d.Round(time.Millisecond))
 	}
 }
 

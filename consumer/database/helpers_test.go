@@ -66,3 +66,10 @@ func consume(t testing.TB, url string, db consumer.Database, log *logBuffer, p c
 func message(id, body string) amqp.Publishing {
 	return amqp.Publishing{MessageId: id, Body: []byte(body), DeliveryMode: amqp.Persistent}
 }
+
+// workQueue are the arguments with which the consumer declares its queue, for tests
+// that fill it before.
+var workQueue = amqp.Table{
+	"x-overflow": "reject-publish", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work.dead",
+	"x-dead-letter-strategy": "at-least-once", "x-delivery-limit": int32(20),
+}

@@ -153,4 +153,3 @@ func TestTheInboxIsCleaned(t *testing.T) {
 		}
 	})
 }
-
