@@ -34,6 +34,8 @@ const (
 	// newLifeAfter is how long after the last state of a message it can begin a new life:
 	// the clocks of two daemons may differ by as much.
 	newLifeAfter = time.Second
+	// warnEvery is how often at most it is logged that states come too fast.
+	warnEvery = time.Minute
 	// maxResultBytes is the longest result that is kept.
 	maxResultBytes = 256 << 10
 
@@ -53,6 +55,7 @@ type Status struct {
 	log         *slog.Logger
 	transitions chan observed
 	bytes       atomic.Int64 // of the results that are not written yet
+	overflow    atomic.Int64 // transitions dropped since it was logged last
 	drops       metric.Int64Counter
 
 	// Of Run.
@@ -60,6 +63,7 @@ type Status struct {
 	fails   int // in a row
 	dropped int // since the first of them
 	since   time.Time
+	warned  time.Time // of overflow
 }
 
 var _ consumer.Observer = (*Status)(nil)
@@ -149,6 +153,7 @@ func (s *Status) Observe(t consumer.Transition) {
 	case s.transitions <- o:
 	default:
 		s.bytes.Add(-int64(len(o.Result)))
+		s.overflow.Add(1)
 		s.drops.Add(context.Background(), 1)
 	}
 }
@@ -269,6 +274,10 @@ func (s *Status) writePending(ctx context.Context, timeout time.Duration) {
 	if s.fails > 0 {
 		s.log.Info("the states of messages are written again", "failures", s.fails, "dropped", s.dropped, "duration", time.Since(s.since).Round(time.Millisecond))
 		s.fails, s.dropped = 0, 0
+	}
+	if s.overflow.Load() > 0 && time.Since(s.warned) > warnEvery {
+		s.warned = time.Now()
+		s.log.Warn("states of messages come faster than the database takes them, some are dropped", "dropped", s.overflow.Swap(0))
 	}
 }
 

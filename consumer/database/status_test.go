@@ -297,6 +297,24 @@ func TestStatusWithoutItsDatabase(t *testing.T) {
 	}
 }
 
+// TestStatesThatComeTooFast has more come than is taken before Run begins.
+func TestStatesThatComeTooFast(t *testing.T) {
+	var log statusLog
+	d := newDatabase(t, sqliteURL(t), &log)
+	if _, err := d.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := newStatus(t, d)
+	for i := range cap(s.transitions) + 7 {
+		s.Observe(consumer.Transition{Queue: "q", MessageID: fmt.Sprint(i), State: consumer.Processing, At: time.Now()})
+	}
+	s.run(t)
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Contains(log.String(), "come faster than the database takes them") }, "the log says so")
+	if !strings.Contains(log.String(), "dropped=7") {
+		t.Errorf("the log is %q, want it to say that 7 are dropped", log.String())
+	}
+}
+
 // TestStatusIsBounded observes far more than can wait.
 func TestStatusIsBounded(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
