@@ -204,6 +204,13 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		}
 	}
 
+	// Sent again, it is recognised, and keeps its result.
+	a.ask(202, "POST", "/v1/queues/orders", `"fine"`, "Idempotency-Key", "fine")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "orders")+v.Unacked(t, "orders") == 0 }, "the repeat is done")
+	if _, got := a.ask(200, "GET", "/v1/messages/fine", ""); !strings.Contains(got, `"state":"succeeded"`) || !strings.Contains(got, `"json":{}`) {
+		t.Errorf("after a repeat: got %s, want the result", got)
+	}
+
 	a.ask(400, "POST", "/v1/queues/orders", `{`)
 	a.ask(404, "POST", "/v1/queues/emails", `{}`)
 	a.ask(413, "POST", "/v1/queues/orders", `"`+strings.Repeat("x", 1000)+`"`)

@@ -1,7 +1,9 @@
 package database
 
-// The states of messages: what observe writes does not replace what is later. Times
-// are Unix milliseconds on their way to and from the database.
+// The states of messages: what observe writes does not replace what is later. A
+// message that is sent again after its success is not back in its queue as long as
+// nobody works it: its publisher may have missed the answer, and wants the result.
+// Times are Unix milliseconds on their way to and from the database.
 const (
 	observedColumns = `message_id, queue, state, attempt, updated_at, due_at, percent, progress, reason, error,
 	result_type, result, result_bytes, ord, begins, expires_at`
@@ -12,7 +14,7 @@ const (
 	result_type = excluded.result_type, result = excluded.result, result_bytes = excluded.result_bytes,
 	ord = excluded.ord, begins = excluded.begins, expires_at = excluded.expires_at
 	WHERE excluded.ord > m.ord OR excluded.ord = m.ord AND excluded.updated_at >= m.updated_at
-		OR excluded.begins AND m.state IN ('succeeded', 'dead') AND excluded.updated_at > m.updated_at + `
+		OR excluded.begins AND (m.state = 'dead' OR m.state = 'succeeded' AND excluded.state <> 'accepted') AND excluded.updated_at > m.updated_at + `
 )
 
 var statusOf = map[*dialect]struct{ observe, state, clean string }{

@@ -39,6 +39,9 @@ const (
 	// maxResultBytes is the longest result that is kept.
 	maxResultBytes = 256 << 10
 
+	// askingConnections is how many requests may use the database at once.
+	askingConnections = 4
+
 	writeTimeout  = 5 * time.Second
 	acceptTimeout = time.Second
 	// lastWriteTimeout is that of a daemon that is stopping.
@@ -54,8 +57,9 @@ type Status struct {
 	ttl         time.Duration
 	log         *slog.Logger
 	transitions chan observed
-	bytes       atomic.Int64 // of the results that are not written yet
-	overflow    atomic.Int64 // transitions dropped since it was logged last
+	asking      chan struct{} // has room for so many requests as may have a connection
+	bytes       atomic.Int64  // of the results that are not written yet
+	overflow    atomic.Int64  // transitions dropped since it was logged last
 	drops       metric.Int64Counter
 
 	// Of Run.
@@ -80,7 +84,7 @@ func (d *Database) NewStatus(ttl time.Duration, meters metric.MeterProvider) (*S
 	drops.Add(context.Background(), 0)
 	return &Status{
 		d: d, ttl: cmp.Or(ttl, 7*24*time.Hour), log: d.log, drops: drops,
-		transitions: make(chan observed, 4096), pending: make(map[messageKey]observed),
+		transitions: make(chan observed, 4096), asking: make(chan struct{}, askingConnections), pending: make(map[messageKey]observed),
 	}, nil
 }
 
@@ -163,6 +167,11 @@ func (s *Status) Observe(t consumer.Transition) {
 func (s *Status) Accept(ctx context.Context, queue, messageID string) error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
+	end, err := s.ask(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	return s.write(ctx, []observed{s.observed(consumer.Transition{
 		Queue: queue, MessageID: messageID, State: consumer.Accepted, At: time.Now(), First: true,
 	})})
@@ -172,8 +181,15 @@ func (s *Status) Accept(ctx context.Context, queue, messageID string) error {
 // message-id in several queues, the latest state counts, unless queue names one.
 func (s *Status) State(ctx context.Context, messageID, queue string) (consumer.MessageState, bool, error) {
 	m := consumer.MessageState{Transition: consumer.Transition{MessageID: messageID}}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	end, err := s.ask(ctx)
+	if err != nil {
+		return m, false, err
+	}
+	defer end()
 	var updated, due int64
-	err := s.d.read.QueryRowContext(ctx, statusOf[s.d.place.dialect].state, text(messageID), queue).Scan(&m.Queue, &m.State, &m.Attempt, &updated, &due,
+	err = s.d.read.QueryRowContext(ctx, statusOf[s.d.place.dialect].state, text(messageID), queue).Scan(&m.Queue, &m.State, &m.Attempt, &updated, &due,
 		&m.Percent, &m.Text, &m.Reason, &m.Error, &m.Result.ContentType, &m.Result.Body, &m.ResultBytes)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -186,6 +202,17 @@ func (s *Status) State(ctx context.Context, messageID, queue string) (consumer.M
 		m.Due = time.UnixMilli(due)
 	}
 	return m, true, nil
+}
+
+// ask blocks until one of the connections that requests may have is free, or ctx ends:
+// however many ask, the deliveries have theirs.
+func (s *Status) ask(ctx context.Context) (end func(), err error) {
+	select {
+	case s.asking <- struct{}{}:
+		return func() { <-s.asking }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // Run writes what is observed, and deletes what has expired, until ctx ends; then it
@@ -241,8 +268,9 @@ func (s *Status) add(o observed) {
 
 // follows tells whether o replaces what is known, as the statements have it.
 func (o observed) follows(before observed) bool {
+	ended := before.State == consumer.Dead || before.State == consumer.Succeeded && o.State != consumer.Accepted
 	return o.Ord > before.Ord || o.Ord == before.Ord && o.UpdatedAt >= before.UpdatedAt ||
-		o.Begins && (before.State == consumer.Succeeded || before.State == consumer.Dead) && o.UpdatedAt > before.UpdatedAt+newLifeAfter.Milliseconds()
+		o.Begins && ended && o.UpdatedAt > before.UpdatedAt+newLifeAfter.Milliseconds()
 }
 
 // writePending writes what is pending, in statements within bounds. Several daemons

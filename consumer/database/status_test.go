@@ -142,8 +142,16 @@ func TestStatesOfASecondLife(t *testing.T) {
 			t.Errorf("second life: got %s with the error %q, want processing", got.State, got.Error)
 		}
 		write(3*time.Second, consumer.Transition{State: consumer.Succeeded, Order: 6, Attempt: 1, Result: consumer.Result{Body: []byte("1")}})
+		if got := write(8*time.Second, consumer.Transition{State: consumer.Accepted, First: true}); got.State != consumer.Succeeded || string(got.Result.Body) != "1" {
+			t.Errorf("sent again after its success: got %s with the result %q, want succeeded with 1", got.State, got.Result.Body)
+		}
 		if got := write(9*time.Second, consumer.Transition{State: consumer.Succeeded, Order: 4}); got.State != consumer.Succeeded || string(got.Result.Body) != "1" {
 			t.Errorf("after a repeat: got %s with the result %q, want succeeded with 1", got.State, got.Result.Body)
+		}
+		write(10*time.Second, consumer.Transition{State: consumer.Processing, Order: 3, First: true})
+		write(11*time.Second, consumer.Transition{State: consumer.Dead, Order: 6})
+		if got := write(13*time.Second, consumer.Transition{State: consumer.Accepted, First: true}); got.State != consumer.Accepted {
+			t.Errorf("sent again after its death: got %s, want accepted", got.State)
 		}
 	})
 }

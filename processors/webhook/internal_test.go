@@ -1,9 +1,30 @@
 package webhook
 
 import (
+	"io"
+	"net/http"
+	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
+
+// What nobody waits for is no reason to do the work once more.
+func TestResultThatNobodyWaitsFor(t *testing.T) {
+	for name, test := range map[string]struct {
+		body io.Reader
+		want string
+	}{
+		"good":    {strings.NewReader("ok"), "ok"},
+		"broken":  {io.MultiReader(strings.NewReader("ok"), iotest.ErrReader(io.ErrUnexpectedEOF)), ""},
+		"longest": {strings.NewReader(strings.Repeat("x", maxResultBytes+1)), ""},
+	} {
+		a := &answer{&http.Response{Body: io.NopCloser(test.body), Header: http.Header{}}, func(error) {}}
+		if got, err := a.result(false); err != nil || string(got.Body) != test.want {
+			t.Errorf("%s: got %.20q and %v, want %q and nil", name, got.Body, err, test.want)
+		}
+	}
+}
 
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)
