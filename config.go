@@ -28,9 +28,9 @@ type daemonSettings struct {
 	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`
-	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz and /readyz are served; empty: nowhere. Another one for each daemon on a machine."`
-	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one."`
-	AdminMaxBody    int           `envconfig:"ADMIN_MAX_BODY_BYTES" default:"1048576" positive:"true" desc:"The longest body that is taken there for a message, see docs/http.md."`
+	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz, /readyz and the API of docs/http.md are served; empty: nowhere. Another one for each daemon on a machine."`
+	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one, and for the API always."`
+	AdminMaxBody    int           `envconfig:"ADMIN_MAX_BODY_BYTES" default:"1048576" positive:"true" desc:"The longest body that the API takes for a message."`
 	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
 	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -165,6 +167,24 @@ func TestProgressIsPaced(t *testing.T) {
 			t.Errorf("told %d times, %v; want each fourth up to 99, and each from 100 on", len(got), got)
 		}
 	})
+}
+
+// TestPublishIsTraced has the message go on with the trace that it is published in.
+func TestPublishIsTraced(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	r, spans := runTraced(t, v, false, Queue{Name: "orders", Processor: noop})
+	ctx := propagation.TraceContext{}.Extract(t.Context(), propagation.MapCarrier{"traceparent": publishersTrace})
+	if err := r.Publish(ctx, Message{RoutingKey: "orders", MessageID: "m-1"}); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(spans.Ended()) == 2 }, "the message is done")
+	all := spans.Ended()
+	slices.SortFunc(all, func(a, b sdktrace.ReadOnlySpan) int { return a.StartTime().Compare(b.StartTime()) })
+	publish, process := all[0], all[1]
+	equal(t, publish.Name()+", "+process.Name(), "send orders, process orders")
+	equal(t, publish.Parent().SpanID().String(), "b7ad6b7169203331")
+	equal(t, process.Parent().SpanID(), publish.SpanContext().SpanID())
+	equal(t, attr(publish, "warren.purpose")+" "+attr(publish, "messaging.message.id"), "publish m-1")
 }
 
 func TestPublishOverTheSession(t *testing.T) {

@@ -277,7 +277,7 @@ func (o observed) follows(before observed) bool {
 // may write the same messages: their order is the same for all, or they would wait
 // for each other.
 func (s *Status) writePending(ctx context.Context, timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	keys := slices.SortedFunc(maps.Keys(s.pending), func(a, b messageKey) int {
 		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.queue, b.queue))
@@ -289,8 +289,10 @@ func (s *Status) writePending(ctx context.Context, timeout time.Duration) {
 		if i < len(keys)-1 && len(rows) < statementRows && size < statementBytes {
 			continue
 		}
-		if err := s.write(ctx, rows); err != nil {
-			s.failed(err)
+		if err := s.write(bounded, rows); err != nil {
+			if ctx.Err() == nil { // or it is written once more at the end
+				s.failed(err)
+			}
 			return
 		}
 		for _, o := range rows {
