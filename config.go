@@ -29,22 +29,24 @@ type daemonSettings struct {
 	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`
-	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz and /readyz are served; empty: nowhere. Another one for each daemon on a machine."`
-	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one."`
+	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz, /readyz and the API of docs/http.md are served; empty: nowhere. Another one for each daemon on a machine."`
+	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one, and for the API always."`
+	AdminMaxBody    int           `envconfig:"ADMIN_MAX_BODY_BYTES" default:"1048576" positive:"true" desc:"The longest body that the API takes for a message."`
 	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
 	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`
 }
 
 // databaseSettings are the variables of the database, and what is kept there.
 type databaseSettings struct {
-	URL      string        `envconfig:"DATABASE_URL" secret:"true" desc:"postgres://user:password@host:5432/name or sqlite:/path/of/the/file: for transactions, the inbox and the outbox; not set, there are none."`
-	Migrate  bool          `envconfig:"MIGRATE" default:"false" desc:"Whether to create or update Warren's own tables there at the start, as warren migrate does."`
-	InboxTTL time.Duration `envconfig:"INBOX_TTL" default:"168h" positive:"true" desc:"How long a message that was worked is recognised by its message-id."`
+	URL       string        `envconfig:"DATABASE_URL" secret:"true" desc:"postgres://user:password@host:5432/name or sqlite:/path/of/the/file: for transactions, the inbox and the outbox; not set, there are none."`
+	Migrate   bool          `envconfig:"MIGRATE" default:"false" desc:"Whether to create or update Warren's own tables there at the start, as warren migrate does."`
+	InboxTTL  time.Duration `envconfig:"INBOX_TTL" default:"168h" positive:"true" desc:"How long a message that was worked is recognised by its message-id."`
+	StatusTTL time.Duration `envconfig:"STATUS_TTL" default:"168h" desc:"How long it is kept there where a message stands, for who asks over HTTP; 0: it is not."`
 }
 
 // queueSettings are the variables of each queue, whatever its processor.
 type queueSettings struct {
-	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email or log."`
+	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email, log or webhook."`
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
 	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
@@ -64,9 +66,11 @@ type config struct {
 	consumer  consumer.Config
 	log       *slog.Logger
 	admin     telemetry.AdminConfig // without its handlers
+	maxBody   int                   // bytes, of a message over HTTP
 	traceLink bool
 	database  *database.Database // nil: none
 	migrate   bool               // at the start
+	statusTTL time.Duration      // zero: no states are kept
 }
 
 // loadConfig reads the environment and builds what it asks for, short of connecting
@@ -90,12 +94,16 @@ func readConfig(env *environment, stderr io.Writer) (*config, error) {
 	cfg.log = log
 	cfg.traceLink = daemon.TraceLink
 	cfg.admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Token: daemon.AdminToken, Pprof: daemon.AdminPprof}
+	cfg.maxBody = daemon.AdminMaxBody
 	if cfg.admin.Addr != "" {
 		env.fault(cfg.admin.Validate())
 	}
 
 	db := readDatabase(env)
-	cfg.migrate = db.Migrate
+	cfg.migrate, cfg.statusTTL = db.Migrate, db.StatusTTL
+	if db.StatusTTL < 0 {
+		env.faultf("%sSTATUS_TTL is %v; it must be 0 or more", envPrefix, db.StatusTTL)
+	}
 	var seen []string
 	for _, name := range daemon.Queues {
 		switch name = strings.TrimSpace(name); {

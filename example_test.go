@@ -20,12 +20,14 @@ const exampleFile = "config.example.env"
 
 // exampleValues are what the example file sets; all else it leaves at the default.
 var exampleValues = map[string]string{
-	"WARREN_QUEUES":                   "emails,commands,log",
+	"WARREN_QUEUES":                   "emails,commands,webhooks,log",
 	"WARREN_QUEUE_EMAILS_PROCESSOR":   "email",
 	"WARREN_QUEUE_EMAILS_MAILDIR":     "/var/lib/warren/mail",
 	"WARREN_QUEUE_EMAILS_FROM":        "Shop <shop@example.com>",
 	"WARREN_QUEUE_COMMANDS_PROCESSOR": "command",
 	"WARREN_QUEUE_COMMANDS_COMMAND":   "/bin/cat",
+	"WARREN_QUEUE_WEBHOOKS_PROCESSOR": "webhook",
+	"WARREN_QUEUE_WEBHOOKS_URL":       "https://hooks.example.com/orders",
 	"WARREN_QUEUE_LOG_PROCESSOR":      "log",
 	"WARREN_SCHEDULES":                "nightly",
 	"WARREN_SCHEDULE_NIGHTLY_CRON":    "0 2 * * *",
@@ -63,6 +65,10 @@ func example(t *testing.T) string {
 	b.WriteString("\n\n## Queue commands, with the variables of its processor: command.\n")
 	write(variables(queuePrefix("commands"), new(queueSettings))[:1])
 	write(processorVariables(t, "commands", "command"))
+
+	b.WriteString("\n\n## Queue webhooks, with the variables of its processor: webhook.\n")
+	write(variables(queuePrefix("webhooks"), new(queueSettings))[:1])
+	write(processorVariables(t, "webhooks", "webhook"))
 
 	b.WriteString("\n\n## Queue log. Its processor, log, has no variables.\n")
 	write(variables(queuePrefix("log"), new(queueSettings))[:1])

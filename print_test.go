@@ -34,7 +34,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 		"WARREN_QUEUES=mail,run  [environment]",
 		"WARREN_SHUTDOWN_TIMEOUT=25s  [environment; the default is 25s]",
 		"WARREN_ADMIN_ADDR=127.0.0.1:9466  [default]",
-		"    What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one.",
+		"    What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one, and for the API always.",
 		"# queue mail",
 		"WARREN_QUEUE_MAIL_TIMEOUT=90s  [environment; the default is 5m]",
 		"WARREN_QUEUE_MAIL_SMTP_URL=******  [credential warren_queue_mail_smtp_url]",

@@ -57,6 +57,10 @@ func (runCommand) Run(ctx context.Context, std streams) (err error) {
 // work runs the consumer, and beside it what tells others how that is: the admin server
 // and systemd's notifications.
 func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
+	status, err := newStatus(cfg, tel)
+	if err != nil {
+		return errors.Join(err, cfg.Close())
+	}
 	c, err := consumer.New(cfg.consumer, cfg.log)
 	if err != nil {
 		return errors.Join(err, cfg.Close())
@@ -67,6 +71,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	defer stopWatching() // after Run: how the daemon stops can be watched, too
 	if cfg.admin.Addr != "" {
 		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return readiness(c.Status(), cfg.database) }
+		cfg.admin.API = newAPI(cfg, c, status, tel)
 		server, err := telemetry.NewAdmin(cfg.admin, cfg.log)
 		if err != nil {
 			return errors.Join(err, cfg.Close())
@@ -85,7 +90,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 			return errors.Join(err, cfg.Close())
 		}
 	}
-	if err := c.Run(ctx); errors.Is(err, consumer.ErrAbandoned) {
+	if err := runObserved(ctx, c, status); errors.Is(err, consumer.ErrAbandoned) {
 		return err // closing the processors might wait for the work that did not end
 	} else {
 		return errors.Join(err, cfg.Close())

@@ -28,6 +28,8 @@ type Config struct {
 	// Database keeps transactions, inbox and outbox. Nil means that there are none.
 	// It is closed by whoever made it, after Run has returned.
 	Database Database
+	// Observer is told what becomes of messages. Nil means that nobody is.
+	Observer Observer
 	// Telemetry says where spans and metrics go. Zero means nowhere.
 	Telemetry Telemetry
 }

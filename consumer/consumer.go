@@ -32,6 +32,7 @@ type Consumer struct {
 	outage outage // of what all queues share
 
 	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
+	session    atomic.Pointer[session]          // nil while not connected; as well
 	turned     pulse                            // the supervisor's
 
 	publishTimeout time.Duration // that of the constant, but in tests
@@ -169,6 +170,7 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		}
 		c.log.Info("connected", "node", s.node, "version", s.broker.version)
 		c.connection.Store(&ConnectionStatus{Node: s.node})
+		c.session.Store(s)
 		for _, l := range c.loops {
 			l.offer(s)
 		}
@@ -176,6 +178,7 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 			l.offer(s)
 		}
 		lost := s.watch(ended, &c.turned)
+		c.session.Store(nil)
 		s.close()
 		if lost == nil {
 			return nil

@@ -10,8 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A Waiting is a message in a wait queue.
-type Waiting struct {
+// A WaitingMessage is one in a wait queue.
+type WaitingMessage struct {
 	Queue     string    `json:"queue"` // that it goes to when it is due
 	MessageID string    `json:"message_id"`
 	Due       time.Time `json:"due"`
@@ -24,7 +24,7 @@ type Waiting struct {
 // wait queue it looks at the first ones, at most so many. They stay where they are, in
 // their order, and come home in time; those that fall due while they are looked at do
 // so a moment later. It blocks until it is done or ctx ends.
-func Delayed(ctx context.Context, nodes []string, queue string, most int) (waiting []Waiting, more int, err error) {
+func Delayed(ctx context.Context, nodes []string, queue string, most int) (waiting []WaitingMessage, more int, err error) {
 	conn, err := connectAny(ctx, nodes, "delayed")
 	if err != nil {
 		return nil, 0, err
@@ -49,7 +49,7 @@ func Delayed(ctx context.Context, nodes []string, queue string, most int) (waiti
 			}
 		}
 	}
-	slices.SortStableFunc(waiting, func(a, b Waiting) int { return a.Due.Compare(b.Due) })
+	slices.SortStableFunc(waiting, func(a, b WaitingMessage) int { return a.Due.Compare(b.Due) })
 	return waiting, more, nil
 }
 
@@ -69,7 +69,7 @@ func connectAny(ctx context.Context, nodes []string, purpose string) (*amqp.Conn
 // lookInto takes messages out of a wait queue, without acknowledging them, and gives them
 // back: in their order, and with the time that they have waited, as tests hold for each
 // version of the broker. If it is killed, the broker does the same.
-func lookInto(conn *amqp.Connection, name string, most int) (found []Waiting, left int, err error) {
+func lookInto(conn *amqp.Connection, name string, most int) (found []WaitingMessage, left int, err error) {
 	err = onChannel(conn, func(ch *amqp.Channel) error {
 		if _, err := ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
 			return err
@@ -95,8 +95,8 @@ func lookInto(conn *amqp.Connection, name string, most int) (found []Waiting, le
 }
 
 // waitingOf reads what a message in a wait queue says of itself.
-func waitingOf(d *amqp.Delivery) Waiting {
-	w := Waiting{Queue: d.RoutingKey, MessageID: d.MessageId}
+func waitingOf(d *amqp.Delivery) WaitingMessage {
+	w := WaitingMessage{Queue: d.RoutingKey, MessageID: d.MessageId}
 	if due, ok := integer(d.Headers[headerNotBefore]); ok {
 		w.Due = time.UnixMilli(due).UTC()
 	}

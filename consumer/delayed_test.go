@@ -28,7 +28,7 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	due := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-1", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 
-	list := func(queue string, most int) []Waiting {
+	list := func(queue string, most int) []WaitingMessage {
 		waiting, more, err := Delayed(t.Context(), []string{v.URL}, queue, most)
 		if err != nil || more != 0 {
 			t.Fatalf("got error %v and %d more, want neither", err, more)
@@ -37,8 +37,8 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	}
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(list("", 10)) == 2 }, "both wait")
 	all := list("", 1) // each is alone in its wait queue
-	equal(t, all[1], Waiting{Queue: "mails", MessageID: "m-1", Due: due})
-	equal(t, all[0], Waiting{Queue: "orders", MessageID: "o-1", Due: all[0].Due, Attempts: 1, Error: "no stock"})
+	equal(t, all[1], WaitingMessage{Queue: "mails", MessageID: "m-1", Due: due})
+	equal(t, all[0], WaitingMessage{Queue: "orders", MessageID: "o-1", Due: all[0].Due, Attempts: 1, Error: "no stock"})
 	if in := time.Until(all[0].Due); in < 20*time.Second || in > 31*time.Second {
 		t.Errorf("the next attempt is due in %v, want some less than 30 s", in)
 	}

@@ -26,7 +26,8 @@
 // queueLoop.start takes it from the channel and worker.work to its verdict;
 // whatever has to be published for it, to a wait queue, the dead-letter queue or
 // its reply-to, is confirmed by the broker before queueLoop.settle acknowledges it.
-// A delivery whose publish fails is given back. So a message may be worked twice,
+// Config.Observer, if there is one, is told of each step. A delivery whose publish
+// fails is given back. So a message may be worked twice,
 // when a connection or process dies between the two, and is never lost.
 //
 // A session is thrown away with its connections. Work that is under way then goes

@@ -31,7 +31,7 @@ func (w *worker) recall(ctx context.Context, o *outcome) bool {
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", ErrDatabase, err)
 	}
-	o.answer, o.err, o.recorded = result, err, done
+	o.answer, o.err, o.recorded, o.repeat = result, err, done, done
 	if done {
 		w.repeats.Add(1)
 		traced(ctx, w.log).Debug("repeat of work that the inbox knows to be done, acknowledged without running again", "message_id", o.key.MessageID)
@@ -64,10 +64,10 @@ func lostWait(n int) time.Duration {
 }
 
 // newScope makes the scope of one attempt.
-func (w *worker) newScope(ctx context.Context, d *Delivery, key *InboxKey) *Scope {
+func (w *worker) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope {
 	return &Scope{
-		delivery: d, baseLog: w.log, span: trace.SpanFromContext(ctx),
-		database: w.database, inboxKey: key, propagator: w.tracing.propagator,
+		delivery: d, baseLog: w.log, span: trace.SpanFromContext(ctx), progress: o.progress,
+		database: w.database, inboxKey: o.key, propagator: w.tracing.propagator,
 	}
 }
 

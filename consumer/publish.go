@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -47,6 +48,36 @@ func Publish(ctx context.Context, nodes []string, m Message) error {
 		return m.explainPublish(err)
 	}
 	return errors.Join(errs...)
+}
+
+// ErrNotConnected is the error of a publish while there is no connection to a broker.
+var ErrNotConnected = errors.New("not connected to the broker")
+
+// Publish publishes m to one of the queues that c works, as a persistent message, over
+// the connection that Run keeps. It returns nil once the broker has confirmed that the
+// queue has it; while it has not, it tries again. It blocks until then, or until ctx
+// ends, but for 30 seconds at most. It may be called at any time by any goroutine.
+//
+// After an error, the queue may have the message all the same.
+func (c *Consumer) Publish(ctx context.Context, m Message) error {
+	i := slices.IndexFunc(c.loops, func(l *queueLoop) bool { return m.Exchange == "" && l.worker.Name == m.RoutingKey })
+	if i < 0 {
+		return fmt.Errorf("queue %q is not one of those worked here", m.RoutingKey)
+	}
+	msg, err := m.publishing()
+	if err != nil {
+		return err
+	}
+	s := c.session.Load()
+	if s == nil {
+		return ErrNotConnected
+	}
+	w := c.loops[i].worker
+	ctx, span := w.tracing.startPublish(ctx, &job{sub: &subscription{session: s}}, purposePublish, "", m.RoutingKey, &msg)
+	err = s.publish.publish(ctx, "", m.RoutingKey, msg)
+	endPublish(span, err)
+	w.meters.published(ctx, purposePublish, err)
+	return explain(err)
 }
 
 func (m Message) explainPublish(err error) error {

@@ -67,7 +67,7 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 	meters := newQueueMeters(c.meters, q.Name)
 	l := &queueLoop{
 		worker: &worker{
-			Queue: q, database: c.cfg.Database, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
+			Queue: q, database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: meters,
 		},
 		log:        log,
@@ -282,6 +282,9 @@ func (l *queueLoop) settle(work context.Context, r result) {
 		l.remembered.add(&r.job.delivery)
 	case current:
 		l.requeue(r.job)
+	}
+	if r.action == giveBack {
+		l.worker.observeReturn(r.job)
 	}
 	switch {
 	case !l.stopping:

@@ -33,6 +33,9 @@ type Scope struct {
 	tempDir  string
 	result   Result
 
+	progress   func(percent int, text string) // nil: nobody asks
+	progressed time.Time                      // when it was told last
+
 	database    Database // nil: none
 	propagator  propagation.TextMapPropagator
 	inboxKey    *InboxKey   // nil: the message has no identity of its own
@@ -40,7 +43,8 @@ type Scope struct {
 	databaseErr error       // why the transaction could not be begun or ended
 }
 
-// A Result is what a processor answers to a publisher that set reply-to.
+// A Result is what a processor answers to a publisher that set reply-to, or asks for
+// the message's state.
 type Result struct {
 	ContentType string // empty means application/json
 	Body        []byte
@@ -145,10 +149,31 @@ func (s *Scope) TempDir() (string, error) {
 	return s.tempDir, nil
 }
 
-// SetResult keeps r as the answer for a publisher that set reply-to; without a
-// reply-to it is dropped. The last one set counts. An empty Result is the answer
-// if none is set.
+// SetResult keeps r as the answer for a publisher that set reply-to, and for whoever
+// asks for the message's state; without either it is dropped. The last one set
+// counts. An empty Result is the answer if none is set.
 func (s *Scope) SetResult(r Result) { s.result = r }
+
+// WantsResult tells whether there is any use in a result.
+func (s *Scope) WantsResult() bool { return s.delivery.ReplyTo != "" || s.progress != nil }
+
+const (
+	// progressPace is how long after the last progress the next one counts.
+	progressPace    = 100 * time.Millisecond
+	maxProgressText = 200 // bytes
+)
+
+// Progress tells whoever asks for the message's state how far the work is: percent
+// from 0 to 100, and some words, which may be empty. It neither blocks nor fails, and
+// does nothing if no states are kept. Of several within 100 ms the first counts, but
+// 100 percent always does.
+func (s *Scope) Progress(percent int, text string) {
+	if s.progress == nil || percent < 100 && time.Since(s.progressed) < progressPace {
+		return
+	}
+	s.progressed = time.Now()
+	s.progress(min(max(percent, 0), 100), shortened(text, maxProgressText))
+}
 
 // end ends the scope of an attempt that returned err, and returns err or, if that
 // was nil, the error of a commit. A panic in a Commit or Close is such an error,

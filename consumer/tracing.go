@@ -69,6 +69,7 @@ const (
 	purposeReply      = "reply"       // the result, to reply-to
 	purposeReturn     = "return"      // to its own queue, in place of giving it back
 	purposeSchedule   = "schedule"    // a firing
+	purposePublish    = "publish"     // for a program that asked for it
 	purposeOutbox     = "outbox"      // for a processor, or another program
 )
 

@@ -49,6 +49,7 @@ type worker struct {
 	attempts    *[len(actionNames)]atomic.Int64 // counted by verdict
 	repeats     *atomic.Int64
 	database    Database // nil: none
+	observer    Observer // nil: none
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the
@@ -72,6 +73,7 @@ func (w *worker) work(ctx context.Context, j *job) action {
 		settled := w.reply(ctx, j, o.answer)
 		if settled == acknowledge {
 			w.record(ctx, o)
+			w.observeSuccess(j, o)
 		}
 		return settled
 	case deadLetter:
@@ -94,7 +96,10 @@ type outcome struct {
 	verdict  verdict
 	key      *InboxKey // nil: it is not looked for in the inbox
 	recorded bool      // in the inbox, by the last
-	lost     int       // attempts for which there was no database; they are not counted
+	repeat   bool      // the last found the work done
+	// progress tells the observer of the attempt. Nil: nobody is told.
+	progress func(percent int, text string)
+	lost     int // attempts for which there was no database; they are not counted
 }
 
 // level is that at which a failure is logged; that there is no database is logged
@@ -118,6 +123,7 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 	interrupted := retry.Do(ctx, inProcess, func(context.Context) error {
 		spanCtx, span := w.tracing.startAttempt(ctx, j, o.attempts+1)
 		started := time.Now()
+		o.progress = w.observeAttempt(j, o.attempts+1)
 		w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1), &o)
 		if errors.Is(o.err, ErrDatabase) {
 			o.lost++
@@ -166,7 +172,10 @@ func (w *worker) once(ctx context.Context, d Delivery, o *outcome) {
 	if o.key != nil && (w.recall(ctx, o) || o.err != nil) {
 		return
 	}
-	s := w.newScope(ctx, &d, o.key)
+	if o.progress != nil {
+		o.progress(0, "")
+	}
+	s := w.newScope(ctx, &d, o)
 	overdue := time.AfterFunc(w.Timeout+overdueAfter, func() {
 		traced(ctx, w.log).Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
 			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", w.Timeout)
@@ -210,7 +219,11 @@ func (w *worker) reply(ctx context.Context, j *job, r Result) action {
 func (w *worker) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) action {
 	msg.Headers[headerNotBefore] = due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never early
 	step := waitStep(time.Until(due)+waitSlack, w.longestWait)
-	return acknowledgedIf(w.publish(ctx, j, purposeWait, waitName(step), w.Name, msg))
+	err := w.publish(ctx, j, purposeWait, waitName(step), w.Name, msg)
+	if err == nil {
+		w.observeWait(j, msg, due)
+	}
+	return acknowledgedIf(err)
 }
 
 // bury publishes the delivery to the dead-letter queue.
@@ -223,6 +236,7 @@ func (w *worker) bury(ctx context.Context, j *job, o outcome) action {
 	err := w.publish(ctx, j, purposeDeadLetter, "", w.deadLetterQueue(), msg)
 	if err == nil {
 		w.meters.deadLettered(ctx, o.verdict.reason)
+		w.observeDeath(j, o)
 	}
 	return acknowledgedIf(err)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/warrenmq/warren/processors/command"
 	"github.com/warrenmq/warren/processors/email"
 	warrenlog "github.com/warrenmq/warren/processors/log"
+	"github.com/warrenmq/warren/processors/webhook"
 )
 
 // registry holds every processor by the name that PROCESSOR gives it.
@@ -18,6 +19,7 @@ var registry = map[string]func() Config{
 	"command": of[command.Config],
 	"email":   of[email.Config],
 	"log":     of[warrenlog.Config],
+	"webhook": of[webhook.Config],
 }
 
 // A Config is what a processor is made from: a pointer to a struct whose fields are

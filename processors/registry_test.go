@@ -9,7 +9,7 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	want := []string{"command", "email", "log"}
+	want := []string{"command", "email", "log", "webhook"}
 	if got := processors.Names(); !slices.Equal(got, want) {
 		t.Errorf("names %q, want %q", got, want)
 	}

@@ -38,6 +38,9 @@ type AdminConfig struct {
 	Healthy func() error
 	// Ready returns what has to be ready. Required.
 	Ready func() []Check
+	// API serves the paths below /v1/, which always require the token. It bounds what
+	// it reads. Nil means that there are none.
+	API http.Handler
 }
 
 // A Check is one thing that has to be ready.
@@ -67,7 +70,7 @@ func isLoopback(host string) bool {
 }
 
 // An Admin is the HTTP server for whoever watches the daemon: /metrics, /healthz,
-// /readyz and, where asked for, /debug/pprof/.
+// /readyz and, where asked for, /debug/pprof/; and that of the API.
 type Admin struct {
 	listener net.Listener
 	server   *http.Server
@@ -83,9 +86,9 @@ func NewAdmin(cfg AdminConfig, log *slog.Logger) (*Admin, error) {
 		return nil, fmt.Errorf("WARREN_ADMIN_ADDR: %w; choose another port for each daemon on a machine", err)
 	}
 	return &Admin{listener, &http.Server{
-		Handler:           http.MaxBytesHandler(cfg.handler(), 1<<16),
+		Handler:           cfg.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
+		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      90 * time.Second, // a CPU profile takes 30 s
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    1 << 14,
@@ -135,7 +138,43 @@ func (c AdminConfig) handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return c.guard(mux)
+	all := http.NewServeMux()
+	all.Handle("/", http.MaxBytesHandler(mux, 1<<16))
+	if c.API != nil {
+		all.Handle("/v1/", c.requireToken(c.API))
+	}
+	return c.checkHost(http.NewCrossOriginProtection().Handler(c.guard(all)))
+}
+
+// requireToken lets nobody through if there is no token: with the other paths, who can
+// reach a loopback address may see something, but not do anything.
+func (c AdminConfig) requireToken(next http.Handler) http.Handler {
+	if c.Token != "" {
+		return next // who has come so far bears it
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "the paths below /v1/ require a token: set WARREN_ADMIN_TOKEN", http.StatusForbidden)
+	})
+}
+
+// checkHost refuses what a browser sends to a loopback address in the belief that it is
+// another host: a page can have the name of its own host lead here.
+func (c AdminConfig) checkHost(next http.Handler) http.Handler {
+	addr, _, err := net.SplitHostPort(c.Addr)
+	if err != nil || !isLoopback(addr) {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil { // there is no port
+			host = strings.Trim(r.Host, "[]")
+		}
+		if host != "" && !isLoopback(strings.ToLower(host)) {
+			http.Error(w, "WARREN_ADMIN_ADDR is a loopback address: the header Host must be one, too, or localhost", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // guard lets through who bears the token, if there is one.

@@ -30,8 +30,9 @@ type Config struct {
 // that does not would be waited for until an attempt has timed out, and is counted.
 const statementTimeout = 5 * time.Second
 
-// ownConnections are those of the relay, of whoever cleans, and of a check.
-const ownConnections = 3
+// ownConnections are those of the relay, of whoever cleans, and of a check; of who
+// writes and cleans states, and who asks for them.
+const ownConnections = 3 + 2 + askingConnections
 
 // A Database is a pool of connections to one database. It may be used by any
 // number of goroutines.

@@ -14,9 +14,14 @@
 //	75 (EX_TEMPFAIL), any
 //	other, or a signal    the message is tried again later
 //
-// Its standard output is the result for a message with reply-to, at most 1 MiB, and
-// goes nowhere otherwise. Its standard error goes to the log, a line each; the last
-// line becomes part of the error.
+// Its standard output is the result, at most 1 MiB, for a message with reply-to and for
+// whoever asks for the message's state; if there is neither, it goes nowhere. Its
+// standard error goes to the log, a line each; the last line becomes part of the
+// error. A line such as
+//
+//	warren:progress 40 rendering page 3
+//
+// is not logged, but says how far the work is, in percent, to whoever asks.
 //
 // It runs in a process group of its own. When the attempt's time is up, the whole
 // group gets SIGTERM and 500 ms later SIGKILL; and when the program ends, whatever
@@ -28,6 +33,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os/exec"
 	"path/filepath"
@@ -122,8 +128,12 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	stdout := new(answer)
-	stderr := &logLines{log: scope.Logger()}
+	result := new(answer)
+	var stdout io.Writer
+	if scope.WantsResult() {
+		stdout = result
+	}
+	stderr := &logLines{log: scope.Logger(), progress: scope.Progress}
 	cmd := p.command(ctx, &d, stdout, stderr)
 	if err := cmd.Start(); err != nil {
 		return startError(err)
@@ -151,9 +161,11 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	case err != nil:
 		return fmt.Errorf("input or output of %s: %w", p.path, err)
 	}
-	if stdout.tooLong {
+	switch {
+	case !result.tooLong:
+		scope.SetResult(consumer.Result{Body: result.body})
+	case d.ReplyTo != "":
 		return consumer.Permanent(fmt.Errorf("the result on standard output is longer than %d bytes; keep it elsewhere and answer with where it is", maxAnswerBytes))
 	}
-	scope.SetResult(consumer.Result{Body: stdout.body})
 	return nil
 }

@@ -3,6 +3,8 @@ package command
 import (
 	"bytes"
 	"log/slog"
+	"strconv"
+	"strings"
 )
 
 const (
@@ -30,11 +32,12 @@ func (a *answer) Write(b []byte) (int, error) {
 // logLines logs what is written to it, line by line. Of a line it logs at most
 // maxLineBytes, and of all lines together maxLoggedBytes. Blank lines it leaves out.
 type logLines struct {
-	log     *slog.Logger
-	line    []byte // the current line, or its beginning
-	logged  int
-	dropped int
-	last    string // line that was not blank, as it was logged or would have been
+	log      *slog.Logger
+	progress func(percent int, text string)
+	line     []byte // the current line, or its beginning
+	logged   int
+	dropped  int
+	last     string // line that was not blank, as it was logged or would have been
 }
 
 // Write never fails: a program that says too much is not to be stopped by it.
@@ -56,7 +59,7 @@ func (l *logLines) endLine() {
 	text := string(bytes.TrimSpace(bytes.ToValidUTF8(l.line, []byte("\uFFFD"))))
 	size := len(l.line)
 	l.line = l.line[:0]
-	if text == "" {
+	if text == "" || l.isProgress(text) {
 		return
 	}
 	l.last = text
@@ -67,6 +70,21 @@ func (l *logLines) endLine() {
 	}
 	l.logged += size
 	l.log.Info("standard error of the command", "line", text)
+}
+
+// isProgress tells whether the line says how far the work is, and passes that on.
+func (l *logLines) isProgress(line string) bool {
+	rest, ok := strings.CutPrefix(line, "warren:progress ")
+	if !ok {
+		return false
+	}
+	number, text, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	percent, err := strconv.Atoi(strings.TrimSuffix(number, "%"))
+	if err != nil {
+		return false
+	}
+	l.progress(percent, strings.TrimSpace(text))
+	return true
 }
 
 // end logs the last line if it has no newline, and how much was not logged.

@@ -21,19 +21,16 @@ const killAfter = 500 * time.Millisecond
 
 // command prepares one run of the program.
 func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, stderr io.Writer) *exec.Cmd {
-	cmd := &exec.Cmd{
+	return &exec.Cmd{
 		Path:        p.path,
 		Args:        p.args,
 		Env:         environment(ctx, d),
 		Stdin:       bytes.NewReader(d.Body),
+		Stdout:      stdout, // nil: /dev/null
 		Stderr:      stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential},
 		WaitDelay:   killAfter,
 	}
-	if d.ReplyTo != "" { // or else it is /dev/null
-		cmd.Stdout = stdout
-	}
-	return cmd
 }
 
 // wait blocks until the process of cmd has ended, together with its group. It ends

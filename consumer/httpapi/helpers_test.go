@@ -1,0 +1,86 @@
+package httpapi_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.uber.org/goleak"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/httpapi"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var errAway = errors.New("not connected to hunter2")
+
+// A world is what an API has around it: a broker and a store that are there or away.
+type world struct {
+	mu         sync.Mutex
+	messages   []consumer.Message
+	brokerAway bool
+	storeAway  bool
+	states     map[string]consumer.MessageState
+}
+
+func (w *world) Publish(_ context.Context, m consumer.Message) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.brokerAway {
+		return errors.New("not connected to the broker")
+	}
+	w.messages = append(w.messages, m)
+	return nil
+}
+
+func (w *world) Accept(_ context.Context, queue, id string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.storeAway {
+		return errAway
+	}
+	w.states[id] = consumer.MessageState{Transition: consumer.Transition{MessageID: id, Queue: queue, State: consumer.Accepted}}
+	return nil
+}
+
+func (w *world) State(_ context.Context, id, queue string) (consumer.MessageState, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.storeAway {
+		return consumer.MessageState{}, false, errAway
+	}
+	m, known := w.states[id]
+	return m, known && (queue == "" || queue == m.Queue), nil
+}
+
+func newAPI(t *testing.T, stateless bool) (*world, http.Handler) {
+	t.Helper()
+	w := &world{states: make(map[string]consumer.MessageState)}
+	cfg := httpapi.Config{
+		Queues: []string{"orders", "emails"}, Publish: w.Publish, Store: w, MaxBodyBytes: 1000, OpenAPI: []byte("openapi: 3.1.0"),
+		Propagator: propagation.TraceContext{},
+	}
+	if stateless {
+		cfg.Store = nil
+	}
+	return w, httpapi.New(cfg, slog.New(slog.DiscardHandler))
+}
+
+// ask sends a request with headers, name after value.
+func ask(t *testing.T, api http.Handler, method, path string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, path, body)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	api.ServeHTTP(w, r)
+	return w
+}

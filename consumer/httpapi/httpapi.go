@@ -1,0 +1,92 @@
+// Package httpapi lets programs publish to the queues over HTTP, and ask what has
+// become of a message. docs/http.md describes it to its users, docs/openapi.yaml to
+// their tools.
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+const (
+	// publishTimeout is how long a request waits for the broker.
+	publishTimeout = 10 * time.Second
+	// maxPublishing is how many bodies are held at once; more requests wait.
+	maxPublishing = 32
+)
+
+// Config is what an API is made from.
+type Config struct {
+	// Queues are those that may be published to.
+	Queues []string
+	// Publish publishes a message to one of Queues. It returns nil once the broker
+	// has confirmed it. Required; it is called by any goroutine.
+	Publish func(context.Context, consumer.Message) error
+	// Store knows where messages stand. Nil: nothing does.
+	Store Store
+	// MaxBodyBytes is the longest body that is taken. Zero means 1 MiB.
+	MaxBodyBytes int64
+	// Propagator reads the trace of a request. Nil means that there is none.
+	Propagator propagation.TextMapPropagator
+	// OpenAPI is the description that is served.
+	OpenAPI []byte
+}
+
+// A Store keeps where messages stand. It is called by any goroutine.
+type Store interface {
+	// Accept keeps that the message is in its queue.
+	Accept(ctx context.Context, queue, messageID string) error
+	// State returns where the message stands, in the queue if one is named; false
+	// if it is unknown.
+	State(ctx context.Context, messageID, queue string) (consumer.MessageState, bool, error)
+}
+
+type api struct {
+	Config
+	log        *slog.Logger
+	publishing chan struct{}
+}
+
+// New returns the handler of all paths below /v1/. Who may ask is for the caller to
+// check.
+func New(cfg Config, log *slog.Logger) http.Handler {
+	if cfg.MaxBodyBytes == 0 {
+		cfg.MaxBodyBytes = 1 << 20
+	}
+	if cfg.Propagator == nil {
+		cfg.Propagator = propagation.NewCompositeTextMapPropagator()
+	}
+	a := &api{Config: cfg, log: log, publishing: make(chan struct{}, maxPublishing)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/queues/{queue}", a.publish)
+	mux.HandleFunc("GET /v1/messages/{id}", a.state)
+	mux.HandleFunc("GET /v1/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(cfg.OpenAPI) // the client may have gone
+	})
+	return mux
+}
+
+// refuse answers with an error, in words.
+func refuse(w http.ResponseWriter, status int, format string, args ...any) {
+	http.Error(w, fmt.Sprintf(format, args...), status)
+}
+
+// unavailable answers that the same request may succeed soon.
+func unavailable(w http.ResponseWriter, format string, args ...any) {
+	w.Header().Set("Retry-After", "1")
+	refuse(w, http.StatusServiceUnavailable, format, args...)
+}
+
+func (a *api) works(queue string) bool { return slices.Contains(a.Queues, queue) }
+
+func (a *api) queueNames() string { return strings.Join(slices.Sorted(slices.Values(a.Queues)), ", ") }

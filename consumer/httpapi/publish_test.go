@@ -1,0 +1,158 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/httpapi"
+)
+
+func TestPublish(t *testing.T) {
+	world, api := newAPI(t, false)
+	w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader(`{"order": 17}`), "Idempotency-Key", "order/17", "X-Delay", "1500")
+	if w.Code != http.StatusAccepted || w.Header().Get("Location") != "/v1/messages/order%2F17" || strings.TrimSpace(w.Body.String()) != `{"message_id":"order/17","queue":"orders"}` {
+		t.Errorf("got %d, %v and %s", w.Code, w.Header(), w.Body)
+	}
+	m := world.messages[0]
+	if m.RoutingKey != "orders" || m.Exchange != "" || m.MessageID != "order/17" || string(m.Body) != `{"order": 17}` || m.Headers["x-delay"] != int64(1500) {
+		t.Errorf("published %+v", m)
+	}
+	if w := ask(t, api, "GET", w.Header().Get("Location"), nil); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"state":"accepted"`) {
+		t.Errorf("at the Location: got %d and %s", w.Code, w.Body)
+	}
+}
+
+func TestPublishMakesAnID(t *testing.T) {
+	world, api := newAPI(t, true)
+	w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("\x00\xff"), "Content-Type", "image/x-thing", "Content-Encoding", "zstd")
+	var got struct {
+		MessageID string `json:"message_id"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || len(got.MessageID) < 20 || w.Code != http.StatusAccepted || w.Header().Get("Location") != "" {
+		t.Errorf("got %d, %v and %s, want 202 without a Location, and a long message_id", w.Code, w.Header(), w.Body)
+	}
+	if m := world.messages[0]; m.MessageID != got.MessageID || string(m.Body) != "\x00\xff" || m.ContentType != "image/x-thing" || m.ContentEncoding != "zstd" {
+		t.Errorf("published %+v", m)
+	}
+}
+
+func TestPublishRefuses(t *testing.T) {
+	world, api := newAPI(t, false)
+	for _, test := range []struct {
+		name    string
+		path    string
+		body    string
+		headers []string
+		status  int
+		text    string
+	}{
+		{"queue of nobody", "/v1/queues/payments", "{}", nil, 404, `queue "payments" is not worked here; there are emails, orders`},
+		{"dead-letter queue", "/v1/queues/orders.dead", "{}", nil, 404, "is not worked here"},
+		{"no JSON", "/v1/queues/orders", "order 17", nil, 400, "the body is not JSON, at byte 1"},
+		{"no JSON", "/v1/queues/orders", `{"order": 17`, []string{"Content-Type", "application/json; charset=utf-8"}, 400, "the body is not JSON"},
+		{"no JSON", "/v1/queues/orders", `{} {}`, []string{"Content-Type", "application/problem+json"}, 400, "the body is not JSON"},
+		{"nothing", "/v1/queues/orders", "", nil, 400, "the body is not JSON"},
+		{"too long", "/v1/queues/orders", `"` + strings.Repeat("x", 999) + `"`, nil, 413, "longer than 1000 bytes; raise WARREN_ADMIN_MAX_BODY_BYTES"},
+		{"two ids", "/v1/queues/orders", "{}", []string{"Message-Id", "a", "Idempotency-Key", "b"}, 400, "Message-Id and Idempotency-Key differ"},
+		{"long id", "/v1/queues/orders", "{}", []string{"Message-Id", strings.Repeat("x", 256)}, 400, "256 bytes"},
+		{"dots", "/v1/queues/orders", "{}", []string{"Message-Id", ".."}, 400, "not be one or two dots"},
+		{"id with a space", "/v1/queues/orders", "{}", []string{"Message-Id", "a b"}, 400, "printable ASCII"},
+		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "soon"}, 400, `X-Delay is "soon"; it must be a number of milliseconds`},
+		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "-1"}, 400, "X-Delay"},
+		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "99999999999999"}, 400, "at most 31622400000"},
+		{"type", "/v1/queues/orders", "{}", []string{"Content-Type", "a/b; c"}, 400, "Content-Type is not one"},
+		{"long type", "/v1/queues/orders", "{}", []string{"Content-Type", "a/" + strings.Repeat("b", 255)}, 400, "longer than 255 bytes"},
+		{"several", "/v1/queues/orders", "{}", []string{"X-Delay", "soon", "Message-Id", "a b"}, 400, "printable ASCII characters other than the space, and not be one or two dots\nX-Delay"},
+	} {
+		w := ask(t, api, "POST", test.path, strings.NewReader(test.body), test.headers...)
+		if w.Code != test.status || !strings.Contains(w.Body.String(), test.text) {
+			t.Errorf("%s: got %d and %q, want %d and %q", test.name, w.Code, w.Body, test.status, test.text)
+		}
+	}
+	if w := ask(t, api, "POST", "/v1/queues/orders", iotest.ErrReader(http.ErrBodyReadAfterClose)); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "not come whole") {
+		t.Errorf("a broken body: got %d and %q", w.Code, w.Body)
+	}
+	if len(world.messages) != 0 {
+		t.Errorf("published %+v, want nothing", world.messages)
+	}
+	for path, method := range map[string]string{"/v1/queues/orders": "GET", "/v1/messages/1": "DELETE", "/v1/openapi.yaml": "POST"} {
+		if w := ask(t, api, method, path, nil); w.Code != http.StatusMethodNotAllowed {
+			t.Errorf("%s %s: got %d, want 405", method, path, w.Code)
+		}
+	}
+}
+
+func TestPublishIsAcceptedOnlyByTheBroker(t *testing.T) {
+	world, api := newAPI(t, false)
+	world.brokerAway = true
+	w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}"), "Message-Id", "m")
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != "1" || !strings.Contains(w.Body.String(), "not accepted: not connected to the broker") || len(world.states) != 0 {
+		t.Errorf("without a broker: got %d, %v and %q, with %d states", w.Code, w.Header(), w.Body, len(world.states))
+	}
+	world.brokerAway, world.storeAway = false, true
+	w = ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}"), "Message-Id", "m")
+	if w.Code != http.StatusAccepted || w.Header().Get("Location") != "" || len(world.messages) != 1 {
+		t.Errorf("without a database: got %d and %v, want 202 without a Location", w.Code, w.Header())
+	}
+}
+
+// TestPublishIsBounded has a broker that does not answer: so many requests wait for it,
+// the others for them, and all are refused in the end.
+func TestPublishIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var waiting, most int
+		api := httpapi.New(httpapi.Config{Queues: []string{"orders"}, Publish: func(ctx context.Context, _ consumer.Message) error {
+			mu.Lock()
+			waiting++
+			most = max(most, waiting)
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			waiting--
+			mu.Unlock()
+			return context.Cause(ctx)
+		}}, slog.New(slog.DiscardHandler))
+		start := time.Now()
+		answers := make(chan *httptest.ResponseRecorder, 100)
+		for range 100 {
+			go func() { answers <- ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}")) }()
+		}
+		texts := make(map[string]int)
+		for range 100 {
+			w := <-answers
+			if w.Code != http.StatusServiceUnavailable {
+				t.Errorf("got %d, want 503", w.Code)
+			}
+			texts[w.Body.String()[:30]]++
+		}
+		if took := time.Since(start); took != 10*time.Second || most != 32 || len(texts) != 2 {
+			t.Errorf("%d waited for the broker, all were answered after %v, with %v; want 32, 10 s, and two kinds of answers", most, took, texts)
+		}
+	})
+}
+
+func TestPublishContinuesTheTrace(t *testing.T) {
+	var got trace.SpanContext
+	cfg := httpapi.Config{Queues: []string{"orders"}, Publish: func(ctx context.Context, _ consumer.Message) error {
+		got = trace.SpanContextFromContext(ctx)
+		return nil
+	}, Propagator: propagation.TraceContext{}}
+	ask(t, httpapi.New(cfg, slog.New(slog.DiscardHandler)), "POST", "/v1/queues/orders", strings.NewReader("{}"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	if got.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || got.SpanID().String() != "b7ad6b7169203331" {
+		t.Errorf("published within %v, want the trace of the request", got)
+	}
+}

@@ -1,0 +1,127 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+const (
+	maxResultBytes  = 1 << 20
+	maxDrainBytes   = 256 << 10
+	maxExcerptBytes = 300
+	// drainTimeout is how long the rest of an answer is waited for that nobody needs,
+	// but for the connection to be used again.
+	drainTimeout = time.Second
+	// maxRetryAfter is the longest wait that a server can ask for.
+	maxRetryAfter = 24 * time.Hour
+)
+
+var errDrained = errors.New("the rest of the answer did not come in time")
+
+// An answer is a response whose body has not been read yet. Cancel cuts it off.
+type answer struct {
+	*http.Response
+	cancel context.CancelCauseFunc
+}
+
+// result reads the body as the result of the delivery. Unless somebody waits for it,
+// there is none if it does not come soon, whole, and in bounds.
+func (a *answer) result(awaited bool) (consumer.Result, error) {
+	if !awaited {
+		timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
+		defer timer.Stop()
+	}
+	body, err := io.ReadAll(io.LimitReader(a.Body, maxResultBytes+1))
+	switch {
+	case !awaited && (err != nil || len(body) > maxResultBytes):
+		return consumer.Result{}, nil
+	case err != nil:
+		return consumer.Result{}, fmt.Errorf("the answer %s broke off, and reply-to asks for it: %w", a.Status, err)
+	case len(body) > maxResultBytes:
+		return consumer.Result{}, consumer.Permanent(fmt.Errorf("the answer %s is longer than %d bytes, and reply-to asks for it; answer with where it is", a.Status, maxResultBytes))
+	case len(body) == 0:
+		return consumer.Result{}, nil
+	}
+	contentType := a.Header.Get("Content-Type")
+	if contentType == "" {
+		contentType = "application/octet-stream"
+	}
+	return consumer.Result{ContentType: contentType, Body: body}, nil
+}
+
+// drain reads what is left, so that the connection can be used again. If that is too
+// much or takes too long, it is left: then the connection is closed.
+func (a *answer) drain() {
+	timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
+	defer timer.Stop()
+	_, _ = io.CopyN(io.Discard, a.Body, maxDrainBytes) // the verdict stands already
+}
+
+// excerpt returns the beginning of the body in one line.
+func (a *answer) excerpt(secrets *strings.Replacer) string {
+	timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
+	defer timer.Stop()
+	// Some more than is shown, so that no secret is cut in two.
+	body, _ := io.ReadAll(io.LimitReader(a.Body, 16*maxExcerptBytes))
+	text := strings.Join(strings.Fields(strings.ToValidUTF8(secrets.Replace(string(body)), "\uFFFD")), " ")
+	text = strings.Map(func(r rune) rune {
+		if isControl(r) {
+			return -1
+		}
+		return r
+	}, text)
+	if len(text) > maxExcerptBytes {
+		text = strings.ToValidUTF8(text[:maxExcerptBytes], "") + "..."
+	}
+	return text
+}
+
+// refusal is the error for an answer that is no success.
+func (p *processor) refusal(a *answer, now time.Time) error {
+	text := strings.TrimSpace(fmt.Sprintf("%s answered %d %s", p.url.Host, a.StatusCode, http.StatusText(a.StatusCode)))
+	if excerpt := a.excerpt(p.secrets); excerpt != "" {
+		text += ": " + excerpt
+	}
+	a.drain()
+	err := errors.New(text)
+	switch {
+	case a.StatusCode/100 == 5, a.StatusCode == http.StatusRequestTimeout, a.StatusCode == http.StatusTooEarly, a.StatusCode == http.StatusTooManyRequests:
+		return consumer.RetryAfter(err, retryAfter(a.Header.Get("Retry-After"), now))
+	case a.StatusCode/100 == 3:
+		err = fmt.Errorf("%w; redirects are not followed, set URL to where it leads", err)
+	}
+	return consumer.Permanent(err)
+}
+
+// retryAfter reads the header Retry-After: seconds, or a date. It is zero if the
+// header says nothing of use.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 63); err == nil {
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	return 0
+}
+
+// unanswered is the error for a request that had no answer because of err.
+func (p *processor) unanswered(ctx context.Context, err error) error {
+	host := p.url.Host
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: no answer from %s", context.Cause(ctx), host)
+	}
+	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("the TLS certificate of %s does not verify: %w; name the authority that signed it with CA_FILE=/path/ca.pem", host, certificate.Err)
+	}
+	return fmt.Errorf("no answer from %s: %w", host, err)
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rabbitmq/amqp091-go"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// TestWebhook has a server put the first attempt off and take the second, and answer
+// what the publisher asks for; another message it refuses for good.
+func TestWebhook(t *testing.T) {
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
+	verifier, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second atomic.Int64 // when attempts arrived, in Unix milliseconds
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if err := verifier.Verify(body, r.Header); err != nil || r.Header.Get("Authorization") != "Bearer t0ken" {
+			t.Errorf("got %v: %v", r.Header, err)
+		}
+		switch {
+		case r.Header.Get("Webhook-Id") != "order-17":
+			http.Error(w, "no such order for "+r.Header.Get("Authorization"), http.StatusNotFound)
+		case r.Header.Get("X-Warren-Attempt") == "1":
+			first.Store(time.Now().UnixMilli())
+			w.Header().Set("Retry-After", "2")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			second.Store(time.Now().UnixMilli())
+			w.Header().Set("Content-Type", "text/plain")
+			_, _ = io.WriteString(w, "taken: "+string(body))
+		}
+	}))
+	defer server.Close()
+
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "answers", nil)
+	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=webhook",
+		"WARREN_QUEUE_ORDERS_URL="+server.URL+"/t0psecret", "WARREN_QUEUE_ORDERS_SECRET="+secret, `WARREN_QUEUE_ORDERS_HEADERS={"Authorization": "Bearer t0ken"}`)
+	v.Publish(t, "orders",
+		amqp091.Publishing{MessageId: "order-17", ReplyTo: "answers", CorrelationId: "c-17", Body: []byte("body")},
+		amqp091.Publishing{MessageId: "order-18", Body: []byte("body")})
+	rabbittest.Eventually(t, 15*time.Second, func() bool { return v.Ready(t, "answers") == 1 && v.Ready(t, "orders.dead") == 1 }, "one is answered, the other dead-lettered")
+
+	if waited := second.Load() - first.Load(); waited < 2000 {
+		t.Errorf("the second attempt came after %d ms, want 2000 at least", waited)
+	}
+	if a := v.Drain(t, "answers")[0]; string(a.Body) != "taken: body" || a.ContentType != "text/plain" || a.CorrelationId != "c-17" {
+		t.Errorf("the answer is %q of %s with the correlation-id %s", a.Body, a.ContentType, a.CorrelationId)
+	}
+	dead := v.Drain(t, "orders.dead")[0]
+	want := strings.TrimPrefix(server.URL, "http://") + " answered 404 Not Found: no such order for [secret]"
+	if dead.MessageId != "order-18" || dead.Headers["x-warren-error"] != want || dead.Headers["x-warren-reason"] != "permanent" {
+		t.Errorf("the dead letter is %s with %v, want the error %q", dead.MessageId, dead.Headers, want)
+	}
+	d.signal(t, syscall.SIGTERM)
+	wantExit(t, d, 0)
+	for _, secret := range []string{"t0ken", "t0psecret", "whsec_", "MfKQ9r8"} {
+		if strings.Contains(d.log.String(), secret) {
+			t.Errorf("the log shows %s:\n%s", secret, d.log.String())
+		}
+	}
+}
