@@ -31,6 +31,7 @@ var version string
 type commands struct {
 	Run        runCommand        `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
 	Publish    publishCommand    `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
+	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
 	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
 	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`

@@ -27,6 +27,8 @@ type publishCommand struct {
 	ContentType   string        `default:"application/json" placeholder:"TYPE" help:"The body's media type (application/json)."`
 	Priority      uint8         `placeholder:"N" help:"The message's priority."`
 	Expiration    time.Duration `placeholder:"DURATION" help:"How long the message may stay in the queue, such as 90s; it is dead-lettered then."`
+	Delay         time.Duration `placeholder:"DURATION" help:"Have the message worked no sooner than after this time, such as 90s."`
+	At            string        `placeholder:"TIME" help:"Have the message worked no sooner than at this time: 2026-12-24T18:00:00+01:00, or 2026-12-24 18:00 in the zone of this machine."`
 	Header        []string      `short:"H" sep:"none" placeholder:"NAME=VALUE" help:"A header, any number of times. A number, true, false and null are taken as such, all else as a string: x-delay=5000 delays by 5 s."`
 	Timeout       time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
 }
@@ -56,6 +58,13 @@ func (p *publishCommand) message(in io.Reader) (consumer.Message, error) {
 	if err != nil {
 		return consumer.Message{}, err
 	}
+	due, err := p.due(time.Now())
+	if err != nil {
+		return consumer.Message{}, err
+	}
+	if !due.IsZero() {
+		headers["x-warren-not-before"] = due.UnixMilli()
+	}
 	body, err := p.body(in)
 	if err != nil {
 		return consumer.Message{}, err
@@ -77,6 +86,43 @@ func (p *publishCommand) message(in io.Reader) (consumer.Message, error) {
 		Expiration:    p.Expiration,
 		Headers:       headers,
 	}, nil
+}
+
+// maxDelay is the longest delay that a worker believes.
+const maxDelay = 366 * 24 * time.Hour
+
+// due is when the message may be worked; zero means at once. It is an instant rather than
+// a delay, which would begin only when a worker takes the message.
+func (p *publishCommand) due(now time.Time) (time.Time, error) {
+	if p.Delay != 0 && p.At != "" {
+		return time.Time{}, errors.New("--delay and --at are both given; leave one out")
+	}
+	due := time.Time{}
+	switch {
+	case p.Delay < 0:
+		return due, fmt.Errorf("--delay is %v; it must be positive", p.Delay)
+	case p.Delay > 0:
+		due = now.Add(p.Delay)
+	case p.At == "":
+		return due, nil
+	default:
+		for _, format := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04"} {
+			var err error
+			if due, err = time.ParseInLocation(format, p.At, time.Local); err == nil {
+				break
+			}
+		}
+		if due.IsZero() {
+			return due, fmt.Errorf("--at is %q; it must be a time such as 2026-12-24T18:00:00+01:00 or 2026-12-24 18:00", p.At)
+		}
+		if due.Before(now) {
+			return due, fmt.Errorf("--at is %s, which has passed", due.Format(time.RFC3339))
+		}
+	}
+	if due.Sub(now) > maxDelay {
+		return due, fmt.Errorf("the message would be due on %s; it must be within 366 days", due.Format(time.DateOnly))
+	}
+	return due, nil
 }
 
 func (p *publishCommand) body(in io.Reader) ([]byte, error) {

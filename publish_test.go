@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
 // parsePublish parses the arguments of warren publish.
@@ -103,5 +104,68 @@ func TestPublishWithoutABroker(t *testing.T) {
 	}
 	if strings.Contains(stderr, "hunter2") {
 		t.Errorf("the error shows the password: %s", stderr)
+	}
+}
+
+func TestDueTimesOfMessages(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		args  []string
+		want  time.Time
+		fault string
+	}{
+		{nil, time.Time{}, ""},
+		{[]string{"--delay=90s"}, now.Add(90 * time.Second), ""},
+		{[]string{"--at=2026-12-24T18:00:00+01:00"}, time.Date(2026, 12, 24, 17, 0, 0, 0, time.UTC), ""},
+		{[]string{"--at=2026-12-24 18:00"}, time.Date(2026, 12, 24, 18, 0, 0, 0, time.Local), ""},
+		{[]string{"--at=2026-12-24 18:00:30"}, time.Date(2026, 12, 24, 18, 0, 30, 0, time.Local), ""},
+		{[]string{"--at=tomorrow"}, time.Time{}, `--at is "tomorrow"; it must be a time such as`},
+		{[]string{"--at=2026-11-20T12:00:00Z"}, time.Time{}, "--at is 2026-11-20T12:00:00Z, which has passed"},
+		{[]string{"--at=2036-01-01 00:00"}, time.Time{}, "it must be within 366 days"},
+		{[]string{"--delay=9000h"}, time.Time{}, "it must be within 366 days"},
+		{[]string{"--delay=-1s"}, time.Time{}, "--delay is -1s; it must be positive"},
+		{[]string{"--delay=1s", "--at=2026-12-24 18:00"}, time.Time{}, "both given"},
+	} {
+		got, err := parsePublish(t, append([]string{"orders", ""}, c.args...)...).due(now)
+		if c.fault != "" {
+			if err == nil || !strings.Contains(err.Error(), c.fault) {
+				t.Errorf("%q: got %v and error %v, want the error %s", c.args, got, err, c.fault)
+			}
+			continue
+		}
+		if err != nil || !got.Equal(c.want) {
+			t.Errorf("%q: got %v and error %v, want %v", c.args, got, err, c.want)
+		}
+	}
+	p := parsePublish(t, "orders", "", "--delay=1h")
+	msg, err := p.message(nil)
+	due, _ := msg.Headers["x-warren-not-before"].(int64)
+	if left := time.Until(time.UnixMilli(due)); err != nil || left < 59*time.Minute || left > time.Hour {
+		t.Errorf("header x-warren-not-before: got %d (in %v) and error %v, want an hour ahead", due, left, err)
+	}
+}
+
+func TestDelayedMessagesAreListed(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log")
+	env := []string{"WARREN_AMQP_URL=" + v.URL}
+	if _, stderr, status := output(t, warren(t, env, "publish", "orders", "{}", "--message-id=m\x1b-1", "--delay=1h")); status != 0 {
+		t.Fatalf("publish: status %d, %s", status, stderr)
+	}
+	var table string
+	rabbittest.Eventually(t, 10*time.Second, func() bool {
+		table, _, _ = output(t, warren(t, env, "delayed", "list"))
+		return strings.Count(table, "\n") == 2
+	}, "the message is listed")
+	if fields := strings.Fields(strings.Split(table, "\n")[1]); len(fields) < 6 || fields[0] != "orders" || fields[3] != "0" || fields[4] != "m" || fields[5] != "-1" {
+		t.Errorf("row of the table: got %q, want orders, when, 0 attempts, and the id without its control character", fields)
+	}
+	lines, _, _ := output(t, warren(t, env, "delayed", "list", "orders", "--json"))
+	if !strings.HasPrefix(lines, `{"queue":"orders","message_id":"m\u001b-1","due":"20`) {
+		t.Errorf("as JSON: got %q", lines)
+	}
+	none, _, _ := output(t, warren(t, env, "delayed", "list", "mails", "--json"))
+	if none != "" {
+		t.Errorf("of another queue: got %q, want nothing", none)
 	}
 }

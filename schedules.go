@@ -17,7 +17,7 @@ type scheduleSettings struct {
 	Cron        string        `envconfig:"CRON" desc:"Fire at the times of a cron expression: five fields, six with seconds before them, or @daily and the like."`
 	Once        bool          `envconfig:"ONCE" default:"false" desc:"Fire when the first daemon of each version starts."`
 	TZ          string        `envconfig:"TZ" desc:"The time zone of CRON, such as Europe/Berlin; not set, UTC. CRON_TZ=Europe/Berlin before the expression says the same."`
-	Queue       string        `envconfig:"QUEUE" required:"true" desc:"The queue that the message is published to."`
+	Queue       string        `envconfig:"QUEUE" desc:"The queue that the message is published to."`
 	Body        string        `envconfig:"BODY" secret:"true" desc:"The body of the message; BODY_FILE names a file with it, read at the start."`
 	ContentType string        `envconfig:"CONTENT_TYPE" default:"application/json" desc:"The body's media type."`
 	Type        string        `envconfig:"TYPE" desc:"The message's type, which the processor is told."`

@@ -104,7 +104,7 @@ func (s Schedule) outlook(now time.Time, version string) string {
 		return fmt.Sprintf("once for version %s, to queue %s", version, s.Queue)
 	}
 	var next []string
-	for _, t := range s.Next(now, 3) {
+	for _, t := range s.upcoming(now, 3) {
 		next = append(next, t.Format(time.RFC3339))
 	}
 	return fmt.Sprintf("next at %s, to queue %s", strings.Join(next, ", "), s.Queue)

@@ -233,9 +233,9 @@ func firingID(schedule string, planned time.Time) string {
 	return schedule + "@" + planned.UTC().Format(time.RFC3339)
 }
 
-// Next returns the next n planned times of a valid schedule after the given instant,
+// upcoming returns the next n planned times of a valid schedule after the given instant,
 // fewer if there are no more, in its time zone. One that fires once has none.
-func (s Schedule) Next(after time.Time, n int) []time.Time {
+func (s Schedule) upcoming(after time.Time, n int) []time.Time {
 	timing, err := s.timing()
 	if err != nil || timing == nil {
 		return nil

@@ -122,6 +122,7 @@ func TestAFiringIsWorkedAsAnyMessage(t *testing.T) {
 	equal(t, attr(fired, "warren.purpose"), "schedule")
 	equal(t, attr(fired, "server.address"), "127.0.0.1")
 	equal(t, first("process reports").Parent().SpanID(), fired.SpanContext().SpanID())
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return r.fires[0].state.fired.Load() >= 3 }, "the third is confirmed, too")
 	status := r.Status().Schedules[0]
 	if !status.Leading || status.Fault != "" || time.Until(status.Next) > time.Second || time.Since(status.Last) > 3*time.Second {
 		t.Errorf("the status is %+v", status)

@@ -88,7 +88,7 @@ func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
 	}
 	equal(t, cause, ErrShutdown)
 	for _, q := range []string{"stuck", "heeds"} {
-		equal(t, v.Ready(t, q), 1)
+		rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, q) == 1 }, "the message is back")
 		got := v.Drain(t, q)[0]
 		equal(t, got.Headers["x-warren-attempt"], nil) // it cost no attempt
 	}

@@ -168,9 +168,8 @@ func (t *term) lead(ctx, work context.Context) error {
 	if err := t.claim(ctx, work); err != nil {
 		return err
 	}
-	t.leading = true
-	t.state.leading.Store(true)
 	if t.plan == nil {
+		t.leads()
 		t.log.Info("leads the schedule", "versions_fired", t.known.versions)
 		return nil
 	}
@@ -188,9 +187,15 @@ func (t *term) lead(ctx, work context.Context) error {
 			return err
 		}
 	}
+	t.leads()
 	next, _ := t.plan.next(t.known.done)
 	t.log.Info("leads the schedule", "done", t.known.done, "next", next)
 	return nil
+}
+
+func (t *term) leads() {
+	t.leading = true
+	t.state.leading.Store(true)
 }
 
 // untilDue is how long there is nothing to fire.

@@ -90,6 +90,6 @@ func tokenArguments() amqp.Table {
 	return amqp.Table{
 		amqp.QueueTypeArg:            amqp.QueueTypeQuorum,
 		amqp.SingleActiveConsumerArg: true,
-		"x-delivery-limit":           int64(deadDeliveryLimit),
+		"x-delivery-limit":           int64(lookedAtLimit),
 	}
 }

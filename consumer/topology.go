@@ -14,10 +14,10 @@ const (
 	// consumer was lost; then it dead-letters it. It catches a message that kills
 	// the process.
 	deliveryLimit = 20
-	// deadDeliveryLimit lets an operator look into a dead-letter queue as often as
-	// ever: each look counts on some brokers, and past the limit the message
-	// would be dropped.
-	deadDeliveryLimit = 1_000_000
+	// lookedAtLimit lets an operator look into a dead-letter or wait queue as often as
+	// ever: each look counts on some brokers, and past the limit the message would
+	// be dropped, or come home early.
+	lookedAtLimit = 1_000_000
 )
 
 // A topology is what a Consumer needs on the broker.
@@ -91,6 +91,7 @@ func waitArguments(d time.Duration) amqp.Table {
 		"x-dead-letter-exchange": "", // the default exchange takes it home by its routing key
 		"x-dead-letter-strategy": "at-least-once",
 		amqp.QueueOverflowArg:    amqp.QueueOverflowRejectPublish,
+		"x-delivery-limit":       int64(lookedAtLimit),
 	}
 }
 
@@ -155,7 +156,7 @@ func (q Queue) deadLetterArguments() amqp.Table {
 		amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish,
 	}
 	if q.Type == Quorum {
-		args["x-delivery-limit"] = int64(deadDeliveryLimit)
+		args["x-delivery-limit"] = int64(lookedAtLimit)
 	}
 	return args
 }

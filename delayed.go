@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+)
+
+type delayedCommand struct {
+	List delayedListCommand `cmd:"" help:"List the messages that wait in the broker, for a delay or their next attempt, the next due first; they stay where they are."`
+}
+
+type delayedListCommand struct {
+	Queue   string        `arg:"" optional:"" help:"Only those for this queue."`
+	JSON    bool          `name:"json" help:"Print a JSON object a line."`
+	Limit   int           `default:"1000" placeholder:"N" help:"How many to look at in each wait queue (1000)."`
+	Timeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
+}
+
+// Run prints the list.
+func (l *delayedListCommand) Run(ctx context.Context, std streams) error {
+	if l.Limit < 1 {
+		return fmt.Errorf("--limit is %d; it must be at least 1", l.Limit)
+	}
+	nodes, err := loadNodes()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
+	defer cancel()
+	waiting, more, err := consumer.Delayed(ctx, nodes, l.Queue, l.Limit)
+	if err != nil {
+		return fmt.Errorf("delayed messages not listed: %w", err)
+	}
+	if more > 0 {
+		fmt.Fprintf(std.err, "warren: %d more wait that were not looked at; --limit says how many are, of each wait queue\n", more)
+	}
+	if l.JSON {
+		encoder := json.NewEncoder(std.out)
+		for _, w := range waiting {
+			if err := encoder.Encode(w); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "QUEUE\tDUE\tIN\tATTEMPTS\tMESSAGE ID\tERROR")
+	for _, w := range waiting {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", printable(w.Queue), w.Due.Local().Format(time.RFC3339), time.Until(w.Due).Round(time.Second),
+			w.Attempts, printable(w.MessageID), printable(w.Error))
+	}
+	return table.Flush()
+}
+
+// printable is text from a message as a terminal may have it: a line without control
+// characters, and not too long.
+func printable(text string) string {
+	const most = 80
+	runes := []rune(text)
+	for i, r := range runes {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			runes[i] = ' '
+		}
+	}
+	if len(runes) > most {
+		return string(runes[:most-3]) + "..."
+	}
+	return string(runes)
+}
