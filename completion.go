@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -25,6 +26,7 @@ _warren() {
 	local answer
 	answer=$("${words[1]}" complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)
 	if [[ -z $answer ]]; then
+		[[ $PREFIX != --*=* ]] || compset -P 1 '*='
 		_files
 		return
 	fi
@@ -90,7 +92,7 @@ func complete(root *kong.Node, words []string) []string {
 			flag = awaiting(flags, word)
 		default:
 			if next := child(node, word); next != nil {
-				node, flags = next, append(next.Flags, flags...)
+				node, flags = next, slices.Concat(next.Flags, flags)
 			} else {
 				args++
 			}

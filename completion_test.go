@@ -85,7 +85,7 @@ func TestCompletionInShells(t *testing.T) {
 	drivers := map[string]string{
 		"bash": `
 			source <(warren completion bash)
-			read -ra COMP_WORDS <<<"$line"
+			read -ra COMP_WORDS <<<"${line/=/ = }"
 			[[ $line != *" " ]] || COMP_WORDS+=("")
 			COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 			_warren
@@ -94,7 +94,7 @@ func TestCompletionInShells(t *testing.T) {
 			printf '%s\n' "${COMPREPLY[@]}"`,
 		"fish": `
 			warren completion fish | source
-			complete -C "$line" | cut -f 1`,
+			complete -C "$line" | cut -f 1 | sed s/--file=//`,
 		// On a terminal, as zsh completes nowhere else. What it would insert or list is what counts.
 		"zsh": `
 			zmodload zsh/zpty
@@ -114,6 +114,7 @@ func TestCompletionInShells(t *testing.T) {
 		{"warren completion ", []string{"bash", "fish", "zsh"}, "warren completion bash"},
 		{"warren publish emails {} --t", []string{"--timeout", "--type"}, "warren publish emails {} --timeout"},
 		{"warren publish emails --file bo", []string{"body.json"}, "warren publish emails --file body.json"},
+		{"warren publish emails --file=bo", []string{"body.json"}, "warren publish emails --file=body.json"},
 	} {
 		for shell, driver := range drivers {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

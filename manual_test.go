@@ -27,6 +27,11 @@ func manPage(t *testing.T, page string) string {
 	return shown
 }
 
+// describes tells whether the page has the paragraph of a term.
+func describes(shown, term, help string) bool {
+	return regexp.MustCompile(`(?m)^ {7}` + regexp.QuoteMeta(term) + `\s+` + regexp.QuoteMeta(help) + `$`).MatchString(shown)
+}
+
 func TestManualHasEveryCommandAndFlag(t *testing.T) {
 	shown := manPage(t, "warren.1")
 	app, err := kong.New(new(commands))
@@ -35,7 +40,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 	}
 	want := func(text, help string) {
 		t.Helper()
-		if !regexp.MustCompile(`(?m)^       ` + regexp.QuoteMeta(text) + `\s+` + regexp.QuoteMeta(help)).MatchString(shown) {
+		if !describes(shown, text, help) {
 			t.Errorf("warren(1) lacks %q with %q", text, help)
 		}
 	}
@@ -74,7 +79,7 @@ func TestManualHasEveryVariable(t *testing.T) {
 	for _, v := range env.vars {
 		name := regexp.MustCompile("^WARREN_(QUEUE|SCHEDULE)_[A-Z]+_").ReplaceAllString(v.name, "WARREN_${1}_<NAME>_")
 		known[name] = true
-		if _, after, found := strings.Cut(shown, "       "+name+"\n"); !found || !strings.HasPrefix(strings.TrimSpace(after), v.tag.Get("desc")+"\n") {
+		if !describes(shown, name, v.tag.Get("desc")) {
 			t.Errorf("warren.env(5) lacks %s with %q", name, v.tag.Get("desc"))
 		}
 	}
