@@ -26,7 +26,7 @@ lint: ## look for faults without running anything
 
 bench: ## measure: draining beside a consumer written by hand, telemetry on and off, spawning
 	.ci/deps
-	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer .
+	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer ./consumer/database .
 	$(GO) test -run '^$$' -bench . ./processors/...
 
 demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry

@@ -28,6 +28,14 @@ func (checkCommand) Run(ctx context.Context, std streams) error {
 		}
 		fmt.Fprintf(std.out, "%s  %s: %s\n", mark, f.What, f.Text)
 	})
+	if cfg.database != nil {
+		if err := cfg.database.Check(ctx); err != nil {
+			fmt.Fprintf(std.out, "FAULT  %v\n", err)
+			faults++
+		} else {
+			fmt.Fprintf(std.out, "ok     %s: Warren's tables are there\n", cfg.database.Name())
+		}
+	}
 	if faults > 0 {
 		err = fmt.Errorf("faults found: %d", faults)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/processors"
 	"github.com/warrenmq/warren/telemetry"
 )
@@ -31,6 +32,13 @@ type daemonSettings struct {
 	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one."`
 	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
 	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`
+}
+
+// databaseSettings are the variables of the database, and what is kept there.
+type databaseSettings struct {
+	URL      string        `envconfig:"DATABASE_URL" secret:"true" desc:"postgres://user:password@host:5432/name or sqlite:/path/of/the/file: for transactions, the inbox and the outbox; not set, there are none."`
+	Migrate  bool          `envconfig:"MIGRATE" default:"false" desc:"Whether to create or update Warren's own tables there at the start, as warren migrate does."`
+	InboxTTL time.Duration `envconfig:"INBOX_TTL" default:"168h" positive:"true" desc:"How long a message that was worked is recognised by its message-id."`
 }
 
 // queueSettings are the variables of each queue, whatever its processor.
@@ -56,6 +64,8 @@ type config struct {
 	log       *slog.Logger
 	admin     telemetry.AdminConfig // without its handlers
 	traceLink bool
+	database  *database.Database // nil: none
+	migrate   bool               // at the start
 }
 
 // loadConfig reads the environment and builds what it asks for, short of connecting
@@ -81,6 +91,8 @@ func loadConfig(stderr io.Writer) (*config, error) {
 		env.fault(cfg.admin.Validate())
 	}
 
+	db := readDatabase(env)
+	cfg.migrate = db.Migrate
 	var seen []string
 	for _, name := range daemon.Queues {
 		switch name = strings.TrimSpace(name); {
@@ -99,15 +111,47 @@ func loadConfig(stderr io.Writer) (*config, error) {
 	} else { // no telling which variables of queues are meant
 		env.refuseUnknown(envPrefix + "QUEUE_")
 	}
+	if db.URL != "" {
+		cfg.database, err = openDatabase(db, cfg.consumer.Queues, log)
+		env.fault(err)
+	}
 	if err := env.err(); err != nil {
 		return nil, errors.Join(err, cfg.Close())
+	}
+	if cfg.database != nil {
+		cfg.consumer.Database = cfg.database
 	}
 	return cfg, nil
 }
 
-// Close closes the processors that can be closed, once none of them works any more.
+// readDatabase reads the variables of the database.
+func readDatabase(env *environment) databaseSettings {
+	var s databaseSettings
+	env.know("the daemon", envPrefix, &s)
+	env.read(envPrefix, &s)
+	return s
+}
+
+// openDatabase makes the pool for the queues, short of connecting.
+func openDatabase(s databaseSettings, queues []consumer.Queue, log *slog.Logger) (*database.Database, error) {
+	connections := 0
+	for _, q := range queues {
+		connections += q.Concurrency
+	}
+	d, err := database.New(database.Config{URL: s.URL, Connections: connections, InboxTTL: s.InboxTTL}, log)
+	if err != nil {
+		return nil, fmt.Errorf("%sDATABASE_URL %w", envPrefix, err)
+	}
+	return d, nil
+}
+
+// Close closes the processors that can be closed, once none of them works any more,
+// and the database.
 func (c *config) Close() error {
 	var errs []error
+	if c.database != nil {
+		defer func() { _ = c.database.Close() }() // nothing of it is under way
+	}
 	for _, q := range c.consumer.Queues {
 		if closer, ok := q.Processor.(io.Closer); ok {
 			if err := closer.Close(); err != nil {

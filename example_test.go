@@ -52,6 +52,7 @@ func example(t *testing.T) string {
 `)
 	write(variables(envPrefix, new(brokerSettings)))
 	write(variables(envPrefix, new(daemonSettings)))
+	write(variables(envPrefix, new(databaseSettings)))
 
 	b.WriteString("\n\n## Queue emails. Every queue has these variables,\n")
 	write(variables(queuePrefix("emails"), new(queueSettings)))

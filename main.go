@@ -32,6 +32,7 @@ type commands struct {
 	Run     runCommand     `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
 	Publish publishCommand `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
 	Check   checkCommand   `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
+	Migrate migrateCommand `cmd:"" help:"Create or update Warren's own tables in the database, and end."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/telemetry"
 )
 
@@ -59,7 +60,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	defer admin.Wait()
 	defer stopServing() // after Run: how the daemon stops can be watched, too
 	if cfg.admin.Addr != "" {
-		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return checks(c.Status()) }
+		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return checks(c.Status(), cfg.database) }
 		server, err := telemetry.NewAdmin(cfg.admin, cfg.log)
 		if err != nil {
 			return errors.Join(err, cfg.Close())
@@ -72,6 +73,11 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 		})
 	}
 	cfg.log.Info("starting", "version", buildVersion(), "queues", cfg.queueNames())
+	if cfg.database != nil {
+		if err := cfg.database.Prepare(ctx, cfg.migrate); err != nil {
+			return errors.Join(err, cfg.Close())
+		}
+	}
 	if err := c.Run(ctx); errors.Is(err, consumer.ErrAbandoned) {
 		return err // closing the processors might wait for the work that did not end
 	} else {
@@ -79,11 +85,16 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	}
 }
 
-// checks are what readiness consists of: each queue is being consumed.
-func checks(status []consumer.QueueStatus) []telemetry.Check {
-	out := make([]telemetry.Check, len(status))
+// checks are what readiness consists of: each queue is being consumed, and the
+// database, if there is one, can be used.
+func checks(status []consumer.QueueStatus, db *database.Database) []telemetry.Check {
+	out := make([]telemetry.Check, len(status), len(status)+1)
 	for i, q := range status {
 		out[i] = telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason}
+	}
+	if db != nil {
+		reason := db.Reason()
+		out = append(out, telemetry.Check{Name: "database", Ready: reason == "", Reason: reason})
 	}
 	return out
 }

@@ -82,6 +82,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	for _, l := range c.loops {
 		loops.Go(func() { l.run(accepting, work, abandon) })
 	}
+	if c.cfg.Database != nil {
+		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected.Load, meters: c.meters, log: c.log}
+		loops.Go(func() { r.run(accepting, work, c.cfg.Database) })
+	}
 	ended := make(chan struct{})
 	others.Go(func() {
 		loops.Wait()

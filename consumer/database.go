@@ -9,7 +9,6 @@ import (
 	"maps"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -100,14 +99,16 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 		return m, err
 	}
 	m.MessageID = orDefault(m.MessageID, rand.Text())
-	headers := make(amqp.Table, len(m.Headers)+2)
+	headers := make(map[string]any, len(m.Headers)+2)
 	maps.Copy(headers, m.Headers)
-	if s.propagator != nil && headerCarrier(headers).Get("traceparent") == "" {
+	if _, traced := headers["traceparent"]; !traced && s.propagator != nil {
 		s.propagator.Inject(trace.ContextWithSpan(ctx, s.span), headerCarrier(headers))
 	}
+	if _, err := m.publishing(); err != nil {
+		return m, err
+	}
 	m.Headers = headers
-	_, err := m.publishing()
-	return m, err
+	return m, nil
 }
 
 func sayableInJSON(v any) error {

@@ -176,6 +176,26 @@ func (q *queueMeters) published(ctx context.Context, purpose string, err error) 
 	}
 }
 
+// relayed counts the messages of a batch of the outbox, whose publishing came to
+// errs.
+func (m *meters) relayed(errs []error) {
+	counts := make(map[string]int64, 1)
+	for _, err := range errs {
+		if err == nil {
+			counts[""]++
+		} else {
+			counts[publishErrorType(err)]++
+		}
+	}
+	for kind, n := range counts {
+		attrs := []attribute.KeyValue{semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), attrPurpose.String(purposeOutbox)}
+		if kind != "" {
+			attrs = append(attrs, semconv.ErrorTypeKey.String(kind))
+		}
+		m.sent.Add(context.Background(), n, metric.WithAttributes(attrs...))
+	}
+}
+
 func publishErrorType(err error) string {
 	switch {
 	case errors.Is(err, errUnroutable):

@@ -86,7 +86,59 @@ func (m Message) publishing() (amqp.Publishing, error) {
 			return msg, fmt.Errorf("headers: %w", err)
 		}
 	}
-	return msg, nil
+	return msg, m.validate()
+}
+
+// validate refuses what AMQP cannot say: on the wire, it would end the connection.
+func (m Message) validate() error {
+	texts := map[string]string{
+		"exchange": m.Exchange, "routing key": m.RoutingKey, "message id": m.MessageID, "correlation id": m.CorrelationID, "reply-to": m.ReplyTo,
+		"type": m.Type, "app id": m.AppID, "content type": m.ContentType, "content encoding": m.ContentEncoding,
+	}
+	for name, text := range texts {
+		if len(text) > 255 {
+			return fmt.Errorf("the %s has %d bytes; AMQP allows 255", name, len(text))
+		}
+	}
+	bytes, err := headerBytes(m.Headers)
+	if err == nil && bytes > maxHeaderBytes {
+		err = fmt.Errorf("the headers have about %d bytes; at most %d are sent, put the rest into the body", bytes, maxHeaderBytes)
+	}
+	return err
+}
+
+// maxHeaderBytes keeps the headers well within the one frame that AMQP gives them.
+const maxHeaderBytes = 64 << 10
+
+// headerBytes is about what v takes on the wire, if its names can be sent.
+func headerBytes(v any) (int, error) {
+	sum := 9
+	switch v := v.(type) {
+	case string:
+		sum += len(v)
+	case []byte:
+		sum += len(v)
+	case map[string]any:
+		for name, e := range v {
+			if len(name) > 255 {
+				return 0, fmt.Errorf("the name of the header %.20s... has %d bytes; AMQP allows 255", name, len(name))
+			}
+			n, err := headerBytes(e)
+			if err != nil {
+				return 0, err
+			}
+			sum += len(name) + n
+		}
+	case []any:
+		for _, e := range v {
+			n, err := headerBytes(e)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
 }
 
 // amqpValue is the reverse of plain.

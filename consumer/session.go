@@ -66,6 +66,14 @@ func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Lo
 // connect opens one connection. An error may hold the URL and its password; see
 // explain.
 func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, error) {
+	conn, _, err := connectSocket(ctx, nodeURL, purpose)
+	return conn, err
+}
+
+// connectSocket is as connect, and returns the socket as well: to close it is the
+// only way to end a write that the broker does not take.
+func connectSocket(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, net.Conn, error) {
+	var socket net.Conn
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName("warren " + purpose)
 	release := func() bool { return true }
@@ -76,6 +84,7 @@ func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, er
 			if err != nil {
 				return nil, err
 			}
+			socket = conn
 			// The library lifts the deadline after the handshake, but knows of
 			// no context.
 			release = context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -86,7 +95,7 @@ func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, er
 		_ = conn.CloseDeadline(time.Now())
 		err = context.Cause(ctx)
 	}
-	return conn, err
+	return conn, socket, err
 }
 
 // isLost tells whether the session can still be used.

@@ -68,6 +68,7 @@ const (
 	purposeDeadLetter = "dead_letter" // for an operator
 	purposeReply      = "reply"       // the result, to reply-to
 	purposeReturn     = "return"      // to its own queue, in place of giving it back
+	purposeOutbox     = "outbox"      // for a processor, or another program
 )
 
 // tracing makes the spans of one queue. A span for each attempt hangs on the

@@ -8,7 +8,6 @@
 package database
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"log/slog"
@@ -84,10 +83,4 @@ func (d *Database) Close() error {
 		return d.write.Close()
 	}
 	return errors.Join(d.read.Close(), d.write.Close())
-}
-
-// Run publishes what is in the outbox, if no other process does, and cleans the
-// inbox. It blocks until ctx ends; all that it started has ended then.
-func (d *Database) Run(ctx context.Context, publish func([]consumer.Message) []error) {
-	d.clean(ctx)
 }

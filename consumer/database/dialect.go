@@ -16,11 +16,11 @@ type dialect struct {
 	fail    string // id, error, seconds until the next attempt
 }
 
-const enqueued = ` (exchange, routing_key, body, body_bytes, message_id, content_type, content_encoding,
+const outboxValues = ` (exchange, routing_key, body, body_bytes, message_id, content_type, content_encoding,
 	correlation_id, reply_to, type, app_id, priority, expiration_ms, headers)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
 
-const outgoing = `o.id, o.attempts, o.exchange, o.routing_key, o.body, o.body_bytes, o.message_id, o.content_type, o.content_encoding,
+const outboxColumns = `o.id, o.attempts, o.exchange, o.routing_key, o.body, o.body_bytes, o.message_id, o.content_type, o.content_encoding,
 	o.correlation_id, o.reply_to, o.type, o.app_id, o.priority, o.expiration_ms, o.headers`
 
 var postgres = &dialect{
@@ -33,8 +33,8 @@ var postgres = &dialect{
 	answer: `UPDATE warren.inbox SET result_type = $4, result = $5 WHERE queue = $1 AND message_id = $2 AND digest = $3`,
 	clean: `DELETE FROM warren.inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM warren.inbox
 		WHERE done_at < now() - make_interval(secs => $1) ORDER BY done_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
-	enqueue: `INSERT INTO warren.outbox` + enqueued,
-	next: `SELECT ` + outgoing + ` FROM warren.outbox o
+	enqueue: `INSERT INTO warren.outbox` + outboxValues,
+	next: `SELECT ` + outboxColumns + ` FROM warren.outbox o
 		WHERE (o.retry_at IS NULL OR o.retry_at <= now()) AND NOT EXISTS (SELECT 1 FROM warren.outbox h
 			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
 		ORDER BY o.id LIMIT $1`,
@@ -52,8 +52,8 @@ var sqlite = &dialect{
 	answer: `UPDATE warren_inbox SET result_type = $4, result = $5 WHERE queue = $1 AND message_id = $2 AND digest = $3`,
 	clean: `DELETE FROM warren_inbox WHERE (queue, message_id, digest) IN (SELECT queue, message_id, digest FROM warren_inbox
 		WHERE done_at < unixepoch() - $1 ORDER BY done_at LIMIT $2)`,
-	enqueue: `INSERT INTO warren_outbox` + enqueued,
-	next: `SELECT ` + outgoing + ` FROM warren_outbox o
+	enqueue: `INSERT INTO warren_outbox` + outboxValues,
+	next: `SELECT ` + outboxColumns + ` FROM warren_outbox o
 		WHERE (o.retry_at IS NULL OR o.retry_at <= unixepoch()) AND NOT EXISTS (SELECT 1 FROM warren_outbox h
 			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
 		ORDER BY o.id LIMIT $1`,

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -17,6 +18,10 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 )
+
+// leastOutage is how old an outage is before a success ends it: when a server goes
+// away, some connections fail while others still succeed.
+const leastOutage = time.Second
 
 // An outage is a time in which the database cannot be used. It is logged when it
 // begins and when it ends. The zero value is none.
@@ -34,11 +39,12 @@ func (o *outage) begin(log *slog.Logger, err error) {
 }
 
 func (o *outage) end(log *slog.Logger) {
-	if o.since.Load() == 0 { // as nearly always
+	since := o.since.Load()
+	if since == 0 { // as nearly always
 		return
 	}
-	if since := o.since.Swap(0); since != 0 {
-		log.Info("the database can be used again", "duration", time.Since(time.Unix(0, since)).Round(time.Millisecond))
+	if d := time.Since(time.Unix(0, since)); d >= leastOutage && o.since.CompareAndSwap(since, 0) {
+		log.Info("the database can be used again", "duration", d.Round(time.Millisecond))
 	}
 }
 
@@ -109,7 +115,7 @@ func (d *Database) explain(err error) error {
 		return fmt.Errorf("%s lacks Warren's tables, or has older ones; %s (%w)", d.place.name, remedy, err)
 	}
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("%s: %s", d.place.name, connectText(connect))
+		return newConnectFault(d.place.name, connect)
 	}
 	return fmt.Errorf("%s: %w", d.place.name, err)
 }
@@ -118,13 +124,42 @@ func (d *Database) explain(err error) error {
 // URL but for the database and its host.
 func Explain(err error) error {
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return fmt.Errorf("cannot connect to database %s: %s", connect.Config.Database, connectText(connect))
+		return newConnectFault("database "+connect.Config.Database, connect)
 	}
 	return err
 }
 
-func connectText(err *pgconn.ConnectError) string {
-	return strings.ReplaceAll(errors.Unwrap(err).Error(), "\n", "; ")
+// A connectFault is a pgconn.ConnectError without its configuration.
+type connectFault struct {
+	text  string
+	cause error
+}
+
+func newConnectFault(name string, err *pgconn.ConnectError) *connectFault {
+	cause := errors.Unwrap(err)
+	return &connectFault{"cannot connect to " + name + ": " + strings.ReplaceAll(cause.Error(), "\n", "; "), cause}
+}
+
+func (f *connectFault) Error() string { return f.text }
+func (f *connectFault) Unwrap() error { return f.cause }
+
+// isLasting tells whether err stays until somebody changes something.
+func isLasting(err error) bool {
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case strings.HasPrefix(reply.Code, "28"), // user, password, pg_hba.conf
+			reply.Code == "3D000", // no such database
+			reply.Code == "42501": // not permitted
+			return true
+		}
+	}
+	if fault, ok := errors.AsType[*sqlitedriver.Error](err); ok {
+		switch fault.Code() & 0xff {
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM:
+			return true
+		}
+	}
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrTables)
 }
 
 // isMissing tells whether err says that a table or schema is not there.

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/pressly/goose/v3"
+	"github.com/sethvargo/go-retry"
 )
 
 //go:embed migrations
@@ -110,6 +112,35 @@ func (d *Database) Check(ctx context.Context) error {
 		return fmt.Errorf("%w: those of %s are at version %d, this program needs %d; %s", ErrTables, d.place.name, have, need, remedy)
 	}
 	return nil
+}
+
+// Prepare blocks until the tables are there: it migrates them if it may, and else
+// returns an error if there is something to migrate. While the database cannot be
+// reached, it tries again, until ctx ends, and then returns nil.
+func (d *Database) Prepare(ctx context.Context, migrate bool) error {
+	pauses := retry.WithCappedDuration(3*time.Second, retry.NewExponential(200*time.Millisecond))
+	err := retry.Do(ctx, pauses, func(ctx context.Context) error {
+		err := d.Check(ctx)
+		if migrate && errors.Is(err, ErrTables) {
+			var n int
+			if n, err = d.Migrate(ctx); err == nil && n > 0 {
+				d.log.Info("tables migrated", "migrations", n)
+			}
+		}
+		switch {
+		case err == nil:
+			d.outage.end(d.log)
+			return nil
+		case isLasting(err):
+			return err
+		}
+		d.outage.begin(d.log, err)
+		return retry.RetryableError(err)
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // ErrTables is in the error of Check if there is something to migrate.

@@ -1,0 +1,156 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// Repeats of a message are worked once, whether or not the processor uses the
+// transaction; with another body, or without an id, it is another message.
+func TestRepeatsAreAcknowledgedUnrun(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		var log logBuffer
+		ran := make(chan string, 100)
+		consume(t, v.URL, d, &log, func(ctx context.Context, m consumer.Delivery, scope *consumer.Scope) error {
+			ran <- string(m.Body)
+			scope.SetResult(consumer.Result{Body: []byte(fmt.Sprint("result ", len(ran)))})
+			if strings.HasPrefix(string(m.Body), "tx") {
+				return insert(ctx, m, scope)
+			}
+			return nil
+		})
+		v.Declare(t, "answers", nil)
+		for _, body := range []string{"tx", "tx", "tx", "no", "no", "tx other", "anonymous", "anonymous"} {
+			m := message("id of "+strings.Fields(body)[0], body)
+			if body == "anonymous" {
+				m.MessageId = ""
+			}
+			m.ReplyTo = "answers"
+			before := v.Ready(t, "answers")
+			v.Publish(t, "work", m)
+			rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "answers") == before+1 }, "there is an answer")
+		}
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "work")+v.Unacked(t, "work") == 0 }, "all is acknowledged")
+		close(ran)
+		var got []string
+		for body := range ran {
+			got = append(got, body)
+		}
+		if want := "tx,no,tx other,anonymous,anonymous"; strings.Join(got, ",") != want {
+			t.Errorf("got %q worked, want %q", got, want)
+		}
+		if n := d.number(t, "SELECT count(*) FROM rows"); n != 2 {
+			t.Errorf("got %d rows, want 2", n)
+		}
+		var answers []string
+		for _, a := range v.Drain(t, "answers") {
+			answers = append(answers, string(a.Body))
+		}
+		// A repeat is answered like the first, as far as the transaction has kept it.
+		if want := "result 1,result 1,result 1,result 2,,result 3,result 4,result 5"; strings.Join(answers, ",") != want {
+			t.Errorf("got the answers %q, want %q", answers, want)
+		}
+		if n := strings.Count(log.String(), "repeat of work that the inbox knows"); n != 3 {
+			t.Errorf("got %d lines of repeats, want 3", n)
+		}
+	})
+}
+
+// An attempt that fails leaves nothing in the inbox: the next is run.
+func TestRetriesAreRun(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		var log logBuffer
+		consume(t, v.URL, d, &log, func(ctx context.Context, m consumer.Delivery, scope *consumer.Scope) error {
+			if err := insert(ctx, m, scope); err != nil {
+				return err
+			}
+			if m.Attempt == 1 {
+				return consumer.RetryAfter(fmt.Errorf("not yet"), 0)
+			}
+			return nil
+		})
+		v.Publish(t, "work", message("a", "a"))
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return d.number(t, "SELECT count(*) FROM rows") == 1 }, "the second attempt inserts")
+	})
+}
+
+// Of two workers that get a message at once, one waits for the other's commit, and
+// does nothing.
+func TestTwoAtOnce(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		key := &consumer.InboxKey{Queue: "q", MessageID: "a"}
+		first, err := d.Begin(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := make(chan error, 1)
+		go func() {
+			_, err := newDatabase(t, url, new(logBuffer)).Begin(t.Context(), key)
+			second <- err
+		}()
+		if d.place.dialect == postgres {
+			rabbittest.Eventually(t, 10*time.Second, func() bool {
+				return d.number(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+			}, "the second waits for the first")
+		}
+		if err := first.Commit(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-second; !errors.Is(err, consumer.ErrDone) {
+			t.Errorf("got %v for the second, want ErrDone", err)
+		}
+	})
+}
+
+func TestTheInboxIsCleaned(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		for i := range 3 * cleanBatch {
+			if i%1000 == 0 {
+				tx, err := d.write.Begin()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for n := range 1000 {
+					if _, err := tx.Exec(d.place.dialect.record, "q", fmt.Sprint(i+n), []byte{1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := tx.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		age := "now() - interval '8 days'"
+		if d.place.dialect == sqlite {
+			age = "unixepoch() - 8 * 86400"
+		}
+		table := map[*dialect]string{postgres: "warren.inbox", sqlite: "warren_inbox"}[d.place.dialect]
+		d.exec(t, "UPDATE "+table+" SET done_at = "+age+" WHERE message_id < '2'")
+		old := d.number(t, "SELECT count(*) FROM "+table+" WHERE message_id < '2'")
+		if old <= cleanBatch {
+			t.Fatalf("%d old rows are too few for the test", old)
+		}
+		if n, err := d.cleanOnce(t.Context()); n != cleanBatch || err != nil {
+			t.Errorf("got %d rows and %v, want a batch of %d", n, err, cleanBatch)
+		}
+		if n, err := d.cleanOnce(t.Context()); n != int64(old-cleanBatch) || err != nil {
+			t.Errorf("got %d rows and %v, want the other %d", n, err, old-cleanBatch)
+		}
+		if got := d.number(t, "SELECT count(*) FROM "+table); got != 3*cleanBatch-old {
+			t.Errorf("got %d rows left, want %d", got, 3*cleanBatch-old)
+		}
+	})
+}

@@ -1,0 +1,104 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/pgtest"
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+// outageLength is how long the database is away: much longer than all attempts that
+// a message has would take if they were counted. WARREN_TEST_OUTAGE=60s sets it.
+func outageLength(t *testing.T) time.Duration {
+	length := 8 * time.Second
+	if text := os.Getenv("WARREN_TEST_OUTAGE"); text != "" {
+		var err error
+		if length, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return length
+}
+
+// While the database is away messages wait: none is dead, none is lost, none is
+// worked twice, and the log says it once.
+func TestTheDatabaseIsAway(t *testing.T) {
+	s := pgtest.Start(t)
+	t.Run("postgres", func(t *testing.T) {
+		outageTest(t, s.URL(), func() { s.Stop() }, func() { s.Restart(t) })
+	})
+	t.Run("sqlite", func(t *testing.T) {
+		url := sqliteURL(t)
+		var other *sql.Tx // somebody who keeps it locked
+		outageTest(t, url, func() {
+			var err error
+			if other, err = newDatabase(t, url, new(logBuffer)).write.Begin(); err != nil {
+				t.Fatal(err)
+			}
+		}, func() { other.Rollback() })
+	})
+}
+
+func outageTest(t *testing.T, url string, begin, end func()) {
+	const messages = 1000
+	v := rabbittest.NewVhost(t)
+	var log logBuffer
+	d := migrated(t, url)
+	db, err := New(Config{URL: url, Connections: 16}, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	consume(t, v.URL, db, &log, func(ctx context.Context, m consumer.Delivery, scope *consumer.Scope) error {
+		tx, err := scope.Tx(ctx)
+		if err != nil {
+			return consumer.Permanent(errors.New(err.Error())) // whatever the processor makes of it
+		}
+		if _, err = tx.ExecContext(ctx, "INSERT INTO rows VALUES ($1)", m.MessageID); err != nil {
+			return consumer.Permanent(err)
+		}
+		return scope.Publish(ctx, consumer.Message{RoutingKey: "out", MessageID: m.MessageID})
+	})
+	v.Declare(t, "out", nil)
+	v.PublishN(t, "work", messages/2, func(i int) amqp.Publishing { return message(fmt.Sprint(i), "") })
+	rabbittest.Eventually(t, 30*time.Second, func() bool { return d.number(t, "SELECT count(*) FROM rows") > 20 }, "some are worked")
+	begin()
+	away := time.Now()
+	v.PublishN(t, "work", messages/2, func(i int) amqp.Publishing { return message(fmt.Sprint(messages/2+i), "") })
+	rabbittest.Eventually(t, 30*time.Second, func() bool { return db.Reason() != "" }, "the database is known to be away")
+	<-time.After(time.Until(away.Add(outageLength(t))))
+	end()
+	rabbittest.Eventually(t, 60*time.Second, func() bool {
+		return d.number(t, "SELECT count(*) FROM rows") >= messages && d.pending(t) == 0 && v.Ready(t, "out") >= messages
+	}, "all are worked and published")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "work")+v.Unacked(t, "work") == 0 }, "all is acknowledged")
+	if n := d.number(t, "SELECT count(*) FROM rows"); n != messages {
+		t.Errorf("got %d rows, want %d", n, messages)
+	}
+	if n := v.Ready(t, "work.dead"); n != 0 {
+		t.Errorf("got %d dead letters, want none", n)
+	}
+	if db.Reason() != "" {
+		t.Errorf("the database is still said to be away: %s", db.Reason())
+	}
+	var loud []string
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") || strings.Contains(line, "can be used again") {
+			loud = append(loud, line)
+		}
+	}
+	if len(loud) != 2 || !strings.Contains(loud[0], "the database cannot be used") || !strings.Contains(loud[1], "the database can be used again") {
+		t.Errorf("the log says\n%s\nwant once that the database cannot be used, and once that it can again", strings.Join(loud, ""))
+	}
+}

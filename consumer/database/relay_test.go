@@ -1,0 +1,299 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/internal/pgtest"
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func idle(context.Context, consumer.Delivery, *consumer.Scope) error { return nil }
+
+func (d *Database) outbox() string {
+	if d.place.dialect == sqlite {
+		return "warren_outbox"
+	}
+	return "warren.outbox"
+}
+
+func (d *Database) pending(t testing.TB) int {
+	t.Helper()
+	return d.number(t, "SELECT count(*) FROM "+d.outbox())
+}
+
+// All that a message can carry arrives as it was set, and only after the commit.
+func TestPublishInATransaction(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		consume(t, v.URL, d, new(logBuffer), idle)
+		v.Declare(t, "out", nil)
+		full := consumer.Message{
+			RoutingKey: "out", Body: []byte("\x00\xff"), MessageID: "m-1", CorrelationID: "c", ReplyTo: "r", Type: "t", AppID: "a",
+			ContentType: "text/plain", ContentEncoding: "gzip", Priority: 3, Expiration: time.Hour,
+			Headers: map[string]any{"int": int64(1) << 60, "float": 1.5, "text": "ä", "yes": true, "none": nil,
+				"list": []any{int64(1), "b"}, "table": map[string]any{"x": int64(-1)}},
+		}
+		fault := errors.New("a fault")
+		for _, verdict := range []error{fault, nil} {
+			_, err := consumertest.RunDatabase(t.Context(), d, consumer.ProcessorFunc(func(ctx context.Context, _ consumer.Delivery, scope *consumer.Scope) error {
+				return errors.Join(
+					scope.Publish(ctx, full),
+					scope.Publish(ctx, consumer.Message{RoutingKey: "out", Body: []byte(`{"path": "a\\b\n"}`)}),
+					verdict)
+			}), consumer.Delivery{})
+			if !errors.Is(err, verdict) {
+				t.Fatal(err)
+			}
+			if verdict != nil && d.pending(t) != 0 {
+				t.Error("the outbox has messages of an attempt that failed")
+			}
+		}
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "out") == 2 }, "both messages are published")
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 0 }, "their rows are deleted")
+		got := v.Drain(t, "out")
+		m := got[0]
+		if string(m.Body) != "\x00\xff" || m.MessageId != "m-1" || m.CorrelationId != "c" || m.ReplyTo != "r" || m.Type != "t" || m.AppId != "a" ||
+			m.ContentType != "text/plain" || m.ContentEncoding != "gzip" || m.Priority != 3 || m.Expiration != "3600000" || m.DeliveryMode != amqp.Persistent {
+			t.Errorf("got %+v", m)
+		}
+		want := amqp.Table{"int": int64(1) << 60, "float": 1.5, "text": "ä", "yes": true, "none": nil,
+			"list": []any{int64(1), "b"}, "table": amqp.Table{"x": int64(-1)}}
+		if fmt.Sprint(m.Headers) != fmt.Sprint(want) {
+			t.Errorf("got the headers %v, want %v", m.Headers, want)
+		}
+		if m := got[1]; string(m.Body) != `{"path": "a\\b\n"}` || m.MessageId == "" || m.ContentType != "application/json" {
+			t.Errorf("got %+v, want the defaults", m)
+		}
+	})
+}
+
+func TestMessagesThatCannotBePublishedAreRefusedAtOnce(t *testing.T) {
+	d := migrated(t, sqliteURL(t))
+	for want, m := range map[string]consumer.Message{
+		"neither an exchange nor":   {},
+		"a []uint8 in a header":     {RoutingKey: "q", Headers: map[string]any{"x": []byte("b")}},
+		"a time.Time in a header":   {RoutingKey: "q", Headers: map[string]any{"x": []any{time.Time{}}}},
+		"the type has 256 bytes":    {RoutingKey: "q", Type: strings.Repeat("x", 256)},
+		"the name of the header xx": {RoutingKey: "q", Headers: map[string]any{strings.Repeat("x", 256): 1}},
+		"at most 65536 are sent":    {RoutingKey: "q", Headers: map[string]any{"x": strings.Repeat("x", 65536)}},
+		"headers: ":                 {RoutingKey: "q", Headers: map[string]any{"x": struct{}{}}},
+	} {
+		_, err := consumertest.RunDatabase(t.Context(), d, consumer.ProcessorFunc(func(ctx context.Context, _ consumer.Delivery, scope *consumer.Scope) error {
+			return scope.Publish(ctx, m)
+		}), consumer.Delivery{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if n := d.pending(t); n != 0 {
+		t.Errorf("got %d rows, want none", n)
+	}
+}
+
+// A program of any language may insert; what it leaves out has a default. What
+// could not be published is refused by the table.
+func TestOtherProgramsInsert(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		consume(t, v.URL, d, new(logBuffer), idle)
+		v.Declare(t, "out", nil)
+		d.exec(t, "INSERT INTO "+d.outbox()+` (routing_key, body) VALUES ('out', '{"a": "b\\n"}')`)
+		d.exec(t, "INSERT INTO "+d.outbox()+` (routing_key, headers) VALUES ('out', '{"x-delay": 5}')`)
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "out") == 2 }, "both are published")
+		got := v.Drain(t, "out")
+		if m := got[0]; string(m.Body) != `{"a": "b\\n"}` || len(m.MessageId) < 32 || m.ContentType != "application/json" || m.Expiration != "" {
+			t.Errorf("got %+v", m)
+		}
+		if m := got[1]; len(m.Body) != 0 || m.Headers["x-delay"] != int64(5) || m.MessageId == got[0].MessageId {
+			t.Errorf("got %+v", m)
+		}
+		for _, values := range []string{
+			"(routing_key, headers) VALUES ('out', '[]')",
+			"(routing_key, priority) VALUES ('out', 256)",
+			"(routing_key, expiration_ms) VALUES ('out', -1)",
+			"(routing_key, message_id) VALUES ('out', '')",
+			"(routing_key, body, body_bytes) VALUES ('out', 'a', 'b')",
+			"(routing_key) VALUES ('" + strings.Repeat("x", 256) + "')",
+			"(body) VALUES ('a')",
+		} {
+			if _, err := d.write.Exec("INSERT INTO " + d.outbox() + values); err == nil {
+				t.Errorf("%s is accepted", values)
+			}
+		}
+	})
+}
+
+// What the broker refuses is kept, holds back its own target only, is logged once,
+// and goes first when it can.
+func TestRefusedMessagesHoldBackTheirTargetOnly(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		v.Declare(t, "out", nil)
+		v.Declare(t, "full", amqp.Table{"x-queue-type": "classic", "x-max-length": int32(1), "x-overflow": "reject-publish"})
+		v.Publish(t, "full", message("first", ""))
+		for i := range 20 {
+			for _, target := range []string{"'', 'out'", "'', 'missing'", "'nowhere', 'k'", "'', 'full'"} {
+				d.exec(t, fmt.Sprintf("INSERT INTO %s (exchange, routing_key, body) VALUES (%s, '%d')", d.outbox(), target, i))
+			}
+		}
+		var log logBuffer
+		consume(t, v.URL, newDatabase(t, url, &log), &log, idle)
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 60 }, "the good ones are published")
+		inOrder(t, v.Drain(t, "out"), func(i int) string { return fmt.Sprint(i) }, 20)
+		held := "SELECT count(*) FROM " + d.outbox() + " WHERE error IS NOT NULL AND attempts > 1"
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return d.number(t, held) == 3 }, "one message of each other target is marked, and tried again")
+		if n := d.pending(t); n != 60 {
+			t.Errorf("got %d rows kept, want 60", n)
+		}
+		if n := strings.Count(log.String(), "message of the outbox not published"); n != 3 {
+			t.Errorf("got %d lines of the log, want 3", n)
+		}
+		for _, want := range []string{"there is no queue missing", "there is no exchange nowhere", "the broker refused it"} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("the log does not say %q", want)
+			}
+		}
+		v.Declare(t, "missing", nil)
+		ch := v.Channel(t)
+		if err := ch.ExchangeDeclare("nowhere", "direct", true, false, false, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		v.Declare(t, "bound", nil)
+		if err := ch.QueueBind("bound", "k", "nowhere", false, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, queue := range []string{"missing", "bound"} {
+			rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, queue) >= 20 }, "queue "+queue+" has all")
+			inOrder(t, v.Drain(t, queue), func(i int) string { return fmt.Sprint(i) }, 20)
+		}
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 20 }, "only those for the queue that is full are left")
+	})
+}
+
+// Only one process publishes; when it ends, another goes on.
+func TestOneRelay(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		var stops []func()
+		published := make(chan int, 100)
+		for i := range 3 {
+			db := newDatabase(t, url, new(logBuffer))
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				db.Run(ctx, func(batch []consumer.Message) []error {
+					for range batch {
+						published <- i
+					}
+					return make([]error, len(batch))
+				})
+			}()
+			stops = append(stops, func() {
+				cancel()
+				<-ended
+			})
+		}
+		seen := make(map[int]bool)
+		for range stops {
+			var by int
+			for n := range 10 {
+				d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key) VALUES ('q')")
+				select {
+				case i := <-published:
+					if n > 0 && i != by {
+						t.Errorf("relays %d and %d publish at the same time", by, i)
+					}
+					by = i
+				case <-time.After(10 * time.Second):
+					t.Fatal("nothing is published within 10 s")
+				}
+			}
+			seen[by] = true
+			stops[by]()
+		}
+		if len(seen) != len(stops) {
+			t.Errorf("published by %v, want each in its turn", maps.Keys(seen))
+		}
+	})
+}
+
+// The relay hears of a commit: it need not wait for its next look.
+func TestTheRelayIsNotified(t *testing.T) {
+	d := migrated(t, pgtest.URL(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	published, ended := make(chan time.Time), make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.Run(ctx, func(batch []consumer.Message) []error {
+			published <- time.Now()
+			return make([]error, len(batch))
+		})
+	}()
+	var waits []time.Duration
+	for range 5 {
+		begun := time.Now()
+		d.exec(t, "INSERT INTO warren.outbox (routing_key) VALUES ('q')")
+		waits = append(waits, (<-published).Sub(begun))
+	}
+	cancel()
+	<-ended
+	// The first may have come before the relay listened.
+	var sum time.Duration
+	for _, w := range waits[1:] {
+		sum += w
+	}
+	if sum >= listenFor {
+		t.Errorf("published after %v: that is no sooner than by looking every %v", waits, listenFor)
+	}
+}
+
+// The relay survives a broker that goes away and comes back, and one that is cut
+// off in the middle: every message arrives, in order but for repeats.
+func TestTheRelaySurvivesTheBroker(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	d := migrated(t, pgtest.URL(t))
+	v.Declare(t, "out", nil)
+	var log logBuffer
+	stop := consume(t, v.URL, d, &log, idle)
+	const n = 5000
+	for range 5 {
+		d.exec(t, "INSERT INTO warren.outbox (routing_key, body) SELECT 'out', $1 || generate_series(1, $2) ", "", n/5)
+		v.CloseConnections(t, "a test")
+	}
+	rabbittest.Eventually(t, 30*time.Second, func() bool { return d.pending(t) == 0 }, "the outbox is empty")
+	stop()
+	inOrder(t, v.Drain(t, "out"), func(i int) string { return fmt.Sprint(i%(n/5) + 1) }, n)
+}
+
+// inOrder fails unless messages, without repeats of a message id, are n, the i-th
+// with body(i).
+func inOrder(t *testing.T, got []amqp.Delivery, body func(i int) string, n int) {
+	t.Helper()
+	seen := make(map[string]bool)
+	for _, m := range got {
+		if seen[m.MessageId] {
+			continue
+		}
+		if want := body(len(seen)); string(m.Body) != want {
+			t.Fatalf("message %d is %s, want %s", len(seen), m.Body, want)
+		}
+		seen[m.MessageId] = true
+	}
+	if len(seen) != n {
+		t.Errorf("got %d messages and %d repeats, want %d", len(seen), len(got)-len(seen), n)
+	}
+}
