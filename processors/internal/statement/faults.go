@@ -1,7 +1,9 @@
 package statement
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,6 +20,22 @@ func Verdict(err error) error {
 	err = database.Explain(err)
 	if isStatementFault(err) {
 		return consumer.Permanent(err)
+	}
+	return err
+}
+
+// Limit returns ctx with the statement's own timeout, if it has one.
+func (b *Bound) Limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if b.Timeout == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, b.Timeout, fmt.Errorf("it took longer than its timeout of %v", b.Timeout))
+}
+
+// Ended says why ctx has ended, if it has, in the error of what that has cut short.
+func Ended(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w (%w)", cause, err)
 	}
 	return err
 }

@@ -80,7 +80,7 @@ func (p *parser) frontMatter() {
 	}
 }
 
-var declaration = regexp.MustCompile(`^([a-z_][a-z0-9_]{0,62})\s+([a-z]+)(\[\])?(?:\s*=\s*(.*))?$`)
+var declaration = regexp.MustCompile(`^([a-z_][a-z0-9_]*)\s+([a-z]+)(\[\])?(?:\s*=\s*(.*))?$`)
 
 // param reads the declaration of a parameter.
 func (p *parser) param(text string) {

@@ -67,42 +67,45 @@ type Bound struct {
 	Timeout time.Duration // zero: none of its own
 }
 
-// Load reads the .sql files of a folder. kind is what messages call a statement. The
-// error joins the faults of all files, each with its line.
-func Load(dir, kind string, d Dialect) (*Set, error) {
+// Load reads the .sql files of the folder that a variable names. kind is what
+// messages call a statement. The error joins the faults of all files, each with its
+// line.
+func Load(variable, dir, kind string, d Dialect) (*Set, error) {
 	if dir == "" {
-		return nil, fmt.Errorf("no folder is named: name the one with the .sql file of each %s", kind)
+		return nil, fmt.Errorf("%s is not set: set it to the folder with the .sql file of each %s", variable, kind)
 	}
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: name a folder that Warren may read, with the .sql file of each %s", err, kind)
+		return nil, fmt.Errorf("%s: %w: name a folder that Warren may read, with the .sql file of each %s", variable, err, kind)
 	}
 	s := &Set{kind, make(map[string]*statement)}
 	var faults []error
+	faultf := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf(variable+": "+format, args...))
+	}
 	for _, f := range files {
 		name, isSQL := strings.CutSuffix(f.Name(), ".sql")
 		if f.IsDir() || !isSQL {
 			continue
 		}
 		path := filepath.Join(dir, f.Name())
-		if !namePattern.MatchString(name) {
-			faults = append(faults, fmt.Errorf("%s: a name is made of at most 100 letters, digits, - and _: rename the file", path))
+		if len(name) > maxNameBytes || !namePattern.MatchString(name) {
+			faultf("%s: a name is made of at most %d letters, digits, - and _: rename the file", path, maxNameBytes)
 			continue
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("%w: Warren must be allowed to read it", err))
+			faultf("%w: Warren must be allowed to read it", err)
 			continue
 		}
-		var found []fault
-		if s.statements[name], found = parse(string(text), d); len(found) > 0 {
-			for _, f := range found {
-				faults = append(faults, fmt.Errorf("%s:%d: %s", path, f.line, f.text))
-			}
+		st, found := parse(string(text), d)
+		for _, f := range found {
+			faultf("%s:%d: %s", path, f.line, f.text)
 		}
+		s.statements[name] = st
 	}
 	if len(s.statements) == 0 && len(faults) == 0 {
-		faults = append(faults, fmt.Errorf("%s has no .sql file: name the folder with that of each %s", dir, kind))
+		faultf("%s has no .sql file: name the folder with that of each %s", dir, kind)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -110,7 +113,10 @@ func Load(dir, kind string, d Dialect) (*Set, error) {
 	return s, nil
 }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9_-]{1,100}$`)
+// A name is part of the names of files.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+const maxNameBytes = 100
 
 // Bind returns the statement of that name with its parameters, each a JSON value.
 // Every error is permanent, and says what there is.

@@ -123,7 +123,7 @@ func TestEveryFaultOfEveryFile(t *testing.T) {
 		"parameter.sql": "-- parm: x int\n-- param: x integer\n-- param: Y int\n-- param: z int = \"a\"\n-- param: u text\n-- param: u text\n-- timeout: soon\nSELECT :z, :v\n",
 		"late.sql":      "SELECT 1\n-- timeout: 5m\n",
 	})
-	_, err := Load(dir, "report", Postgres)
+	_, err := Load("REPORTS", dir, "report", Postgres)
 	if err == nil {
 		t.Fatal("got no error")
 	}
@@ -145,7 +145,7 @@ func TestEveryFaultOfEveryFile(t *testing.T) {
 	}
 	got := strings.Split(err.Error(), "\n")
 	for i, line := range got {
-		if i >= len(want) || !strings.HasPrefix(line, filepath.Join(dir, "")+"/"+want[i]) {
+		if i >= len(want) || !strings.HasPrefix(line, "REPORTS: "+dir+"/"+want[i]) {
 			t.Errorf("got %s\nwant %q", line, want[min(i, len(want)-1)])
 		}
 	}
@@ -154,12 +154,12 @@ func TestEveryFaultOfEveryFile(t *testing.T) {
 	}
 
 	for dir, want := range map[string]string{
-		"":                "no folder is named",
+		"":                "REPORTS is not set",
 		"/nonexistent":    "no such file or directory: name a folder",
 		folder(t, nil):    "has no .sql file",
 		filepath.Dir(dir): "has no .sql file",
 	} {
-		if _, err := Load(dir, "report", Postgres); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Load("REPORTS", dir, "report", Postgres); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", dir, err, want)
 		}
 	}
@@ -189,7 +189,7 @@ SELECT :te, :i, :f, :de, :b, :da, :ti, :u, :j, :l, :n`,
 		{`a'"`, int64(-9223372036854775808), 1e300, "0.10", true, "2024-02-29", "2026-02-28 23:30:00.5",
 			"018F6d0e-3b52-7cc0-9d5e-6a1f2b3c4d5e", `{"a": [1]}`, `["a\"\\","{,}",""]`, nil},
 	} {
-		set, err := Load(dir, "report", Dialect(d))
+		set, err := Load("REPORTS", dir, "report", Dialect(d))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestWrongParametersAreDead(t *testing.T) {
 	for name := range types {
 		files[name+".sql"] = fmt.Sprintf("-- param: x %s\n-- param: l %[1]s[]\nSELECT :x, :l", name)
 	}
-	set, err := Load(folder(t, files), "report", Postgres)
+	set, err := Load("REPORTS", folder(t, files), "report", Postgres)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,9 +176,10 @@ func readFloat(raw json.RawMessage) (string, any, error) {
 	return strconv.FormatFloat(*f, 'g', -1, 64), *f, nil
 }
 
-// decimalPattern allows exponents that no amount has, but not those that make of a
-// few bytes a number with thousands of digits.
-var decimalPattern = regexp.MustCompile(`^-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,2})?$`)
+var decimalPattern = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?$`)
+
+// maxDecimalBytes is more than any amount needs, and little for a database.
+const maxDecimalBytes = 500
 
 // readDecimal takes a number, or a string: many publishers keep exact amounts so.
 func readDecimal(raw json.RawMessage) (string, any, error) {
@@ -189,7 +190,7 @@ func readDecimal(raw json.RawMessage) (string, any, error) {
 			return "", nil, err
 		}
 	}
-	if !decimalPattern.MatchString(s) {
+	if len(s) > maxDecimalBytes || !decimalPattern.MatchString(s) {
 		return "", nil, errValue
 	}
 	return s, s, nil
