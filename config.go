@@ -43,7 +43,7 @@ type databaseSettings struct {
 
 // queueSettings are the variables of each queue, whatever its processor.
 type queueSettings struct {
-	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email or log."`
+	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email, log, report or sql."`
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
 	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
@@ -102,7 +102,7 @@ func loadConfig(stderr io.Writer) (*config, error) {
 			env.faultf("WARREN_QUEUES names the queue %s twice", name)
 		default:
 			seen = append(seen, name)
-			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, log))
+			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, db.URL, log))
 		}
 	}
 	if len(cfg.consumer.Queues) > 0 {
@@ -222,7 +222,7 @@ func queuePrefix(name string) string {
 var faulty = consumer.ProcessorFunc(nil)
 
 // readQueue reads the variables of a queue and of its processor, and builds that.
-func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
+func readQueue(env *environment, name, databaseURL string, log *slog.Logger) consumer.Queue {
 	prefix := queuePrefix(name)
 	var s queueSettings
 	if !env.know("queue "+name, prefix, &s) {
@@ -231,7 +231,7 @@ func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
 	env.read(prefix, &s)
 	return consumer.Queue{
 		Name:        name,
-		Processor:   readProcessor(env, name, s, log),
+		Processor:   readProcessor(env, name, databaseURL, s, log),
 		Concurrency: s.Concurrency,
 		Prefetch:    s.Prefetch,
 		Timeout:     s.Timeout,
@@ -249,7 +249,7 @@ func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
 }
 
 // readProcessor reads the variables of the processor of a queue, and builds it.
-func readProcessor(env *environment, queue string, s queueSettings, log *slog.Logger) consumer.Processor {
+func readProcessor(env *environment, queue, databaseURL string, s queueSettings, log *slog.Logger) consumer.Processor {
 	prefix := queuePrefix(queue)
 	settings, ok := processors.Lookup(s.Processor)
 	if !ok {
@@ -264,6 +264,9 @@ func readProcessor(env *environment, queue string, s queueSettings, log *slog.Lo
 	}
 	if !env.know("queue "+queue, prefix, settings) || !env.read(prefix, settings) {
 		return faulty
+	}
+	if user, ok := settings.(processors.DatabaseUser); ok {
+		user.UseDatabase(databaseURL)
 	}
 	p, err := settings.New(queue, max(s.Concurrency, 1), log)
 	if err != nil {
