@@ -46,7 +46,7 @@ type databaseSettings struct {
 
 // queueSettings are the variables of each queue, whatever its processor.
 type queueSettings struct {
-	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email, log or webhook."`
+	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: command, email, log, report, sql or webhook."`
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
 	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
@@ -113,7 +113,7 @@ func readConfig(env *environment, stderr io.Writer) (*config, error) {
 			env.faultf("WARREN_QUEUES names the queue %s twice", name)
 		default:
 			seen = append(seen, name)
-			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, log))
+			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, db.URL, log))
 		}
 	}
 	cfg.consumer.Schedules = readSchedules(env, daemon.Schedules)
@@ -234,7 +234,7 @@ func queuePrefix(name string) string {
 var faulty = consumer.ProcessorFunc(nil)
 
 // readQueue reads the variables of a queue and of its processor, and builds that.
-func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
+func readQueue(env *environment, name, databaseURL string, log *slog.Logger) consumer.Queue {
 	prefix := queuePrefix(name)
 	var s queueSettings
 	if !env.know("queue "+name, prefix, &s) {
@@ -243,7 +243,7 @@ func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
 	env.read(prefix, &s)
 	return consumer.Queue{
 		Name:        name,
-		Processor:   readProcessor(env, name, s, log),
+		Processor:   readProcessor(env, name, databaseURL, s, log),
 		Concurrency: s.Concurrency,
 		Prefetch:    s.Prefetch,
 		Timeout:     s.Timeout,
@@ -261,7 +261,7 @@ func readQueue(env *environment, name string, log *slog.Logger) consumer.Queue {
 }
 
 // readProcessor reads the variables of the processor of a queue, and builds it.
-func readProcessor(env *environment, queue string, s queueSettings, log *slog.Logger) consumer.Processor {
+func readProcessor(env *environment, queue, databaseURL string, s queueSettings, log *slog.Logger) consumer.Processor {
 	prefix := queuePrefix(queue)
 	settings, ok := processors.Lookup(s.Processor)
 	if !ok {
@@ -276,6 +276,9 @@ func readProcessor(env *environment, queue string, s queueSettings, log *slog.Lo
 	}
 	if !env.know("queue "+queue, prefix, settings) || !env.read(prefix, settings) {
 		return faulty
+	}
+	if user, ok := settings.(processors.DatabaseUser); ok {
+		user.UseDatabase(databaseURL)
 	}
 	p, err := settings.New(queue, max(s.Concurrency, 1), log)
 	if err != nil {

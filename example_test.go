@@ -32,6 +32,21 @@ var exampleValues = map[string]string{
 	"WARREN_SCHEDULES":                "nightly",
 	"WARREN_SCHEDULE_NIGHTLY_CRON":    "0 2 * * *",
 	"WARREN_SCHEDULE_NIGHTLY_QUEUE":   "log",
+
+	"WARREN_QUEUE_REPORTS_PROCESSOR": "report",
+	"WARREN_QUEUE_REPORTS_REPORTS":   "/etc/warren/reports",
+	"WARREN_QUEUE_REPORTS_OUTPUT":    "/var/lib/warren/reports",
+
+	"WARREN_QUEUE_CHORES_PROCESSOR":  "sql",
+	"WARREN_QUEUE_CHORES_STATEMENTS": "/etc/warren/statements",
+}
+
+// exampleNeedsMore are the queues of the example that stand behind a #: they need a
+// database and files.
+var exampleNeedsMore = []string{"reports", "chores"}
+
+func needsMore(variable string) bool {
+	return slices.ContainsFunc(exampleNeedsMore, func(queue string) bool { return strings.HasPrefix(variable, queuePrefix(queue)) })
 }
 
 // example is the example file as the structs of settings have it.
@@ -41,7 +56,9 @@ func example(t *testing.T) string {
 	write := func(vars []variable) {
 		for _, v := range vars {
 			fmt.Fprintf(&b, "\n# %s\n", v.tag.Get("desc"))
-			if value, ok := exampleValues[v.name]; ok {
+			if value, ok := exampleValues[v.name]; ok && needsMore(v.name) {
+				fmt.Fprintf(&b, "#%s=%s\n", v.name, quoted(value))
+			} else if ok {
 				fmt.Fprintf(&b, "%s=%s\n", v.name, quoted(value))
 			} else {
 				fmt.Fprintf(&b, "#%s=%s\n", v.name, v.tag.Get("default"))
@@ -73,6 +90,14 @@ func example(t *testing.T) string {
 	b.WriteString("\n\n## Queue log. Its processor, log, has no variables.\n")
 	write(variables(queuePrefix("log"), new(queueSettings))[:1])
 	write(processorVariables(t, "log", "log"))
+
+	b.WriteString("\n\n## Queue reports, with the variables of its processor: report. It needs a database\n## and a folder of reports, and to be named in WARREN_QUEUES.\n")
+	write(variables(queuePrefix("reports"), new(queueSettings))[:1])
+	write(processorVariables(t, "reports", "report"))
+
+	b.WriteString("\n\n## Queue chores, with the variables of its processor: sql. It needs WARREN_DATABASE_URL\n## and a folder of statements, and to be named in WARREN_QUEUES.\n")
+	write(variables(queuePrefix("chores"), new(queueSettings))[:1])
+	write(processorVariables(t, "chores", "sql"))
 
 	b.WriteString("\n\n## Schedule nightly. Every schedule has these variables; docs/schedules.md explains them.\n")
 	write(variables(schedulePrefix("nightly"), new(scheduleSettings)))
@@ -124,7 +149,7 @@ func TestExampleFileIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var set, all []string
+	var set, all, more []string
 	for line := range strings.Lines(string(content)) {
 		line = strings.TrimSpace(line)
 		name, value, isVariable := strings.Cut(strings.TrimPrefix(line, "#"), "=")
@@ -136,6 +161,10 @@ func TestExampleFileIsAccepted(t *testing.T) {
 			entry = name + "=" + filepath.Join(t.TempDir(), "mail")
 		}
 		switch {
+		case needsMore(name):
+			if value != "" {
+				more = append(more, entry)
+			}
 		case !strings.HasPrefix(line, "#"):
 			set = append(set, entry)
 		case value != "":
@@ -143,7 +172,7 @@ func TestExampleFileIsAccepted(t *testing.T) {
 		}
 	}
 	all = slices.Concat(set, all)
-	if len(set) < len(exampleValues) || len(all) < 2*len(set) {
+	if len(set)+len(more) < len(exampleValues) || len(all) < 2*len(set) {
 		t.Fatalf("found %d variables that are set and %d in all: the file is not as expected", len(set), len(all))
 	}
 
@@ -165,4 +194,18 @@ func TestExampleFileIsAccepted(t *testing.T) {
 	if !reflect.DeepEqual(got.consumer, want.consumer) {
 		t.Errorf("with the defaults written down: got %+v, want %+v", got.consumer, want.consumer)
 	}
+
+	dir := t.TempDir()
+	for _, folder := range []string{"reports", "statements"} {
+		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, folder, "one.sql"), []byte("SELECT 1"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, entry := range more {
+		more[i] = strings.NewReplacer("/etc/warren", dir, "/var/lib/warren", dir).Replace(entry)
+	}
+	loaded(slices.Concat(more, []string{"WARREN_QUEUES=" + strings.Join(exampleNeedsMore, ","), "WARREN_DATABASE_URL=sqlite:" + filepath.Join(dir, "warren.db")}))
 }

@@ -68,13 +68,20 @@ func TestManualHasEveryVariable(t *testing.T) {
 	shown := manPage(t, "warren.env.5")
 	var entries []string
 	for line := range strings.Lines(exampleEnv) {
-		if strings.HasPrefix(line, envPrefix) && !strings.Contains(line, "_MAILDIR") {
-			entries = append(entries, strings.TrimSpace(line))
+		line = strings.TrimSpace(line)
+		name, value, _ := strings.Cut(strings.TrimPrefix(line, "#"), "=")
+		switch {
+		case needsMore(name) && value != "":
+			entries = append(entries, name+"="+value)
+		case name == "WARREN_QUEUES":
+			entries = append(entries, line+","+strings.Join(exampleNeedsMore, ","))
+		case strings.HasPrefix(line, envPrefix) && !strings.Contains(line, "_MAILDIR"):
+			entries = append(entries, line)
 		}
 	}
 	setenv(t, entries...)
 	env := newEnvironment()
-	_, _ = readConfig(env, os.Stderr) // a folder for mails is missing
+	_, _ = readConfig(env, os.Stderr) // folders and a database are missing
 	known := make(map[string]bool)
 	for _, v := range env.vars {
 		name := regexp.MustCompile("^WARREN_(QUEUE|SCHEDULE)_[A-Z]+_").ReplaceAllString(v.name, "WARREN_${1}_<NAME>_")

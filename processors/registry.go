@@ -11,6 +11,8 @@ import (
 	"github.com/warrenmq/warren/processors/command"
 	"github.com/warrenmq/warren/processors/email"
 	warrenlog "github.com/warrenmq/warren/processors/log"
+	"github.com/warrenmq/warren/processors/report"
+	"github.com/warrenmq/warren/processors/sql"
 	"github.com/warrenmq/warren/processors/webhook"
 )
 
@@ -19,6 +21,8 @@ var registry = map[string]func() Config{
 	"command": of[command.Config],
 	"email":   of[email.Config],
 	"log":     of[warrenlog.Config],
+	"report":  of[report.Config],
+	"sql":     of[sql.Config],
 	"webhook": of[webhook.Config],
 }
 
@@ -37,6 +41,10 @@ type Config interface {
 	// [io.Closer] is closed by the caller, once none of its deliveries is worked.
 	New(queue string, concurrency int, log *slog.Logger) (consumer.Processor, error)
 }
+
+// A DatabaseUser is a [Config] that has to know the daemon's database. UseDatabase is
+// called before New, with its URL, or nothing if there is none.
+type DatabaseUser interface{ UseDatabase(url string) }
 
 // Lookup returns a new, empty Config of the processor of that name. It reports
 // false if there is none.

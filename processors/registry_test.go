@@ -9,7 +9,7 @@ import (
 )
 
 func TestNames(t *testing.T) {
-	want := []string{"command", "email", "log", "webhook"}
+	want := []string{"command", "email", "log", "report", "sql", "webhook"}
 	if got := processors.Names(); !slices.Equal(got, want) {
 		t.Errorf("names %q, want %q", got, want)
 	}
@@ -30,6 +30,9 @@ func TestLookup(t *testing.T) {
 			t.Errorf("Lookup(%q) returned the same Config twice; two queues would share it", name)
 		}
 		for field := range settings.Elem().Type().Fields() {
+			if !field.IsExported() {
+				continue
+			}
 			if field.Tag.Get("envconfig") == "" || field.Tag.Get("desc") == "" {
 				t.Errorf("field %s of %s has the tags %s, want envconfig and desc among them", field.Name, name, field.Tag)
 			}

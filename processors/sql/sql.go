@@ -1,0 +1,133 @@
+// Package sql executes a named SQL statement for each delivery, in the transaction
+// that also records the delivery as done.
+//
+// The body of a delivery is a JSON object:
+//
+//	{
+//	  "statement": "expire-tokens",            the file expire-tokens.sql of STATEMENTS
+//	  "params": {"before": "2026-01-01T00:00:00Z"}  as the file declares them
+//	}
+//
+// The result is a JSON object with rows, the number of rows that were inserted,
+// updated or deleted. A message that is at fault, or whose statement is, is
+// dead-lettered; all else is tried again.
+package sql
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/statement"
+)
+
+// Config is what an sql processor is made from.
+type Config struct {
+	// Statements is a folder with NAME.sql, read once at start. Required.
+	Statements string `envconfig:"STATEMENTS" required:"true" desc:"A folder with NAME.sql, the statements."`
+
+	database string // the URL of the daemon's, which deliveries have their transactions in
+}
+
+// UseDatabase tells the URL of the daemon's database. It has to be called.
+func (c *Config) UseDatabase(url string) { c.database = url }
+
+// New returns the processor. It reads the statements but connects to nothing. The
+// error names every fault of c.
+func (c *Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
+	var missing error
+	if c.database == "" {
+		missing = errors.New("there is no database: set WARREN_DATABASE_URL")
+	}
+	statements, err := statement.Load("STATEMENTS", c.Statements, "statement", statement.DialectOf(c.database))
+	if err := errors.Join(missing, err); err != nil {
+		return nil, err
+	}
+	return consumer.JSON(processor{statements, statement.DialectOf(c.database)}.process), nil
+}
+
+type processor struct {
+	statements *statement.Set
+	dialect    statement.Dialect
+}
+
+// A message is the body of a delivery.
+type message struct {
+	Statement string                     `json:"statement"`
+	Params    map[string]json.RawMessage `json:"params"`
+}
+
+// UnmarshalJSON refuses fields that there are not: a slip in a name must not have
+// the defaults of all parameters count.
+func (m *message) UnmarshalJSON(body []byte) error {
+	type plain message // without this method
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode((*plain)(m)); err != nil {
+		return fmt.Errorf("%w; the fields are statement and params", err)
+	}
+	return nil
+}
+
+// A result is what a publisher that set reply-to is answered.
+type result struct {
+	Rows int64 `json:"rows"`
+}
+
+func (p processor) process(ctx context.Context, msg message, scope *consumer.Scope) error {
+	bound, err := p.statements.Bind(msg.Statement, msg.Params)
+	if err != nil {
+		return err
+	}
+	tx, err := scope.Tx(ctx)
+	if err != nil {
+		return err
+	}
+	done, err := p.execute(ctx, tx, bound)
+	if err != nil {
+		return fmt.Errorf("statement %s: %w", bound.Name, statement.Ended(ctx, statement.Verdict(err)))
+	}
+	rows, err := done.RowsAffected()
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(result{rows})
+	if err != nil {
+		return err
+	}
+	scope.SetResult(consumer.Result{Body: body})
+	return nil
+}
+
+// execute executes the statement within its own timeout. In PostgreSQL that is the
+// server's to keep: the driver would give up the connection, and the transaction
+// would seem to be lost.
+func (p processor) execute(ctx context.Context, tx *sql.Tx, b *statement.Bound) (sql.Result, error) {
+	if p.dialect == statement.SQLite {
+		limited, cancel := b.Limit(ctx)
+		defer cancel()
+		done, err := tx.ExecContext(limited, b.SQL, b.Args...)
+		if err != nil && ctx.Err() == nil {
+			err = statement.Ended(limited, err)
+		}
+		return done, err
+	}
+	if b.Timeout > 0 {
+		if _, err := tx.ExecContext(ctx, "SELECT set_config('statement_timeout', $1, true)", strconv.FormatInt(max(b.Timeout.Milliseconds(), 1), 10)); err != nil {
+			return nil, err
+		}
+	}
+	done, err := tx.ExecContext(ctx, b.SQL, b.Args...)
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok && reply.Code == "57014" && b.Timeout > 0 {
+		err = fmt.Errorf("it took longer than its timeout of %v (%w)", b.Timeout, err)
+	}
+	return done, err
+}
