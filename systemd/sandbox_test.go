@@ -4,8 +4,10 @@ package systemd
 
 import (
 	"io"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,9 +23,21 @@ func TestProcessorsWorkInTheSandbox(t *testing.T) {
 	s := boot(t, "")
 	s.startBroker(t)
 	mails := serveMail(t, s)
+	hooks := serveHooks(t, s)
+	s.Write(t, "/etc/warren/statements/make-orders.sql", 0o644, "CREATE TABLE orders AS SELECT 1 AS id UNION SELECT 2;\n")
+	s.Write(t, "/etc/warren/reports/sales.sql", 0o644, "SELECT id FROM orders ORDER BY id;\n")
 	s.Write(t, "/usr/local/bin/count", 0o755, "#!/usr/bin/python3\nimport sys, json\nprint(len(json.load(sys.stdin)))\nopen('/var/lib/warren/python', 'w').write('done')\n")
 	s.configure(t, brokerAt,
-		"WARREN_QUEUES=logs,shells,pythons,mails,files",
+		"WARREN_QUEUES=logs,shells,pythons,mails,files,hooks,chores,reports",
+		"WARREN_DATABASE_URL=sqlite:/var/lib/warren/warren.db",
+		"WARREN_MIGRATE=true",
+		"WARREN_QUEUE_HOOKS_PROCESSOR=webhook",
+		"WARREN_QUEUE_HOOKS_URL=http://127.0.0.1:8080/",
+		"WARREN_QUEUE_CHORES_PROCESSOR=sql",
+		"WARREN_QUEUE_CHORES_STATEMENTS=/etc/warren/statements",
+		"WARREN_QUEUE_REPORTS_PROCESSOR=report",
+		"WARREN_QUEUE_REPORTS_REPORTS=/etc/warren/reports",
+		"WARREN_QUEUE_REPORTS_OUTPUT=/var/lib/warren/reports",
 		"WARREN_QUEUE_LOGS_PROCESSOR=log",
 		"WARREN_QUEUE_SHELLS_PROCESSOR=command",
 		`WARREN_QUEUE_SHELLS_COMMAND="/bin/sh -c 'cat > /var/lib/warren/shell; ls /home /root 2>&1; echo $TMPDIR; test ! -w /etc && test ! -w /usr'"`,
@@ -40,20 +54,30 @@ func TestProcessorsWorkInTheSandbox(t *testing.T) {
 	const mail = `{"to": "ada@example.net", "subject": "Hello", "text": "Hello Ada"}`
 	all := func(t *testing.T, done string) {
 		t.Helper()
-		for queue, body := range map[string]string{"logs": "{}", "shells": "hello", "pythons": "[1, 2]", "mails": mail, "files": mail} {
+		for queue, body := range map[string]string{
+			"logs": "{}", "shells": "hello", "pythons": "[1, 2]", "mails": mail, "files": mail, "hooks": "{}", "chores": `{"statement": "make-orders"}`,
+		} {
 			s.Run(t, "warren", "publish", queue, body)
 		}
-		s.await(t, "5 queues, 0 in flight, "+done+" done")
+		s.await(t, "8 queues, 0 in flight, 7 done")
+		s.Run(t, "warren", "publish", "reports", `{"report": "sales", "format": "csv"}`)
+		s.await(t, "8 queues, 0 in flight, "+done+" done")
 		if dead := s.Run(t, "rabbitmqctl", "-q", "--no-table-headers", "list_queues", "name", "messages"); strings.Contains(dead, "dead\t1") {
 			t.Errorf("queues: got\n%s\nwant no dead letter", dead)
 		}
 	}
-	all(t, "5")
+	all(t, "8")
 	if s.Read(t, "/var/lib/warren/shell") != "hello" || s.Read(t, "/var/lib/warren/python") != "done" {
 		t.Error("the commands have not written what they should")
 	}
 	if mails.count() != 1 {
 		t.Errorf("mails over SMTP: got %d, want 1", mails.count())
+	}
+	if n := hooks.Load(); n != 1 {
+		t.Errorf("webhooks: got %d, want 1", n)
+	}
+	if got := s.Run(t, "sh", "-c", "cat /var/lib/warren/reports/sales-*.csv"); got != "id\n1\n2" {
+		t.Errorf("report: got %q, want the two orders", got)
 	}
 	if got := s.Run(t, "sh", "-c", "ls /var/lib/warren/Maildir/new | wc -l"); got != "1" {
 		t.Errorf("mails in the Maildir: got %s, want 1", got)
@@ -77,6 +101,22 @@ open('/var/lib/warren/python', 'w').write('compiled')
 	s.Run(t, "systemctl", "restart", "warren")
 	rabbittest.Eventually(t, 30*time.Second, func() bool { return s.Read(t, "/var/lib/warren/python") == "compiled" }, "it is done with the drop-in")
 	s.wantExposure(t, 1.4)
+}
+
+// serveHooks serves HTTP on port 8080 of the machine, until the test ends, and counts the
+// requests.
+func serveHooks(t *testing.T, s *server) *atomic.Int64 {
+	t.Helper()
+	var requests atomic.Int64
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requests.Add(1) })}
+	listener := s.Listen(t, "127.0.0.1:8080")
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() {
+		_ = server.Close()
+		serving.Wait()
+	})
+	return &requests
 }
 
 // A mailServer counts the mails that it takes.

@@ -1,6 +1,6 @@
 // Demo shows Warren at work on real messages: `make demo` runs it. It starts a
 // private RabbitMQ node in the folder demo, unless WARREN_AMQP_URL names a broker,
-// has the daemon work three queues, publishes to them, shows what became of each
+// has the daemon work five queues, publishes to them, shows what became of each
 // message, and stops the daemon.
 package main
 
@@ -30,7 +30,10 @@ var files embed.FS
 const dir = "demo"
 
 // queues are those of the demo, its dead-letter queues included.
-var queues = []string{"emails", "commands", "log", "answers", "emails.dead", "commands.dead", "log.dead"}
+var queues = []string{
+	"emails", "commands", "log", "chores", "reports", "answers",
+	"emails.dead", "commands.dead", "log.dead", "chores.dead", "reports.dead",
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -95,8 +98,9 @@ func run(ctx context.Context) (err error) {
 Shown: a templated e-mail, delivered to a Maildir; a shell script and a Python script
 as handlers, the second with an answer to its publisher; a delayed message; a message
 that failed twice, waited in the broker for 1 s and 2 s, and then succeeded; one that
-cannot succeed, kept as a dead letter with its reason; and an orderly stop. What ran is
-in the folder demo: its configuration, templates, handlers and the daemon's log.
+cannot succeed, kept as a dead letter with its reason; a report from a database, asked
+for over HTTP and followed to the file; and an orderly stop. What ran is in the folder
+demo: its configuration, templates, handlers, statements, reports and the daemon's log.
 `)
 	return nil
 }
@@ -105,7 +109,7 @@ in the folder demo: its configuration, templates, handlers and the daemon's log.
 func environment(url, root string) []string {
 	return []string{
 		"WARREN_AMQP_URL=" + url,
-		"WARREN_QUEUES=emails,commands,log",
+		"WARREN_QUEUES=emails,commands,log,chores,reports",
 		"WARREN_QUEUE_EMAILS_PROCESSOR=email",
 		"WARREN_QUEUE_EMAILS_FROM=Shop <shop@example.com>",
 		"WARREN_QUEUE_EMAILS_TEMPLATES=" + filepath.Join(root, "templates"),
@@ -113,8 +117,16 @@ func environment(url, root string) []string {
 		"WARREN_QUEUE_COMMANDS_PROCESSOR=command",
 		"WARREN_QUEUE_COMMANDS_COMMAND='" + filepath.Join(root, "handlers", "handle") + "'",
 		"WARREN_QUEUE_LOG_PROCESSOR=log",
+		"WARREN_QUEUE_CHORES_PROCESSOR=sql",
+		"WARREN_QUEUE_CHORES_STATEMENTS=" + filepath.Join(root, "statements"),
+		"WARREN_QUEUE_REPORTS_PROCESSOR=report",
+		"WARREN_QUEUE_REPORTS_REPORTS=" + filepath.Join(root, "reports"),
+		"WARREN_QUEUE_REPORTS_OUTPUT=" + filepath.Join(root, "made"),
+		"WARREN_DATABASE_URL=sqlite:" + filepath.Join(root, "warren.db"),
+		"WARREN_MIGRATE=true",
 		"WARREN_LOG_FORMAT=text",
 		"WARREN_ADMIN_ADDR=127.0.0.1:0", // any port that is free
+		"WARREN_ADMIN_TOKEN=" + adminToken,
 	}
 }
 
@@ -170,7 +182,7 @@ func (d *daemon) start(ctx context.Context) error {
 		case err := <-d.ended:
 			return false, fmt.Errorf("the daemon has ended (%w):\n%s", err, d.log())
 		default:
-			return strings.Count(d.log(), "msg=consuming") == 3, nil
+			return strings.Count(d.log(), "msg=consuming") == 5, nil
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 // scenes publishes the messages of the demo, one after the other, and shows what
 // becomes of each. It returns an error if it is not what is to be shown.
 func scenes(ctx context.Context, b *broker, d *daemon) error {
-	for _, scene := range []func(context.Context, *broker, *daemon) error{mail, shell, python, delayed, flaky, hopeless} {
+	for _, scene := range []func(context.Context, *broker, *daemon) error{mail, shell, python, delayed, flaky, hopeless, report} {
 		if err := scene(ctx, b, d); err != nil {
 			return err
 		}
