@@ -76,7 +76,7 @@ func TestProcessorsWorkInTheSandbox(t *testing.T) {
 	if n := hooks.Load(); n != 1 {
 		t.Errorf("webhooks: got %d, want 1", n)
 	}
-	if got := s.Run(t, "sh", "-c", "cat /var/lib/warren/reports/sales-*.csv"); got != "id\n1\n2" {
+	if got := s.Run(t, "sh", "-c", "cat /var/lib/warren/reports/sales-*.csv"); got != "id\r\n1\r\n2" {
 		t.Errorf("report: got %q, want the two orders", got)
 	}
 	if got := s.Run(t, "sh", "-c", "ls /var/lib/warren/Maildir/new | wc -l"); got != "1" {
