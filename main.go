@@ -49,7 +49,7 @@ type streams struct {
 
 // gcPercent is how much the heap may grow between collections. What is live of it is a
 // few megabytes, so that memory is cheap and collecting it all the time is not.
-const gcPercent = 300
+const gcPercent = 200
 
 func main() {
 	if os.Getenv("GOGC") == "" {

@@ -214,7 +214,7 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 			if _, err := r.end(); err != nil {
 				t.Error(err)
 			}
-			equal(t, v.Ready(t, "orders")+v.Unacked(t, "orders"), 1)
+			rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "orders") == 1 }, "the message is back in its queue")
 		})
 	}
 }
