@@ -69,6 +69,49 @@ func TestClientInPython(t *testing.T) {
 	}
 }
 
+// fetchReport is a program that has a report made, and fetches the file.
+const fetchReport = `
+import json, os, time, urllib.request
+
+def call(path, body=None):
+    headers = {"Authorization": "Bearer " + os.environ["WARREN_TOKEN"], "Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(os.environ["WARREN_URL"] + path, body, headers), timeout=30)
+
+accepted = call("/v1/queues/reports", json.dumps({"report": "squares", "format": "csv", "params": {"to": 3}}).encode())
+assert accepted.status == 202
+while True:
+    message = json.load(call(accepted.headers["Location"]))
+    if message["state"] in ("succeeded", "dead"):
+        break
+    time.sleep(0.1)
+print(message["state"], message["result"]["json"]["rows"])
+print(open(message["result"]["json"]["location"]).read(), end="")
+`
+
+func TestClientInPythonFetchesAReport(t *testing.T) {
+	dir := t.TempDir()
+	const query = "-- param: to int\nWITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :to) SELECT n, n * n AS square FROM n;\n"
+	if err := os.WriteFile(dir+"/squares.sql", []byte(query), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, url := range map[string]string{"postgres": pgtest.URL(t), "sqlite": "sqlite:" + t.TempDir() + "/warren.db"} {
+		t.Run(name, func(t *testing.T) {
+			v := rabbittest.NewVhost(t)
+			d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=reports", "WARREN_QUEUE_REPORTS_PROCESSOR=report",
+				"WARREN_QUEUE_REPORTS_REPORTS="+dir, "WARREN_QUEUE_REPORTS_OUTPUT="+t.TempDir(),
+				"WARREN_DATABASE_URL="+url, "WARREN_MIGRATE=true", "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_ADMIN_TOKEN="+apiToken)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			client := exec.CommandContext(ctx, "/usr/bin/python3", "-c", fetchReport)
+			client.Env = []string{"WARREN_URL=" + d.adminURL(t), "WARREN_TOKEN=" + apiToken}
+			out, err := client.CombinedOutput()
+			if want := "succeeded 3\nn,square\n1,1\n2,4\n3,9\n"; err != nil || string(out) != want {
+				t.Errorf("it has printed %s and ended with %v, want %s", out, err, want)
+			}
+		})
+	}
+}
+
 // A checkedAPI asks the daemon, and holds every answer against docs/openapi.yaml.
 type checkedAPI struct {
 	t      *testing.T
