@@ -38,7 +38,7 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 	if err != nil {
 		return nil, d.usable(ctx, "begin a transaction", err)
 	}
-	t := &transaction{d: d, tx: tx, key: k}
+	t := &transaction{d: d, tx: tx, key: k, ended: ctx.Err}
 	if k == nil {
 		return t, d.usable(ctx, "", nil)
 	}
@@ -59,9 +59,10 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 
 // A transaction is that of one delivery.
 type transaction struct {
-	d   *Database
-	tx  *sql.Tx
-	key *consumer.InboxKey
+	d     *Database
+	tx    *sql.Tx
+	key   *consumer.InboxKey
+	ended func() error // why, once the context has ended that it ends with
 }
 
 func (t *transaction) SQL() *sql.Tx { return t.tx }
@@ -70,18 +71,27 @@ func (t *transaction) SQL() *sql.Tx { return t.tx }
 func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 	if r != nil && t.key != nil {
 		if _, err := t.tx.ExecContext(ctx, t.d.place.dialect.answer, t.key.Queue, t.key.MessageID, t.key.Digest[:], r.ContentType, r.Body); err != nil {
-			return t.d.lost(fmt.Errorf("keep the result in the inbox: %w", err))
+			return t.lost(fmt.Errorf("keep the result in the inbox: %w", err))
 		}
 	}
-	return t.d.lost(t.tx.Commit())
+	return t.lost(t.tx.Commit())
 }
 
 // Rollback rolls back what is not committed.
 func (t *transaction) Rollback(context.Context) error {
-	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) {
-		return t.d.lost(err)
+	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) && t.ended() == nil {
+		return t.lost(err)
 	}
 	return nil
+}
+
+// lost is as that of the database, unless its connection was closed because the context has
+// ended: that is not the database's fault.
+func (t *transaction) lost(err error) error {
+	if t.ended() != nil {
+		return err
+	}
+	return t.d.lost(err)
 }
 
 const (
