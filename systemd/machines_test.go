@@ -27,10 +27,10 @@ type server struct {
 	*machinetest.Machine
 }
 
-// packages are the paths of those that have been built, by version and tags.
+// packages are those that have been built, by version and tags.
 var packages struct {
 	sync.Mutex
-	paths map[string]string
+	built map[string]string
 }
 
 // built is a package of this version for the machines, its program built with the tags.
@@ -38,13 +38,10 @@ func built(t *testing.T, version, tags string) string {
 	t.Helper()
 	packages.Lock()
 	defer packages.Unlock()
-	if path := packages.paths[version+tags]; path != "" {
-		return path
+	if content := packages.built[version+tags]; content != "" {
+		return content
 	}
-	dir, err := os.MkdirTemp("", "warren-dist-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	cmd := exec.Command("package/build", dir)
 	cmd.Env = append(os.Environ(), "VERSION="+version, "TAGS="+tags, "ARCHS="+runtime.GOARCH, "FORMATS=deb")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -54,11 +51,15 @@ func built(t *testing.T, version, tags string) string {
 	if err != nil || len(paths) != 1 {
 		t.Fatalf("packages in %s: got %v and error %v, want one", dir, paths, err)
 	}
-	if packages.paths == nil {
-		packages.paths = make(map[string]string)
+	content, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
 	}
-	packages.paths[version+tags] = paths[0]
-	return paths[0]
+	if packages.built == nil {
+		packages.built = make(map[string]string)
+	}
+	packages.built[version+tags] = string(content)
+	return string(content)
 }
 
 const version = "1.0.0"
@@ -66,9 +67,9 @@ const version = "1.0.0"
 // boot boots a machine and installs the package.
 func boot(t *testing.T, tags string) *server {
 	t.Helper()
-	path := built(t, version, tags)
+	deb := built(t, version, tags)
 	s := &server{machinetest.Boot(t)}
-	s.install(t, path)
+	s.install(t, deb)
 	t.Cleanup(func() {
 		if t.Failed() {
 			out, _ := s.Try("journalctl", "--no-pager", "-u", "warren*", "-n", "60")
@@ -78,11 +79,10 @@ func boot(t *testing.T, tags string) *server {
 	return s
 }
 
-func (s *server) install(t *testing.T, path string) string {
+func (s *server) install(t *testing.T, deb string) {
 	t.Helper()
-	inside := "/root/" + filepath.Base(path)
-	s.Copy(t, path, inside, 0o644)
-	return s.Run(t, "apt-get", "install", "--yes", "--allow-downgrades", inside)
+	s.Write(t, "/root/warren.deb", 0o644, deb)
+	s.Run(t, "apt-get", "install", "--yes", "/root/warren.deb")
 }
 
 // configure writes the environment file, and the credential with the broker's URL.

@@ -5,13 +5,20 @@
 //	m.Run(t, "systemctl", "start", "rabbitmq-server")
 //	m.Write(t, "/etc/warren/warren.env", 0o640, "WARREN_QUEUES=emails\n")
 //
-// A machine has a disk of its own, an overlay of a tree that .ci/machine makes, and a network
-// of its own that leads nowhere but to the machines that it is connected with. It needs
-// root's rights, and nothing of it is left on the host when the test ends, or when its
-// process is killed: its mounts are in a namespace of their own.
+// It needs root's rights. A machine has
 //
-// What systemd confines services with works in it: namespaces of mounts, users and
-// devices, filters of system calls, credentials.
+//   - a disk, in memory: what differs from a tree that .ci/machine makes;
+//   - a network that leads nowhere but to the machine that it is connected with;
+//   - a control group. Without one of its own, its systemd would take the services of the
+//     other machines for its own, and stop them.
+//
+// Nothing of a machine is on the host's disk or in its network. One that runs still when its
+// process is killed is ended when the next one is booted.
+//
+// What systemd confines services with works in it without further ado: namespaces of
+// mounts, users and processes, filters of system calls, credentials. It does not limit
+// memory and CPU, as those control groups are the host's; and the kernel, its modules
+// and its clock are the host's, which nspawn lets nobody change.
 package machinetest
 
 import (
@@ -23,6 +30,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,59 +44,111 @@ import (
 
 // A Machine is one that runs, or that Kill has ended.
 type Machine struct {
-	name   string
-	disk   string // the folder of what differs from the tree
-	leader int    // its process 1, as the host sees it
+	mounts *os.File // the namespace that its disk is mounted in
+	disk   *os.Root
+	group  *os.File // its control group; nil when it has ended
 	nspawn *exec.Cmd
-	output bytes.Buffer // of nspawn and the console
-	ended  chan struct{}
+	output bytes.Buffer  // of nspawn and the console; only when it has ended
+	ended  chan struct{} // nspawn has
+	leader int           // its process 1, as the host sees it
+	cable  bool
 }
 
-// bootTimeout is what a machine may take until services can be started.
+// bootTimeout is what a machine may take until systemd starts its services.
 const bootTimeout = time.Minute
 
-// Boot boots a machine, and ends it with the test. It returns when services can be
-// started; RabbitMQ is not.
+// Boot boots a machine, and ends it with the test. It returns when all that it starts at
+// boot has started; RabbitMQ is not of that.
 func Boot(t testing.TB) *Machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("booting a machine needs root's rights: run sudo make test-systemd")
 	}
-	// A folder of a test may lie on an overlay itself, which no other can lie upon.
-	disk, err := os.MkdirTemp("/var/tmp", "warren-machine-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := &Machine{}
+	lower := tree(t)
 	t.Cleanup(func() {
-		if err := os.RemoveAll(disk); err != nil {
-			t.Error(err)
+		if m.mounts != nil {
+			_ = m.mounts.Close()
+		}
+		if m.disk != nil {
+			_ = m.disk.Close()
 		}
 	})
-	for _, dir := range []string{"upper", "work", "root"} {
-		if err := os.Mkdir(filepath.Join(disk, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
+	if err := onThread(func() error { return m.mount(lower) }); err != nil {
+		t.Fatal(err)
 	}
-	m := &Machine{name: filepath.Base(disk), disk: disk}
 	t.Cleanup(func() { m.Kill(t) })
 	m.Boot(t)
+	m.Run(t, "systemctl", "is-system-running", "--wait")
 	return m
 }
 
-// Boot boots a machine once more that was killed, with the disk that it had.
+// mount mounts the disk, in a namespace of the thread. The folder /run is in memory there,
+// for what nspawn leaves in it.
+func (m *Machine) mount(lower string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts from the host: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount a disk in memory: %w", err)
+	}
+	for _, dir := range []string{"/run/upper", "/run/work", "/run/machine"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount("overlay", "/run/machine", "overlay", 0, "lowerdir="+lower+",upperdir=/run/upper,workdir=/run/work"); err != nil {
+		return fmt.Errorf("mount the disk upon %s: %w", lower, err)
+	}
+	var err error
+	if m.disk, err = os.OpenRoot("/run/machine"); err != nil {
+		return err
+	}
+	m.mounts, err = os.Open("/proc/thread-self/ns/mnt")
+	return err
+}
+
+// Boot boots a machine once more that was killed, with the disk that it had. It returns
+// when systemd is starting the services, whether they come up or not.
 func (m *Machine) Boot(t testing.TB) {
 	t.Helper()
+	var err error
+	if m.group, err = newGroup(); err != nil {
+		t.Fatalf("control group: %v", err)
+	}
 	m.ended = make(chan struct{})
 	m.output.Reset()
-	// The mount is gone with the last process of its namespace.
-	m.nspawn = exec.Command("unshare", "--mount", "sh", "-euc", `
-		mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
-		exec systemd-nspawn --quiet --directory="$2/root" --machine="$3" --register=no --keep-unit --private-network --console=pipe --boot`,
-		"sh", tree(t), m.disk, m.name)
+	m.nspawn = exec.Command("systemd-nspawn", "--quiet", "--directory=/run/machine", "--machine=machine",
+		"--register=no", "--keep-unit", "--private-network", "--resolv-conf=off", "--timezone=off", "--console=pipe", "--boot")
+	m.nspawn.Dir = "/"
 	m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	m.nspawn.Stdout, m.nspawn.Stderr = &m.output, &m.output
-	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
-	if err := m.start(); err != nil {
+	m.nspawn.SysProcAttr = &syscall.SysProcAttr{
+		Setsid:      true,
+		Pdeathsig:   syscall.SIGKILL,
+		UseCgroupFD: true,
+		CgroupFD:    int(m.group.Fd()),
+	}
+	started := make(chan error, 1)
+	go func() {
+		defer close(m.ended)
+		// The thread has to live as long as nspawn: its end is what Pdeathsig is about.
+		_ = onThread(func() error {
+			err := enter(m.mounts, unix.CLONE_NEWNS)
+			if err == nil {
+				err = m.nspawn.Start()
+			}
+			started <- err
+			if err == nil {
+				_ = m.nspawn.Wait() // it is killed
+			}
+			return nil
+		})
+	}()
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	rabbittest.Eventually(t, bootTimeout, func() bool {
@@ -100,23 +160,6 @@ func (m *Machine) Boot(t testing.TB) {
 		m.leader = m.child()
 		return m.leader != 0 && m.isUp()
 	}, "the machine is up")
-}
-
-// start starts nspawn from a thread that lives as long as nspawn does: the end of the
-// thread is what Pdeathsig is about.
-func (m *Machine) start() error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := m.nspawn.Start()
-		started <- err
-		if err == nil {
-			_ = m.nspawn.Wait() // it is killed
-		}
-		close(m.ended)
-	}()
-	return <-started
 }
 
 // child is the machine's process 1; 0 if it is not there yet.
@@ -134,39 +177,29 @@ func (m *Machine) child() int {
 	return 0
 }
 
-// isUp tells whether services can be started. Those that are started at boot may need what
-// a test has yet to provide.
 func (m *Machine) isUp() bool {
-	state, _ := m.Try("systemctl", "is-active", "basic.target")
-	return state == "active"
+	state, _ := m.Try("systemctl", "is-system-running")
+	return slices.Contains([]string{"starting", "running", "degraded"}, state)
 }
 
-// Kill ends the machine as a power cut does. One that has ended is left as it is.
+// Kill ends the machine as a power cut does: all at once, and nobody that it was connected
+// with hears of it. One that has ended is left as it is.
 func (m *Machine) Kill(t testing.TB) {
 	t.Helper()
-	if m.nspawn == nil || m.nspawn.Process == nil {
+	if m.group == nil {
 		return
 	}
-	for _, pid := range []int{m.leader, m.nspawn.Process.Pid} {
-		if pid != 0 && !closed(m.ended) {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may just have ended
-		}
+	if m.cable { // through which the kernel would close the connections
+		_, _ = m.Try("ip", "link", "set", "cable", "down") // it is gone with the machine at its other end
+		m.cable = false
 	}
-	select {
-	case <-m.ended:
-	case <-time.After(20 * time.Second):
-		t.Errorf("the machine %s has not ended", m.name)
+	group := m.group
+	m.group, m.leader = nil, 0
+	if err := errors.Join(kill(group.Name()), group.Close()); err != nil {
+		t.Fatalf("kill the machine: %v", err)
 	}
-	m.leader = 0
-}
-
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
+	<-m.ended
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return remove(group.Name()) == nil }, "all of the machine has ended")
 }
 
 // Command returns a command that runs in the machine as root, its environment as a login
@@ -201,34 +234,20 @@ func (m *Machine) Run(t testing.TB, args ...string) string {
 	return out
 }
 
-// Path is where the host finds a file of the machine.
-func (m *Machine) Path(path string) string {
-	return filepath.Join("/proc", strconv.Itoa(m.leader), "root", path)
-}
-
 // Write writes a file of the machine, and makes the folders that it needs.
 func (m *Machine) Write(t testing.TB, path string, mode os.FileMode, content string) {
 	t.Helper()
-	path = m.Path(path)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), mode), os.Chmod(path, mode)); err != nil {
+	path = strings.TrimPrefix(path, "/")
+	if err := errors.Join(m.disk.MkdirAll(filepath.Dir(path), 0o755), m.disk.WriteFile(path, []byte(content), mode), m.disk.Chmod(path, mode)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// Copy copies a file of the host into the machine.
-func (m *Machine) Copy(t testing.TB, from, to string, mode os.FileMode) {
-	t.Helper()
-	content, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Write(t, to, mode, string(content))
-}
-
-// Read returns what is in a file of the machine; nothing if there is none.
+// Read returns what is in a file of the machine, which may have ended; nothing if there is
+// none. It sees the disk alone: not /run, nor another mount in the machine.
 func (m *Machine) Read(t testing.TB, path string) string {
 	t.Helper()
-	content, err := os.ReadFile(m.Path(path))
+	content, err := m.disk.ReadFile(strings.TrimPrefix(path, "/"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
@@ -236,47 +255,43 @@ func (m *Machine) Read(t testing.TB, path string) string {
 }
 
 // Dial connects from within the machine: 127.0.0.1 is the machine's own.
-func (m *Machine) Dial(network, addr string) (net.Conn, error) {
-	return within(m, func() (net.Conn, error) { return net.DialTimeout(network, addr, 10*time.Second) })
+func (m *Machine) Dial(network, addr string) (conn net.Conn, err error) {
+	return conn, m.online(func() error {
+		conn, err = net.DialTimeout(network, addr, 10*time.Second)
+		return err
+	})
 }
 
 // Listen listens within the machine, until the test ends.
-func (m *Machine) Listen(t testing.TB, addr string) net.Listener {
+func (m *Machine) Listen(t testing.TB, addr string) (l net.Listener) {
 	t.Helper()
-	l, err := within(m, func() (net.Listener, error) { return net.Listen("tcp", addr) })
-	if err != nil {
+	if err := m.online(func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
-// within opens a socket in the machine's network, where it stays wherever it is used.
-func within[S any](m *Machine, open func() (S, error)) (S, error) {
-	type opened struct {
-		socket S
-		err    error
+// online calls open in the machine's network, where the socket that it opens stays.
+func (m *Machine) online(open func() error) error {
+	network, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", m.leader))
+	if err != nil {
+		return err
 	}
-	done := make(chan opened)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		var o opened
-		var network *os.File
-		network, o.err = os.Open(fmt.Sprintf("/proc/%d/ns/net", m.leader))
-		if o.err == nil {
-			o.err = unix.Setns(int(network.Fd()), unix.CLONE_NEWNET)
-			_ = network.Close()
+	defer func() { _ = network.Close() }()
+	return onThread(func() error {
+		if err := enter(network, unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		if o.err == nil {
-			o.socket, o.err = open()
-		}
-		done <- o
-	}()
-	o := <-done
-	return o.socket, o.err
+		return open()
+	})
 }
 
 // Connect lays a cable between two machines, whose addresses are 10.77.0.1 and 10.77.0.2.
+// It lasts until one of them is killed.
 func Connect(t testing.TB, first, second *Machine) {
 	t.Helper()
 	first.Run(t, "ip", "link", "add", "cable", "type", "veth", "peer", "name", "other")
@@ -288,6 +303,7 @@ func Connect(t testing.TB, first, second *Machine) {
 	for i, m := range []*Machine{first, second} {
 		m.Run(t, "ip", "address", "add", fmt.Sprintf("10.77.0.%d/24", i+1), "dev", "cable")
 		m.Run(t, "ip", "link", "set", "cable", "up")
+		m.cable = true
 	}
 }
 
@@ -303,4 +319,24 @@ func tree(t testing.TB) string {
 		t.Fatalf("there is no machine; .ci/machine makes it: %v", err)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// onThread calls f on a thread that ends with it, whatever namespaces it has entered.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good
+		done <- f()
+	}()
+	return <-done
+}
+
+// enter has the thread enter a namespace.
+func enter(namespace *os.File, kind int) error {
+	if kind == unix.CLONE_NEWNS { // which takes a thread whose working directory is its own
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+	}
+	return unix.Setns(int(namespace.Fd()), kind)
 }
