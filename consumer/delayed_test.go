@@ -67,7 +67,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	const n = 1000
 	v := rabbittest.NewVhost(t)
 	done := newLedger()
-	run(t, []string{v.URL}, Queue{Name: "later", Concurrency: 32, Processor: done.done()})
+	run(t, []string{v.URL}, Queue{Name: "later", Concurrency: 256, Processor: done.done()})
 	due := make(map[string]time.Time)
 	v.PublishN(t, "later", n, func(i int) amqp.Publishing {
 		id := fmt.Sprint(i)
@@ -93,8 +93,8 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	for id, at := range due {
 		late := done.of(id)[0].Sub(at)
 		latest = max(latest, late)
-		if late < -time.Millisecond || late > 2*time.Second {
-			t.Errorf("message %s: %v late, want 0 s to 2 s", id, late)
+		if late < -time.Millisecond || late > 2500*time.Millisecond {
+			t.Errorf("message %s: %v late, want 0 s to 2.5 s", id, late)
 		}
 	}
 	t.Logf("%d looks; the latest message was %v late", looks, latest.Round(time.Millisecond))
