@@ -53,10 +53,10 @@ func (w *worker) record(ctx context.Context, o outcome) {
 	}
 }
 
-// lostWait is the wait after the n-th attempt in a row for which there was no
-// database. The first are spent in the slot: a database that is started again is
+// outageWait is the wait after the n-th attempt in a row that failed for want of what
+// it depends on. The first are spent in the slot: a database that is started again is
 // back soon, and one that is not must not have the whole queue moved to and fro.
-func lostWait(n int) time.Duration {
+func outageWait(n int) time.Duration {
 	if n <= 2 {
 		return time.Duration(n) * 300 * time.Millisecond
 	}

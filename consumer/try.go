@@ -22,7 +22,12 @@ func TryDatabase(ctx context.Context, db Database, p Processor, d Delivery, log 
 }
 
 // VerdictOf says what becomes of a delivery whose attempt returned err, while
-// attempts remain and the daemon is not stopping: "ack", "retry" or "dead".
+// attempts remain and the daemon is not stopping: "ack", "retry", "dead" or, of a
+// retry for which no attempt is counted, "unavailable".
 func VerdictOf(err error) string {
-	return verdictOf(context.Background(), err).action.String()
+	v := verdictOf(context.Background(), err)
+	if v.uncounted {
+		return "unavailable"
+	}
+	return v.action.String()
 }

@@ -25,6 +25,18 @@ func RetryAfter(err error, d time.Duration) error {
 	return mark(err, verdict{action: retryLater, after: d})
 }
 
+// Unavailable marks err as the fault of what the processor depends on, such as a mail
+// server that refuses connections: it has nothing to do with the message, which is
+// tried again later without the attempt being counted. A delay that [RetryAfter] has
+// put on err stays. Unavailable(nil) is nil.
+func Unavailable(err error) error {
+	v := verdict{action: retryLater, uncounted: true}
+	if m, ok := errors.AsType[*marked](err); ok && m.verdict.action == retryLater {
+		v.after = m.verdict.after
+	}
+	return mark(err, v)
+}
+
 // undecodable marks err as the fault of a body or header that cannot be read.
 func undecodable(err error) error {
 	return mark(err, verdict{action: deadLetter, reason: reasonUndecodable})
@@ -55,6 +67,8 @@ type verdict struct {
 	action action
 	after  time.Duration // retryLater: at least this long
 	reason string        // deadLetter: why
+	// uncounted is true of a retryLater whose attempt is not the message's fault.
+	uncounted bool
 }
 
 type marked struct {
@@ -86,8 +100,10 @@ func verdictOf(ctx context.Context, err error) verdict {
 	if errors.Is(context.Cause(ctx), ErrShutdown) {
 		return verdict{action: giveBack}
 	}
+	v := verdict{action: retryLater}
 	if isMarked {
-		return m.verdict
+		v = m.verdict
 	}
-	return verdict{action: retryLater}
+	v.uncounted = v.uncounted || errors.Is(err, ErrDatabase)
+	return v
 }

@@ -32,6 +32,10 @@ func TestTheErrorOfAnAttemptIsItsVerdict(t *testing.T) {
 		"cut short, retry after":      {stopping, RetryAfter(plain, time.Minute), verdict{action: giveBack}},
 		"done in spite of stopping":   {stopping, nil, verdict{action: acknowledge}},
 		"permanent while cut short":   {stopping, Permanent(plain), verdict{action: deadLetter, reason: "permanent"}},
+		"unavailable":                 {working, fmt.Errorf("send: %w", Unavailable(plain)), verdict{action: retryLater, uncounted: true}},
+		"unavailable for a while":     {working, Unavailable(RetryAfter(plain, time.Minute)), verdict{action: retryLater, after: time.Minute, uncounted: true}},
+		"unavailable, cut short":      {stopping, Unavailable(plain), verdict{action: giveBack}},
+		"no database":                 {working, fmt.Errorf("begin: %w", ErrDatabase), verdict{action: retryLater, uncounted: true}},
 		"joined with a permanent one": {working, errors.Join(io.EOF, Permanent(plain)), verdict{action: deadLetter, reason: "permanent"}},
 	} {
 		if got := verdictOf(c.ctx, c.err); got != c.want {
@@ -41,7 +45,7 @@ func TestTheErrorOfAnAttemptIsItsVerdict(t *testing.T) {
 }
 
 func TestMarksKeepTheirError(t *testing.T) {
-	if Permanent(nil) != nil || RetryAfter(nil, time.Second) != nil {
+	if Permanent(nil) != nil || RetryAfter(nil, time.Second) != nil || Unavailable(nil) != nil {
 		t.Error("a mark of nil is not nil")
 	}
 	if err := Permanent(io.EOF); !errors.Is(err, io.EOF) || err.Error() != "EOF" {

@@ -98,8 +98,8 @@ type outcome struct {
 	recorded bool      // in the inbox, by the last
 	repeat   bool      // the last found the work done
 	// progress tells the observer of the attempt. Nil: nobody is told.
-	progress func(percent int, text string)
-	lost     int // attempts for which there was no database; they are not counted
+	progress  func(percent int, text string)
+	uncounted int // attempts that failed for want of a dependency or the database
 }
 
 // level is that at which a failure is logged; that there is no database is logged
@@ -125,8 +125,8 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 		started := time.Now()
 		o.progress = w.observeAttempt(j, o.attempts+1)
 		w.once(spanCtx, newDelivery(w.Name, &j.delivery, o.attempts+1), &o)
-		if errors.Is(o.err, ErrDatabase) {
-			o.lost++
+		if verdictOf(ctx, o.err).uncounted {
+			o.uncounted++
 		} else {
 			o.attempts++
 		}
@@ -151,10 +151,11 @@ func (w *worker) attempt(ctx context.Context, j *job) (context.Context, outcome)
 // worked out, unless it was the last that the message has.
 func (w *worker) decide(ctx context.Context, o outcome) verdict {
 	v := verdictOf(ctx, o.err)
-	if errors.Is(o.err, ErrDatabase) && v.action != giveBack {
-		return verdict{action: retryLater, after: lostWait(o.lost)}
-	}
 	if v.action != retryLater {
+		return v
+	}
+	if v.uncounted {
+		v.after = max(v.after, outageWait(o.uncounted))
 		return v
 	}
 	if o.attempts >= w.MaxAttempts {
