@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-systemd test-brokers package package-check lint bench demo fuzz clean
+.PHONY: help build test stress test-systemd test-brokers package package-check lint bench demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,14 @@ test: ## install what the tests need, and run them all
 	@echo
 	@echo 'Every test of every package passes under the race detector, against a private RabbitMQ node that'
 	@echo 'was stopped, killed and cut off on the way; and no fuzz target found a fault in $(FUZZTIME).'
+
+COUNT    ?= 5
+BUSY     ?= 4
+PACKAGES ?= ./...
+RUN      ?=
+stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and print which failed how often
+	.ci/deps
+	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
 
 test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
 	.ci/deps systemd
