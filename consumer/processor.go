@@ -35,7 +35,7 @@ func JSON[T any](f func(ctx context.Context, msg T, scope *Scope) error) Process
 	return ProcessorFunc(func(ctx context.Context, d Delivery, scope *Scope) error {
 		var msg T
 		if err := json.Unmarshal(d.Body, &msg); err != nil {
-			return undecodable(fmt.Errorf("decode body as %T: %w", msg, err))
+			return Undecodable(fmt.Errorf("decode body as %T: %w", msg, err))
 		}
 		return f(ctx, msg, scope)
 	})

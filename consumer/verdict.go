@@ -37,8 +37,9 @@ func Unavailable(err error) error {
 	return mark(err, v)
 }
 
-// undecodable marks err as the fault of a body or header that cannot be read.
-func undecodable(err error) error {
+// Undecodable marks err as the fault of a body or header that cannot be read: the
+// delivery is dead-lettered. Undecodable(nil) is nil.
+func Undecodable(err error) error {
 	return mark(err, verdict{action: deadLetter, reason: reasonUndecodable})
 }
 

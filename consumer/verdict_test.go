@@ -27,7 +27,7 @@ func TestTheErrorOfAnAttemptIsItsVerdict(t *testing.T) {
 		"after":                       {working, RetryAfter(plain, time.Minute), verdict{action: retryLater, after: time.Minute}},
 		"outermost wins, after":       {working, RetryAfter(Permanent(plain), time.Minute), verdict{action: retryLater, after: time.Minute}},
 		"outermost wins, permanent":   {working, Permanent(RetryAfter(plain, time.Minute)), verdict{action: deadLetter, reason: "permanent"}},
-		"undecodable":                 {working, undecodable(plain), verdict{action: deadLetter, reason: "undecodable"}},
+		"undecodable":                 {working, Undecodable(plain), verdict{action: deadLetter, reason: "undecodable"}},
 		"cut short":                   {stopping, plain, verdict{action: giveBack}},
 		"cut short, retry after":      {stopping, RetryAfter(plain, time.Minute), verdict{action: giveBack}},
 		"done in spite of stopping":   {stopping, nil, verdict{action: acknowledge}},

@@ -58,7 +58,7 @@ type worker struct {
 func (w *worker) work(ctx context.Context, j *job) action {
 	ctx = w.tracing.parent(ctx, &j.delivery)
 	if j.fault != nil {
-		err := undecodable(j.fault)
+		err := Undecodable(j.fault)
 		return w.bury(ctx, j, outcome{attempts: j.story.attempts, err: err, verdict: verdictOf(ctx, err)})
 	}
 	switch wait := time.Until(j.story.notBefore); {

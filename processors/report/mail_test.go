@@ -125,5 +125,5 @@ func TestMailThatCannotBeSent(t *testing.T) {
 	_, err = process(t.Context(), p, `{"report": "sales", "mail": {}}`)
 	check(t, err, "dead", "name a recipient")
 	_, err = process(t.Context(), p, `{"report": "sales", "mail": {"to": "ada@example.com", "attachments": []}}`)
-	check(t, err, "dead", `"attachments"`, "to, cc, bcc, reply_to, subject, text")
+	check(t, err, "dead", `"mail.attachments"`, "to, cc, bcc, reply_to, subject, text")
 }

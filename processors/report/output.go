@@ -14,12 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/disk"
 )
 
 // An output is where reports go. It may be used by several goroutines.
@@ -123,7 +123,7 @@ func removeLeft(path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // which unlocks it
-	if err := lock(f); errors.Is(err, syscall.EWOULDBLOCK) {
+	if err := disk.Lock(f); errors.Is(err, disk.ErrLocked) {
 		return nil
 	} else if err != nil {
 		return err
@@ -134,15 +134,12 @@ func removeLeft(path string) error {
 	return nil
 }
 
-// lock locks f until it is closed, or the process has ended.
-func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
-
 func (o *folder) create(*consumer.Scope) (*draft, error) {
 	f, err := os.OpenFile(filepath.Join(o.dir, draftPrefix+rand.Text()+draftSuffix), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return nil, err
 	}
-	if err := lock(f); err != nil {
+	if err := disk.Lock(f); err != nil {
 		newDraft(f).discard()
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -154,16 +151,7 @@ func (o *folder) publish(_ context.Context, f *draft, name, _ string) (string, e
 	if err := os.Rename(f.file.Name(), path); err != nil {
 		return "", err
 	}
-	return path, syncDir(o.dir)
-}
-
-// syncDir makes a rename in dir last beyond a power failure.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return path, disk.SyncDir(o.dir)
 }
 
 func (o *folder) Close() error { return nil }

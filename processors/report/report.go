@@ -21,7 +21,6 @@
 package report
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -33,6 +32,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/internal/statement"
+	"github.com/warrenmq/warren/processors/internal/strictjson"
 )
 
 // Config is what a report processor is made from.
@@ -93,24 +93,13 @@ var (
 	_ io.Closer          = (*processor)(nil)
 )
 
-// A message is the body of a delivery.
+// A message is the body of a delivery. Other fields are refused: a slip in a name must
+// not make another report than was asked for.
 type message struct {
 	Report string                     `json:"report"`
 	Format string                     `json:"format"`
 	Params map[string]json.RawMessage `json:"params"`
 	Mail   *mailRequest               `json:"mail"`
-}
-
-// UnmarshalJSON refuses fields that there are not: a slip in a name must not make
-// another report than was asked for.
-func (m *message) UnmarshalJSON(body []byte) error {
-	type plain message // without this method
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode((*plain)(m)); err != nil {
-		return fmt.Errorf("%w; the fields are report, format, params, mail [to, cc, bcc, reply_to, subject, text]", err)
-	}
-	return nil
 }
 
 // A result is what a publisher that set reply-to is answered.
@@ -123,37 +112,39 @@ type result struct {
 
 // Process makes the report that the body of d asks for.
 func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *consumer.Scope) error {
-	return consumer.JSON(func(ctx context.Context, msg message, scope *consumer.Scope) error {
-		query, err := p.reports.Bind(msg.Report, msg.Params)
-		if err != nil {
-			return err
+	var msg message
+	if err := strictjson.Body(d, &msg, "report, format, params, mail [to, cc, bcc, reply_to, subject, text]"); err != nil {
+		return err
+	}
+	query, err := p.reports.Bind(msg.Report, msg.Params)
+	if err != nil {
+		return err
+	}
+	if msg.Format == "" {
+		msg.Format = "csv"
+	}
+	format, ok := formats[msg.Format]
+	if !ok {
+		return consumer.Permanent(fmt.Errorf("format is %q; it must be csv, json, html or xlsx", msg.Format))
+	}
+	if msg.Mail != nil && p.mailer == nil {
+		return consumer.Permanent(errors.New("mail is set, but no report can be mailed: set SMTP_URL and FROM of the queue"))
+	}
+	made, attachment, err := p.make(ctx, d, query, format, msg.Mail != nil, scope)
+	if err != nil {
+		return fmt.Errorf("report %s: %w", query.Name, err)
+	}
+	if msg.Mail != nil {
+		if err := p.mailer.send(ctx, d, msg.Mail, mailed{query.Name, format, *made, attachment}, scope); err != nil {
+			return fmt.Errorf("mail the report at %s: %w", made.Location, err)
 		}
-		if msg.Format == "" {
-			msg.Format = "csv"
-		}
-		format, ok := formats[msg.Format]
-		if !ok {
-			return consumer.Permanent(fmt.Errorf("format is %q; it must be csv, json, html or xlsx", msg.Format))
-		}
-		if msg.Mail != nil && p.mailer == nil {
-			return consumer.Permanent(errors.New("mail is set, but no report can be mailed: set SMTP_URL and FROM of the queue"))
-		}
-		made, attachment, err := p.make(ctx, d, query, format, msg.Mail != nil, scope)
-		if err != nil {
-			return fmt.Errorf("report %s: %w", query.Name, err)
-		}
-		if msg.Mail != nil {
-			if err := p.mailer.send(ctx, d, msg.Mail, mailed{query.Name, format, *made, attachment}, scope); err != nil {
-				return fmt.Errorf("mail the report at %s: %w", made.Location, err)
-			}
-		}
-		body, err := json.Marshal(made)
-		if err != nil {
-			return err
-		}
-		scope.SetResult(consumer.Result{Body: body})
-		return nil
-	}).Process(ctx, d, scope)
+	}
+	body, err := json.Marshal(made)
+	if err != nil {
+		return err
+	}
+	scope.SetResult(consumer.Result{Body: body})
+	return nil
 }
 
 // make makes the file and has it appear in the output, within the time that the

@@ -14,7 +14,6 @@
 package sql
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/internal/statement"
+	"github.com/warrenmq/warren/processors/internal/strictjson"
 )
 
 // Config is what an sql processor is made from.
@@ -51,7 +51,7 @@ func (c *Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
 	if err := errors.Join(missing, err); err != nil {
 		return nil, err
 	}
-	return consumer.JSON(processor{statements, statement.DialectOf(c.database)}.process), nil
+	return processor{statements, statement.DialectOf(c.database)}, nil
 }
 
 type processor struct {
@@ -59,22 +59,11 @@ type processor struct {
 	dialect    statement.Dialect
 }
 
-// A message is the body of a delivery.
+// A message is the body of a delivery. Other fields are refused: a slip in a name must
+// not have the defaults of all parameters count.
 type message struct {
 	Statement string                     `json:"statement"`
 	Params    map[string]json.RawMessage `json:"params"`
-}
-
-// UnmarshalJSON refuses fields that there are not: a slip in a name must not have
-// the defaults of all parameters count.
-func (m *message) UnmarshalJSON(body []byte) error {
-	type plain message // without this method
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode((*plain)(m)); err != nil {
-		return fmt.Errorf("%w; the fields are statement and params", err)
-	}
-	return nil
 }
 
 // A result is what a publisher that set reply-to is answered.
@@ -82,7 +71,12 @@ type result struct {
 	Rows int64 `json:"rows"`
 }
 
-func (p processor) process(ctx context.Context, msg message, scope *consumer.Scope) error {
+// Process executes the statement that the body of d names.
+func (p processor) Process(ctx context.Context, d consumer.Delivery, scope *consumer.Scope) error {
+	var msg message
+	if err := strictjson.Body(d, &msg, "statement and params"); err != nil {
+		return err
+	}
 	bound, err := p.statements.Bind(msg.Statement, msg.Params)
 	if err != nil {
 		return err

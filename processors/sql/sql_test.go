@@ -174,9 +174,9 @@ func TestTimeouts(t *testing.T) {
 func TestDatabaseThatIsAway(t *testing.T) {
 	server := pgtest.Start(t)
 	b := newBench(t, server.URL(), map[string]string{"kill": "SELECT pg_terminate_backend(pg_backend_pid())", "one": "SELECT 1"})
-	b.check(`{"statement": "kill"}`, "retry", "statement kill: ")
+	b.check(`{"statement": "kill"}`, "unavailable", "statement kill: ")
 	server.Kill()
-	b.check(`{"statement": "one"}`, "retry", consumer.ErrDatabase.Error(), "database postgres at ")
+	b.check(`{"statement": "one"}`, "unavailable", consumer.ErrDatabase.Error(), "database postgres at ")
 	server.Restart(t)
 	if _, err := b.run(`{"statement": "one"}`); err != nil {
 		t.Error(err)
