@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/sethvargo/go-retry"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // abandonAfter is how long work may take to notice that its context has ended,
@@ -29,7 +31,7 @@ type Consumer struct {
 	loops  []*queueLoop
 	fires  []*scheduleLoop
 	meters *meters
-	outage outage // of what all queues share
+	outage outage.Outage // of what all queues share
 
 	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
 	session    atomic.Pointer[session]          // nil while not connected; as well
@@ -41,7 +43,7 @@ type Consumer struct {
 // A node is one of the broker's, and what went wrong with it last.
 type node struct {
 	url    string
-	outage outage
+	outage outage.Outage
 }
 
 // New makes a Consumer. It connects to nothing yet. The error names every fault
@@ -207,7 +209,7 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 			s, err := openSession(ctx, n.url, c.top, c.log)
 			if err == nil {
 				s.publish.timeout = c.publishTimeout
-				n.outage.end(c.log.With("node", s.node), "the node can be used again")
+				n.outage.End(c.log.With("node", s.node), "the node can be used again")
 				if err = c.declare(s, first); err != nil {
 					s.close()
 				}
@@ -219,7 +221,7 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 			now := *c.connection.Load()
 			now.Node, now.Fault = nodeName(n.url), err.Error()
 			c.connection.Store(&now)
-			n.outage.begin(c.log.With("node", nodeName(n.url)), slog.LevelWarn, "cannot use the node", err)
+			n.outage.Begin(c.log.With("node", nodeName(n.url)), slog.LevelWarn, "cannot use the node", err)
 			errs = append(errs, fmt.Errorf("node %s: %w", nodeName(n.url), err))
 			lasting = lasting && isLasting(err)
 		}
@@ -246,13 +248,13 @@ func (c *Consumer) declare(s *session, first bool) error {
 	}
 	switch {
 	case err == nil:
-		c.outage.end(c.log, "all queues are as they should be again")
+		c.outage.End(c.log, "all queues are as they should be again")
 	case s.isLost():
 		return retry.RetryableError(err)
 	case first && isLasting(err):
 		return err
 	default:
-		c.outage.begin(c.log, slog.LevelError, "some queues are not as they should be", err)
+		c.outage.Begin(c.log, slog.LevelError, "some queues are not as they should be", err)
 	}
 	return nil
 }

@@ -1,16 +1,12 @@
 package consumer
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -68,41 +64,4 @@ func explain(err error) error {
 			"or permit it with rabbitmqctl set_permissions", reply.Reason), cause: err, lasting: true}
 	}
 	return err
-}
-
-// An outage is a fault that goes on: it is logged when it begins, when its text
-// changes and when it ends. The zero value is none. It may be used by several
-// goroutines.
-type outage struct {
-	mu     sync.Mutex
-	since  time.Time // zero: none now
-	text   string
-	misses int
-}
-
-// begin logs msg and err at level unless it has already, and counts.
-func (o *outage) begin(log *slog.Logger, level slog.Level, msg string, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.misses++
-	text := strings.ReplaceAll(err.Error(), "\n", "; ") // of joined errors
-	if !o.since.IsZero() && o.text == text {
-		return
-	}
-	if o.since.IsZero() {
-		o.since = time.Now()
-	}
-	o.text = text
-	log.Log(context.Background(), level, msg, "error", text)
-}
-
-// end logs msg, how often it was tried and how long it went on, if it did.
-func (o *outage) end(log *slog.Logger, msg string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.since.IsZero() {
-		return
-	}
-	log.Info(msg, "failures", o.misses, "duration", time.Since(o.since).Round(time.Millisecond))
-	o.since, o.misses, o.text = time.Time{}, 0, ""
 }

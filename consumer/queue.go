@@ -9,6 +9,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 	"golang.org/x/time/rate"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // ackPace is how long finished deliveries are gathered for one multiple-ack while
@@ -38,7 +40,7 @@ type queueLoop struct {
 	busy       int // jobs whose result is not in yet, of earlier sessions too
 	remembered *remembered
 	stopped    tally
-	outage     outage
+	outage     outage.Outage
 	meters     queueMeters
 	state      state // the only part that others may look at, at any time
 

@@ -11,6 +11,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // relayGrace is how long a batch that is being published may go on when the daemon
@@ -25,7 +27,7 @@ type relay struct {
 	ready   func() bool   // the queues have been declared
 	meters  *meters
 	log     *slog.Logger
-	outage  outage
+	outage  outage.Outage
 
 	watching sync.WaitGroup // of each connection, whether it is blocked
 
@@ -99,13 +101,13 @@ func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
 		sleep(ctx, r.pause())
 	} else {
 		r.calm()
-		r.outage.end(r.log, "the outbox is published again")
+		r.outage.End(r.log, "the outbox is published again")
 	}
 	return errs
 }
 
 func (r *relay) notNow(err error) {
-	r.outage.begin(r.log, slog.LevelWarn, "the outbox is not published for now", err)
+	r.outage.Begin(r.log, slog.LevelWarn, "the outbox is not published for now", err)
 }
 
 // connection returns the connection, made anew if it was lost, unless the broker

@@ -8,6 +8,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // A scheduleLoop takes part in the election of the leader of one schedule and, while it
@@ -33,9 +35,9 @@ type scheduleLoop struct {
 
 	known    record
 	leading  bool
-	outage   outage // of the election
-	unfired  outage
-	ahead    outage // the record is ahead of this host's clock
+	outage   outage.Outage // of the election
+	unfired  outage.Outage
+	ahead    outage.Outage // the record is ahead of this host's clock
 	timeouts scheduleTimeouts
 	state    scheduleState
 }
@@ -136,7 +138,7 @@ func (l *scheduleLoop) run(ctx, work context.Context) {
 			backoff = reconnectBackoff()
 		}
 		if !s.isLost() { // or it is the node's fault, and logged as such
-			l.outage.begin(l.log, slog.LevelWarn, "cannot take part in the election of the schedule's leader, trying again", err)
+			l.outage.Begin(l.log, slog.LevelWarn, "cannot take part in the election of the schedule's leader, trying again", err)
 		}
 		l.state.setFault(err)
 		d, _ := backoff.Next()

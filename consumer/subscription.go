@@ -96,7 +96,7 @@ func (l *queueLoop) advance(ctx, work context.Context) {
 		return
 	}
 	l.retries = nil
-	l.outage.end(l.log, "the queue is consumed again")
+	l.outage.End(l.log, "the queue is consumed again")
 	l.log.Info("consuming", "node", s.session.node, "concurrency", l.worker.Concurrency, "prefetch", l.worker.Prefetch)
 }
 
@@ -105,7 +105,7 @@ func (l *queueLoop) advance(ctx, work context.Context) {
 func (l *queueLoop) cannotConsume(err error) {
 	err = explain(err)
 	if !l.session.isLost() { // or it is the connection's fault, and logged as such
-		l.outage.begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
+		l.outage.Begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
 	l.retry(err)
 }
@@ -124,7 +124,7 @@ func (l *queueLoop) leave() {
 	default:
 	}
 	if !l.session.isLost() {
-		l.outage.begin(l.log, slog.LevelWarn, "the broker has ended the consumer of the queue, consuming it anew", err)
+		l.outage.Begin(l.log, slog.LevelWarn, "the broker has ended the consumer of the queue, consuming it anew", err)
 	}
 	l.retry(err)
 }

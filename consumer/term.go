@@ -12,6 +12,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 var (
@@ -36,7 +38,7 @@ type term struct {
 	deliveries <-chan amqp.Delivery
 	turns      *time.Ticker
 
-	blocked outage
+	blocked outage.Outage
 	retries retry.Backoff // nil while firings succeed
 	retryAt time.Time     // a failed firing
 }
@@ -66,7 +68,7 @@ func (t *term) serve(ctx, work context.Context) error {
 	if err := t.probe(ctx, work); err != nil {
 		return err
 	}
-	t.outage.end(t.log, "takes part in the election of the schedule's leader again")
+	t.outage.End(t.log, "takes part in the election of the schedule's leader again")
 	t.state.setFault(nil)
 	for {
 		var due <-chan time.Time
@@ -213,11 +215,11 @@ func (t *term) untilDue() time.Duration {
 		}
 		now := time.Now()
 		if by := t.known.done.Sub(now); by > aheadBy {
-			t.ahead.begin(t.log, slog.LevelWarn, "the last planned time that is done lies ahead of this host's clock, nothing is fired until then",
+			t.ahead.Begin(t.log, slog.LevelWarn, "the last planned time that is done lies ahead of this host's clock, nothing is fired until then",
 				fmt.Errorf("all up to %s is done; look at the clocks of the hosts, and if that time is wrong, delete the queue %s while no daemon runs",
 					t.known.done.Format(time.RFC3339), t.tokenQueue()))
 		} else {
-			t.ahead.end(t.log, "the clock of this host agrees with the last planned time again")
+			t.ahead.End(t.log, "the clock of this host agrees with the last planned time again")
 		}
 	case slices.Contains(t.known.versions, t.version):
 		return turnEvery
@@ -277,7 +279,7 @@ func (t *term) fireDue(ctx, work context.Context) error {
 			return fmt.Errorf("fire %s: %w: %w", f.id, errInDoubt, err)
 		}
 		t.retries, t.retryAt = nil, time.Time{}
-		t.unfired.end(t.log, "the schedule fires again")
+		t.unfired.End(t.log, "the schedule fires again")
 		t.state.setFault(nil)
 		t.state.fired.Add(1)
 		t.state.last.Store(f.planned.Unix())
@@ -297,7 +299,7 @@ func (t *term) failed(err error) {
 	if errors.Is(err, errUnroutable) {
 		err = fmt.Errorf("there is no queue %s: declare it, or name another one in %sQUEUE", t.Queue, t.EnvPrefix)
 	}
-	t.unfired.begin(t.log, slog.LevelError, "cannot fire the schedule, trying again", err)
+	t.unfired.Begin(t.log, slog.LevelError, "cannot fire the schedule, trying again", err)
 	t.state.setFault(err)
 	if t.retries == nil {
 		t.retries = reconnectBackoff()
@@ -382,11 +384,11 @@ func (t *term) outcome(confirm *amqp.DeferredConfirmation) error {
 // block logs when the broker stops and resumes taking messages.
 func (t *term) block(b amqp.Blocking) {
 	if b.Active {
-		t.blocked.begin(t.log, slog.LevelWarn, "the schedule waits", errBlocked)
+		t.blocked.Begin(t.log, slog.LevelWarn, "the schedule waits", errBlocked)
 		t.state.setFault(errBlocked)
 		return
 	}
-	t.blocked.end(t.log, "the broker takes messages of the schedule again")
+	t.blocked.End(t.log, "the broker takes messages of the schedule again")
 	t.state.setFault(nil)
 }
 

@@ -10,6 +10,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
+
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // A job is one delivery on its way through a worker.
@@ -43,7 +45,7 @@ type worker struct {
 	identity    string // of this process, for x-warren-worker
 	longestWait time.Duration
 	log         *slog.Logger
-	publishing  outage
+	publishing  outage.Outage
 	tracing     tracing
 	meters      queueMeters
 	attempts    *[len(actionNames)]atomic.Int64 // counted by verdict
@@ -257,10 +259,10 @@ func (w *worker) publish(ctx context.Context, j *job, purpose, exchange, key str
 	w.meters.published(ctx, purpose, err)
 	switch {
 	case err == nil:
-		w.publishing.end(w.log, "publishing works again")
+		w.publishing.End(w.log, "publishing works again")
 	case j.sub.session.isLost(): // and logged as such
 	case purpose != purposeReply || !errors.Is(err, errUnroutable):
-		w.publishing.begin(w.log, slog.LevelError, "cannot publish, deliveries are given back to the queue and will be worked again", explain(err))
+		w.publishing.Begin(w.log, slog.LevelError, "cannot publish, deliveries are given back to the queue and will be worked again", explain(err))
 	}
 	return err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/internal/outage"
 )
 
 // Config is what a [Database] is made from.
@@ -42,7 +43,7 @@ type Database struct {
 	read   *sql.DB // on PostgreSQL the same
 	ttl    time.Duration
 	log    *slog.Logger
-	outage outage
+	outage outage.Outage
 }
 
 var _ consumer.Database = (*Database)(nil)
@@ -54,7 +55,11 @@ func New(cfg Config, log *slog.Logger) (*Database, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Database{place: p, ttl: cfg.InboxTTL, log: log}
+	d := &Database{
+		place: p, ttl: cfg.InboxTTL, log: log,
+		// When a server goes away, some connections fail while others still succeed, each with words of its own.
+		outage: outage.Outage{Texts: 1, Least: time.Second},
+	}
 	if d.ttl == 0 {
 		d.ttl = 7 * 24 * time.Hour
 	}

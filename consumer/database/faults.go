@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,54 +17,28 @@ import (
 	"github.com/warrenmq/warren/consumer"
 )
 
-// leastOutage is how old an outage is before a success ends it: when a server goes
-// away, some connections fail while others still succeed.
-const leastOutage = time.Second
-
-// An outage is a time in which the database cannot be used. It is logged when it
-// begins and when it ends. The zero value is none.
-type outage struct {
-	since atomic.Int64 // Unix nanoseconds; zero: none now
-	text  atomic.Pointer[string]
+// met logs that the database cannot be used, if it is not known yet.
+func (d *Database) met(err error) {
+	d.outage.Begin(d.log, slog.LevelError, "the database cannot be used, deliveries that need it wait for it", err)
 }
 
-func (o *outage) begin(log *slog.Logger, err error) {
-	text := err.Error()
-	o.text.Store(&text)
-	if o.since.CompareAndSwap(0, time.Now().UnixNano()) {
-		log.Error("the database cannot be used, deliveries that need it wait for it", "error", text)
-	}
-}
-
-func (o *outage) end(log *slog.Logger) {
-	since := o.since.Load()
-	if since == 0 { // as nearly always
-		return
-	}
-	if d := time.Since(time.Unix(0, since)); d >= leastOutage && o.since.CompareAndSwap(since, 0) {
-		log.Info("the database can be used again", "duration", d.Round(time.Millisecond))
-	}
-}
+// answered logs that the database can be used again, if it could not.
+func (d *Database) answered() { d.outage.End(d.log, "the database can be used again") }
 
 // Reason says why the database cannot be used. Empty means that it can, as far as
 // is known.
-func (d *Database) Reason() string {
-	if d.outage.since.Load() == 0 {
-		return ""
-	}
-	return *d.outage.text.Load()
-}
+func (d *Database) Reason() string { return d.outage.Reason() }
 
 // usable takes the outcome of a step that no message can be at fault for, so that
 // an error says that the database cannot be used; unless ctx has ended.
 func (d *Database) usable(ctx context.Context, step string, err error) error {
 	if err == nil {
-		d.outage.end(d.log)
+		d.answered()
 		return nil
 	}
 	err = fmt.Errorf("%s: %w", step, d.explain(err))
 	if ctx.Err() == nil {
-		d.outage.begin(d.log, err)
+		d.met(err)
 	}
 	return err
 }
@@ -78,7 +50,7 @@ func (d *Database) lost(err error) error {
 		return err
 	}
 	err = d.explain(err)
-	d.outage.begin(d.log, err)
+	d.met(err)
 	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
 }
 

@@ -129,12 +129,12 @@ func (d *Database) Prepare(ctx context.Context, migrate bool) error {
 		}
 		switch {
 		case err == nil:
-			d.outage.end(d.log)
+			d.answered()
 			return nil
 		case isLasting(err):
 			return err
 		}
-		d.outage.begin(d.log, err)
+		d.met(err)
 		return retry.RetryableError(err)
 	})
 	if ctx.Err() != nil {

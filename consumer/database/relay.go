@@ -112,7 +112,7 @@ func (d *Database) lead(ctx context.Context) (*relay, error) {
 			return r, nil
 		}
 		if err == nil {
-			d.outage.end(d.log)
+			d.answered()
 			if sleep(ctx, lockPoll) {
 				continue
 			}
