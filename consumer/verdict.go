@@ -95,6 +95,9 @@ func verdictOf(ctx context.Context, err error) verdict {
 		return verdict{action: acknowledge}
 	}
 	m, isMarked := errors.AsType[*marked](err)
+	if errors.Is(err, ErrDatabase) {
+		isMarked = false // whatever the processor makes of it
+	}
 	if isMarked && m.verdict.action == deadLetter {
 		return m.verdict
 	}

@@ -36,6 +36,7 @@ func TestTheErrorOfAnAttemptIsItsVerdict(t *testing.T) {
 		"unavailable for a while":     {working, Unavailable(RetryAfter(plain, time.Minute)), verdict{action: retryLater, after: time.Minute, uncounted: true}},
 		"unavailable, cut short":      {stopping, Unavailable(plain), verdict{action: giveBack}},
 		"no database":                 {working, fmt.Errorf("begin: %w", ErrDatabase), verdict{action: retryLater, uncounted: true}},
+		"no database, permanent":      {working, Permanent(fmt.Errorf("begin: %w", ErrDatabase)), verdict{action: retryLater, uncounted: true}},
 		"joined with a permanent one": {working, errors.Join(io.EOF, Permanent(plain)), verdict{action: deadLetter, reason: "permanent"}},
 	} {
 		if got := verdictOf(c.ctx, c.err); got != c.want {
