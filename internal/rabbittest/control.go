@@ -88,46 +88,70 @@ func (n *Node) alarmLocked(on bool) error {
 func (n *Node) CloseConnections(vhost, reason string) (int, error) {
 	chosen := "true"
 	if vhost != "" {
-		chosen = fmt.Sprintf("(catch rabbit_networking:connection_info(Pid, [vhost])) =:= [{vhost, %s}]", binary(vhost))
+		chosen = fmt.Sprintf("(catch rabbit_networking:connection_info(Pid, [vhost])) =:= [{vhost, %s}]", term(vhost))
 	}
 	// One may end by itself between the two.
 	value, err := n.Eval(fmt.Sprintf(
 		"length([Pid || Pid <- rabbit_networking:connections(), %s, (catch rabbit_networking:close_connection(Pid, binary_to_list(%s))) =:= ok])",
-		chosen, binary(reason)))
+		chosen, term(reason)))
 	if err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(value)
 }
 
+// connections returns how many connections to the vhost there are, and how many channels
+// on them. One that is just ending does not count.
+func (n *Node) connections(vhost string) (connections, channels int, err error) {
+	value, err := n.Eval(fmt.Sprintf(`begin
+		Channels = [C || Pid <- rabbit_networking:connections(),
+			[{vhost, V}, {channels, C}] <- [catch rabbit_networking:connection_info(Pid, [vhost, channels])], V =:= %s],
+		{length(Channels), lists:sum(Channels)}
+		end`, term(vhost)))
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := fmt.Sscanf(value, "{%d, %d}", &connections, &channels); err != nil {
+		return 0, 0, fmt.Errorf("connections to vhost %s: %w: %s", vhost, err, value)
+	}
+	return connections, channels, nil
+}
+
+// member stops or restarts this node's member of a quorum queue, the only one that a
+// queue has here.
+func (n *Node) member(act, vhost, queue string) error {
+	return n.do(`begin {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)),
+		rabbit_quorum_queue = amqqueue:get_type(Q), ra:%s(quorum_queues, amqqueue:get_pid(Q)) end`, term(vhost), term(queue), act)
+}
+
 // The names that the node's own log gives to whoever changed something.
 const actor = `<<"rabbittest">>`
 
 func (n *Node) addVhost(name string) error {
-	return n.do("ok = rabbit_vhost:add(%s, %s), %s", binary(name), actor, grant("guest", name, ".*", ".*", ".*"))
+	return n.do("ok = rabbit_vhost:add(%s, %s), %s", term(name), actor, grant("guest", name, ".*", ".*", ".*"))
 }
 
 func (n *Node) deleteVhost(name string) error {
-	return n.do("rabbit_vhost:delete(%s, %s)", binary(name), actor)
+	return n.do("rabbit_vhost:delete(%s, %s)", term(name), actor)
 }
 
 func (n *Node) addUser(name, password, vhost, configure, write, read string) error {
 	return n.do("ok = rabbit_auth_backend_internal:add_user(%s, %s, %s), %s",
-		binary(name), binary(password), actor, grant(name, vhost, configure, write, read))
+		term(name), term(password), actor, grant(name, vhost, configure, write, read))
 }
 
 func (n *Node) deleteUser(name string) error {
-	return n.do("rabbit_auth_backend_internal:delete_user(%s, %s)", binary(name), actor)
+	return n.do("rabbit_auth_backend_internal:delete_user(%s, %s)", term(name), actor)
 }
 
 func grant(user, vhost, configure, write, read string) string {
 	return fmt.Sprintf("rabbit_auth_backend_internal:set_permissions(%s, %s, %s, %s, %s, %s)",
-		binary(user), binary(vhost), binary(configure), binary(write), binary(read), actor)
+		term(user), term(vhost), term(configure), term(write), term(read), actor)
 }
 
 func (n *Node) setPolicy(vhost, name, pattern, definition, applyTo string) error {
 	return n.do("rabbit_policy:parse_set(%s, %s, %s, %s, 0, %s, %s)",
-		binary(vhost), binary(name), binary(pattern), binary(definition), binary(applyTo), actor)
+		term(vhost), term(name), term(pattern), term(definition), term(applyTo), actor)
 }
 
 // counts returns what the queue itself says of its messages and consumers at this
@@ -146,7 +170,7 @@ func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bo
 					rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]),
 				{Ready, Unacked, Consumers}
 			end
-		end`, binary(vhost), binary(queue)))
+		end`, term(vhost), term(queue)))
 	if err != nil || value == "none" {
 		return 0, 0, 0, false, err
 	}
@@ -156,8 +180,8 @@ func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bo
 	return ready, unacked, consumers, true, nil
 }
 
-// binary returns the Erlang term for the bytes of s, of which none needs quoting.
-func binary(s string) string {
+// term returns the Erlang term for the bytes of s, of which none needs quoting.
+func term(s string) string {
 	var b strings.Builder
 	b.WriteString("<<")
 	for i := range len(s) {

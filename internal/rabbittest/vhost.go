@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -147,6 +148,38 @@ func (v *Vhost) CloseConnections(t testing.TB, reason string) int {
 		t.Fatalf("close the connections: %v", err)
 	}
 	return n
+}
+
+// Connections is how many connections to the vhost there are at this moment, and how
+// many channels on all of them.
+func (v *Vhost) Connections(t testing.TB) (connections, channels int) {
+	t.Helper()
+	connections, channels, err := v.Node.connections(v.Name)
+	if err != nil {
+		t.Fatalf("count the connections: %v", err)
+	}
+	return connections, channels
+}
+
+// LoseLeader leaves a quorum queue without a leader, as the end of most of its nodes does:
+// who asks for it waits, or is refused with INTERNAL_ERROR. restore, which the end of the
+// test calls at the latest, gives it back with all that is in it.
+func (v *Vhost) LoseLeader(t testing.TB, queue string) (restore func()) {
+	t.Helper()
+	if err := v.Node.member("stop_server", v.Name, queue); err != nil {
+		t.Fatalf("stop the leader of queue %s: %v", queue, err)
+	}
+	restore = sync.OnceFunc(func() {
+		if err := v.Node.mend(context.Background()); err != nil {
+			t.Errorf("mend the node: %v", err)
+			return
+		}
+		if err := v.Node.member("restart_server", v.Name, queue); err != nil {
+			t.Errorf("start the leader of queue %s again: %v", queue, err)
+		}
+	})
+	t.Cleanup(restore)
+	return restore
 }
 
 // AddUser adds a user with the given permissions (regular expressions on names;

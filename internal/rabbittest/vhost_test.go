@@ -154,3 +154,62 @@ func TestPoliciesApply(t *testing.T) {
 		t.Errorf("policy with a misspelt key: got failure %q, want one with %s", got, want)
 	}
 }
+
+func TestAQueueLosesItsLeaderAndGetsItBack(t *testing.T) {
+	v := NewVhost(t)
+	v.Declare(t, "q", nil)
+	v.Declare(t, "other", nil)
+	v.PublishN(t, "q", 100, numbered)
+	restore := v.LoseLeader(t, "q")
+
+	conn := dial(t, v.URL)
+	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := ch.Get("q", false); err == nil {
+		t.Error("get from a queue without a leader: got nil, want an error")
+	}
+	if reason := await(t, closed, "close of the connection"); reason == nil || reason.Code != amqp.InternalError {
+		t.Errorf("close of the connection that asked: got %v, want code %d", reason, amqp.InternalError)
+	}
+	v.Publish(t, "other", numbered(0))
+	checkNumbered(t, v.Drain(t, "other"), 1)
+
+	restore()
+	Eventually(t, patience, func() bool {
+		_, _, _, _, err := v.Node.counts(v.Name, "q")
+		return err == nil
+	}, "the queue has a leader again")
+	checkNumbered(t, v.Drain(t, "q"), 100)
+
+	v.LoseLeader(t, "q") // and the end of the test mends it
+}
+
+func TestConnectionsAndChannelsAreCounted(t *testing.T) {
+	v, other := NewVhost(t), NewVhost(t)
+	conn := dial(t, v.URL)
+	dial(t, v.URL)
+	dial(t, other.URL)
+	for range 3 {
+		if _, err := conn.Channel(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(v *Vhost, connections, channels int) {
+		t.Helper()
+		if gotConnections, gotChannels := v.Connections(t); gotConnections != connections || gotChannels != channels {
+			t.Errorf("connections and channels: got %d and %d, want %d and %d", gotConnections, gotChannels, connections, channels)
+		}
+	}
+	check(v, 2, 3)
+	check(other, 1, 0)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, patience, func() bool {
+		connections, channels := v.Connections(t)
+		return connections == 1 && channels == 0
+	}, "the closed connection is not counted")
+}
