@@ -61,8 +61,12 @@ type queueSettings struct {
 	Rate        float64       `envconfig:"RATE" desc:"How many deliveries may be started a second, 0.5 being one in two seconds; not set, any number."`
 }
 
+// standard are the processors that there are.
+var standard = processors.Standard()
+
 // A config is all that the daemon is started with.
 type config struct {
+	open      []func() error // makes the processors, in the order of the queues
 	consumer  consumer.Config
 	log       *slog.Logger
 	admin     telemetry.AdminConfig // without its handlers
@@ -113,7 +117,12 @@ func readConfig(env *environment, stderr io.Writer) (*config, error) {
 			env.faultf("WARREN_QUEUES names the queue %s twice", name)
 		default:
 			seen = append(seen, name)
-			cfg.consumer.Queues = append(cfg.consumer.Queues, readQueue(env, name, db.URL, log))
+			q, settings := readQueue(env, name, db.URL)
+			cfg.consumer.Queues = append(cfg.consumer.Queues, q)
+			if settings != nil {
+				at := len(cfg.consumer.Queues) - 1
+				cfg.open = append(cfg.open, func() error { return openProcessor(settings, &cfg.consumer.Queues[at], db.URL, log) })
+			}
 		}
 	}
 	cfg.consumer.Schedules = readSchedules(env, daemon.Schedules)
@@ -174,6 +183,16 @@ func (c *config) Close() error {
 	return errors.Join(errs...)
 }
 
+// Open makes the processors.
+func (c *config) Open() error {
+	for _, open := range c.open {
+		if err := open(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (c *config) queueNames() []string {
 	var names []string
 	for _, q := range c.consumer.Queues {
@@ -230,20 +249,20 @@ func queuePrefix(name string) string {
 	return envPrefix + "QUEUE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name)) + "_"
 }
 
-// faulty stands for a processor whose fault has been reported.
-var faulty = consumer.ProcessorFunc(nil)
+// unopened stands for a processor that has not been opened.
+var unopened = consumer.ProcessorFunc(nil)
 
-// readQueue reads the variables of a queue and of its processor, and builds that.
-func readQueue(env *environment, name, databaseURL string, log *slog.Logger) consumer.Queue {
+// readQueue reads the variables of a queue and of its processor; nil if these have a fault.
+func readQueue(env *environment, name, databaseURL string) (consumer.Queue, processors.Config) {
 	prefix := queuePrefix(name)
 	var s queueSettings
 	if !env.know("queue "+name, prefix, &s) {
-		return consumer.Queue{Name: name, Processor: faulty}
+		return consumer.Queue{Name: name, Processor: unopened}, nil
 	}
 	env.read(prefix, &s)
-	return consumer.Queue{
+	q := consumer.Queue{
 		Name:        name,
-		Processor:   readProcessor(env, name, databaseURL, s, log),
+		Processor:   unopened,
 		Concurrency: s.Concurrency,
 		Prefetch:    s.Prefetch,
 		Timeout:     s.Timeout,
@@ -258,36 +277,49 @@ func readQueue(env *environment, name, databaseURL string, log *slog.Logger) con
 		Rate:        s.Rate,
 		EnvPrefix:   prefix,
 	}
+	return q, readProcessor(env, q, s.Processor, databaseURL)
 }
 
-// readProcessor reads the variables of the processor of a queue, and builds it.
-func readProcessor(env *environment, queue, databaseURL string, s queueSettings, log *slog.Logger) consumer.Processor {
-	prefix := queuePrefix(queue)
-	settings, ok := processors.Lookup(s.Processor)
+// readProcessor reads the variables of the processor of a queue. It returns nil if they
+// have a fault.
+func readProcessor(env *environment, q consumer.Queue, processor, databaseURL string) processors.Config {
+	owner := "queue " + q.Name
+	settings, ok := standard.Lookup(processor)
 	if !ok {
-		if s.Processor != "" {
-			env.faultf("%sPROCESSOR is %q; it must be one of %s", prefix, s.Processor, strings.Join(processors.Names(), ", "))
+		if processor != "" {
+			env.faultf("%sPROCESSOR is %q; it must be one of %s", q.EnvPrefix, processor, strings.Join(standard.Names(), ", "))
 		}
-		for _, name := range processors.Names() { // any may be meant
-			settings, _ := processors.Lookup(name)
-			env.know("queue "+queue, prefix, settings)
+		for _, name := range standard.Names() { // any may be meant
+			settings, _ := standard.Lookup(name)
+			env.know(owner, q.EnvPrefix, settings)
 		}
-		return faulty
+		return nil
 	}
-	if !env.know("queue "+queue, prefix, settings) || !env.read(prefix, settings) {
-		return faulty
+	if !env.know(owner, q.EnvPrefix, settings) || !env.read(q.EnvPrefix, settings) {
+		return nil
 	}
-	if user, ok := settings.(processors.DatabaseUser); ok {
-		user.UseDatabase(databaseURL)
-	}
-	p, err := settings.New(queue, max(s.Concurrency, 1), log)
-	if err != nil {
+	if err := settings.Validate(queueOf(q, databaseURL)); err != nil {
 		for fault := range strings.SplitSeq(err.Error(), "\n") {
-			env.faultf("queue %s (%s...): %s", queue, prefix, fault)
+			env.faultf("queue %s (%s...): %s", q.Name, q.EnvPrefix, fault)
 		}
-		return faulty
+		return nil
 	}
-	return p
+	return settings
+}
+
+// queueOf is what a processor has to know of q.
+func queueOf(q consumer.Queue, databaseURL string) processors.Queue {
+	return processors.Queue{Name: q.Name, Concurrency: max(q.Concurrency, 1), DatabaseURL: databaseURL}
+}
+
+// openProcessor makes the processor of q.
+func openProcessor(settings processors.Config, q *consumer.Queue, databaseURL string, log *slog.Logger) error {
+	p, err := settings.Open(queueOf(*q, databaseURL), log)
+	if err != nil {
+		return fmt.Errorf("queue %s (%s...): %w", q.Name, q.EnvPrefix, err)
+	}
+	q.Processor = p
+	return nil
 }
 
 // worker is what Warren calls this process in the messages that it writes to.

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/warrenmq/warren/processors"
 )
 
 // setenv gives the test these variables of Warren and no others.
@@ -164,8 +162,8 @@ func TestNamesThatWouldBeShared(t *testing.T) {
 // Every processor's variables can be told from the queue's own, are explained, and
 // are of types that a message about a faulty value can be made for.
 func TestVariablesOfProcessors(t *testing.T) {
-	for _, name := range processors.Names() {
-		settings, _ := processors.Lookup(name)
+	for _, name := range standard.Names() {
+		settings, _ := standard.Lookup(name)
 		names := make(map[string]bool)
 		for _, v := range slices.Concat(variables("", new(queueSettings)), variables("", settings)) {
 			if names[v.name] || names[v.name+"_FILE"] || names[strings.TrimSuffix(v.name, "_FILE")] {

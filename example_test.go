@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/warrenmq/warren/processors"
 )
 
 var update = flag.Bool("update", false, "write config.example.env anew")
@@ -106,7 +104,7 @@ func example(t *testing.T) string {
 
 func processorVariables(t *testing.T, queue, processor string) []variable {
 	t.Helper()
-	settings, ok := processors.Lookup(processor)
+	settings, ok := standard.Lookup(processor)
 	if !ok {
 		t.Fatalf("there is no processor %s", processor)
 	}
@@ -135,7 +133,7 @@ func TestExampleFileIsWhatTheParserKnows(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s is not what the settings' tags say; write it anew with: go test -run Example . -update", exampleFile)
 	}
-	for _, name := range processors.Names() {
+	for _, name := range standard.Names() {
 		if !strings.Contains(want, "_PROCESSOR="+name+"\n") {
 			t.Errorf("%s has no queue with the processor %s", exampleFile, name)
 		}

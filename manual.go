@@ -7,8 +7,6 @@ import (
 	"text/template"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/warrenmq/warren/processors"
 )
 
 // manPages are templates in the language of man(7).
@@ -53,8 +51,8 @@ func sections() []section {
 		{"THE DAEMON", "These are there once.", daemonVariables()},
 		{"QUEUES", "Each queue has these, " + named, variables(prefix, new(queueSettings))},
 	}
-	for _, name := range processors.Names() {
-		settings, _ := processors.Lookup(name)
+	for _, name := range standard.Names() {
+		settings, _ := standard.Lookup(name)
 		if vars := variables(prefix, settings); len(vars) > 0 {
 			all = append(all, section{"PROCESSOR " + strings.ToUpper(name), "A queue whose processor is " + name + " has these, too.", vars})
 		}

@@ -57,6 +57,9 @@ func (runCommand) Run(ctx context.Context, std streams) (err error) {
 // work runs the consumer, and beside it what tells others how that is: the admin server
 // and systemd's notifications.
 func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
+	if err := cfg.Open(); err != nil {
+		return errors.Join(err, cfg.Close())
+	}
 	status, err := newStatus(cfg, tel)
 	if err != nil {
 		return errors.Join(err, cfg.Close())

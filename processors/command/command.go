@@ -43,6 +43,7 @@ import (
 	"github.com/mattn/go-shellwords"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // searchPath is the PATH of the programs, where COMMAND is looked up, too: what it
@@ -66,9 +67,23 @@ type Config struct {
 	User string `envconfig:"USER" desc:"The user to run the program as, which takes a daemon that runs as root; not set, the daemon's own."`
 }
 
-// New returns the processor of a queue. It looks for the program and the user, but
-// starts nothing. The error names every fault of c.
-func (c *Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
+// Validate looks for the program and the user, but starts nothing. The error names
+// every fault of c.
+func (c *Config) Validate(registry.Queue) error {
+	_, err := c.processor()
+	return err
+}
+
+// Open returns the processor of a queue.
+func (c *Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) {
+	p, err := c.processor()
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (c *Config) processor() (*processor, error) {
 	var p processor
 	var faults [3]error
 	p.args, p.path, faults[0] = parseCommand(c.Command)

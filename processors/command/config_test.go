@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/command"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestFaultsOfConfig(t *testing.T) {
@@ -33,14 +34,14 @@ func TestFaultsOfConfig(t *testing.T) {
 		{command.Config{Command: "true", Mode: "spawn", User: "no-such-user"}, []string{"USER", "no-such-user", "create"}},
 		{command.Config{Mode: "fast", User: "no-such-user"}, []string{"COMMAND is not set", `MODE is "fast"`, "no-such-user"}},
 	} {
-		p, err := test.cfg.New("commands", 1, nil)
+		err := test.cfg.Validate(registry.Queue{Name: "commands", Concurrency: 1})
 		if err == nil {
-			t.Errorf("New(%+v) returned %v, want an error", test.cfg, p)
+			t.Errorf("Validate of %+v found no fault", test.cfg)
 			continue
 		}
 		for _, want := range test.want {
 			if !strings.Contains(err.Error(), want) {
-				t.Errorf("New(%+v): error %q, want it to say %q", test.cfg, err, want)
+				t.Errorf("Validate of %+v: error %q, want it to say %q", test.cfg, err, want)
 			}
 		}
 	}
@@ -60,8 +61,8 @@ func TestPathOfTheDaemonDoesNotCount(t *testing.T) {
 	script := writeScript(t, "#!/bin/sh")
 	t.Setenv("PATH", filepath.Dir(script))
 	cfg := command.Config{Command: filepath.Base(script), Mode: "spawn"}
-	if _, err := cfg.New("commands", 1, nil); err == nil {
-		t.Errorf("New found %s in the daemon's PATH, want an error", script)
+	if err := cfg.Validate(registry.Queue{Name: "commands", Concurrency: 1}); err == nil {
+		t.Errorf("Validate found %s in the daemon's PATH, want an error", script)
 	}
 	if got := ask(t, newProcessor(t, command.Config{Command: "echo found"}), consumer.Delivery{}); got != "found\n" {
 		t.Errorf("echo wrote %q, want %q", got, "found\n")

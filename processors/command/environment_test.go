@@ -16,12 +16,13 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // runEnv returns the environment that a program is given for d, sorted.
 func runEnv(t *testing.T, ctx context.Context, d consumer.Delivery) []string {
 	t.Helper()
-	p, err := (&Config{Command: "env -0", Mode: "spawn"}).New("commands", 1, nil)
+	p, err := (&Config{Command: "env -0", Mode: "spawn"}).Open(registry.Queue{Name: "commands", Concurrency: 1}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

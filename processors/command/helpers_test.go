@@ -17,6 +17,7 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
 	"github.com/warrenmq/warren/processors/command"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newProcessor(t testing.TB, cfg command.Config) consumer.Processor {
 	t.Helper()
 	cfg.Mode = "spawn"
-	p, err := cfg.New("commands", 8, slog.New(slog.DiscardHandler))
+	p, err := cfg.Open(registry.Queue{Name: "commands", Concurrency: 8}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("New(%+v): %v", cfg, err)
 	}

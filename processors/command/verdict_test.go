@@ -13,6 +13,7 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
 	"github.com/warrenmq/warren/processors/command"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestExitDecides(t *testing.T) {
@@ -106,7 +107,7 @@ func TestEndedContextStartsNothing(t *testing.T) {
 
 func TestUser(t *testing.T) {
 	cfg := command.Config{Command: "sh -c 'id -u; id -g; id -G'", Mode: "spawn", User: "nobody"}
-	p, err := cfg.New("commands", 1, nil)
+	p, err := cfg.Open(registry.Queue{Name: "commands", Concurrency: 1}, nil)
 	if os.Geteuid() != 0 {
 		if err == nil || !strings.Contains(err.Error(), "run the daemon as root") {
 			t.Errorf("New as an ordinary user: %v, want a refusal with the remedy", err)

@@ -37,6 +37,8 @@ import (
 	netmail "net/mail"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/disk"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // Config is what an e-mail processor is made from.
@@ -58,11 +60,32 @@ type Config struct {
 	Templates string `envconfig:"TEMPLATES" desc:"A folder with NAME.html and NAME.txt, the templates of the mails."`
 }
 
-// New returns the processor of a queue that works so many deliveries at once. It
-// reads the templates but connects to nothing. The error names every fault of c.
-// The processor is an [io.Closer], which closes the kept connections.
-func (c *Config) New(queue string, concurrency int, log *slog.Logger) (consumer.Processor, error) {
+// Validate reads the templates. The error names every fault of c.
+func (c *Config) Validate(registry.Queue) error {
+	_, _, err := c.processor()
+	return err
+}
+
+// Open returns the processor of a queue. It is an [io.Closer], which closes the kept
+// connections.
+func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, error) {
+	p, r, err := c.processor()
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		p.transport = newPool(r, q.Concurrency, log.With("queue", q.Name))
+	} else if p.transport, err = newMaildir(c.Maildir); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// processor returns the processor without its transport, and the relay that this has to
+// speak to; nil if there is none but a Maildir.
+func (c *Config) processor() (*processor, *relay, error) {
 	p := new(processor)
+	var r *relay
 	var faults [3]error
 	switch {
 	case c.SMTPURL == "" && c.Maildir == "":
@@ -70,19 +93,15 @@ func (c *Config) New(queue string, concurrency int, log *slog.Logger) (consumer.
 	case c.SMTPURL != "" && c.Maildir != "":
 		faults[0] = errors.New("both SMTP_URL and MAILDIR are set: remove one of them")
 	case c.Maildir != "":
-		p.transport, faults[0] = newMaildir(c.Maildir)
-	default:
-		var r *relay
-		if r, faults[0] = parseURL(c.SMTPURL); faults[0] == nil {
-			p.transport = newPool(r, concurrency, log.With("queue", queue))
+		if err := disk.CheckFolder(c.Maildir); err != nil {
+			faults[0] = unusableMaildir(err)
 		}
+	default:
+		r, faults[0] = parseURL(c.SMTPURL)
 	}
 	p.from, faults[1] = configuredFrom(c.From)
 	p.templates, faults[2] = loadTemplates(c.Templates)
-	if err := errors.Join(faults[:]...); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, r, errors.Join(faults[:]...)
 }
 
 func configuredFrom(value string) (*netmail.Address, error) {

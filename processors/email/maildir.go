@@ -17,10 +17,14 @@ type maildir struct{ dir string }
 func newMaildir(dir string) (*maildir, error) {
 	for _, sub := range []string{"tmp", "new", "cur"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, fmt.Errorf("MAILDIR: %w: name a folder that Warren may write to", err)
+			return nil, unusableMaildir(err)
 		}
 	}
 	return &maildir{dir}, nil
+}
+
+func unusableMaildir(err error) error {
+	return fmt.Errorf("MAILDIR: %w: name a folder that Warren may write to", err)
 }
 
 // send writes m, so that it is on the disk when send returns. The file is named

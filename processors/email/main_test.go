@@ -17,6 +17,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,7 +28,7 @@ func newProcessor(t testing.TB, cfg Config) *processor {
 	if cfg.From == "" {
 		cfg.From = "Shop <shop@example.com>"
 	}
-	p, err := cfg.New("emails", 8, slog.New(slog.DiscardHandler))
+	p, err := cfg.Open(registry.Queue{Name: "emails", Concurrency: 8}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("new processor: got error %v, want none", err)
 	}

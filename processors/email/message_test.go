@@ -3,7 +3,6 @@ package email
 import (
 	"encoding/json"
 	"errors"
-	"log/slog"
 	netmail "net/mail"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestWholeMail(t *testing.T) {
@@ -269,7 +269,7 @@ func TestConfigFaultsAreAllReported(t *testing.T) {
 		{Config{SMTPURL: "smtp://x", From: "a@b.c\r\nX: y"}, []string{"FROM"}},
 		{Config{SMTPURL: "smtp://x", From: "a@b.c", Templates: t.TempDir()}, []string{"TEMPLATES", "no .html or .txt"}},
 	} {
-		_, err := test.cfg.New("emails", 1, slog.New(slog.DiscardHandler))
+		err := test.cfg.Validate(registry.Queue{Name: "emails", Concurrency: 1})
 		for _, text := range test.texts {
 			if err == nil || !strings.Contains(err.Error(), text) {
 				t.Errorf("%+v: got error %v, want one with %q", test.cfg, err, text)

@@ -3,7 +3,6 @@ package email
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // plainURL is an SMTP_URL of a server without TLS.
@@ -222,7 +222,7 @@ func TestParseURL(t *testing.T) {
 		"smtps://ada:s3cret@mail.example.com?cacertfile=/no/such/file",
 		"smtps://ada:s3cret@mail.example.com?cacertfile=/dev/null",
 	} {
-		_, err := (&Config{SMTPURL: url, From: "a@example.com"}).New("emails", 1, slog.New(slog.DiscardHandler))
+		err := (&Config{SMTPURL: url, From: "a@example.com"}).Validate(registry.Queue{Name: "emails", Concurrency: 1})
 		if err == nil || !strings.Contains(err.Error(), "SMTP_URL") || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: got error %v, want one with SMTP_URL and without the password", url, err)
 		}

@@ -9,13 +9,17 @@ import (
 	"slices"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // Config is what a log processor is made from. It has no variables.
 type Config struct{}
 
-// New returns the processor of a queue. It has no faults to report.
-func (*Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
+// Validate has no faults to report.
+func (*Config) Validate(registry.Queue) error { return nil }
+
+// Open returns the processor of a queue.
+func (*Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) {
 	return consumer.ProcessorFunc(process), nil
 }
 

@@ -11,10 +11,11 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
 	warrenlog "github.com/warrenmq/warren/processors/log"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestLogsTheFactsAndNothingElse(t *testing.T) {
-	p, err := new(warrenlog.Config).New("orders", 8, slog.New(slog.DiscardHandler))
+	p, err := new(warrenlog.Config).Open(registry.Queue{Name: "orders", Concurrency: 8}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

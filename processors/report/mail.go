@@ -9,6 +9,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/email"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // A mailRequest is what a message says of the mail. Its addresses are for the email
@@ -28,12 +29,21 @@ type mailer struct {
 	max   int64 // bytes of an attachment
 }
 
-// newMailer returns nil if the queue has none.
-func newMailer(c *Config, queue string, concurrency int, log *slog.Logger) (*mailer, error) {
+// mail is what the mails of the queue are made from; nil: it sends none.
+func (c *Config) mail() *email.Config {
 	if c.SMTPURL == "" && c.Maildir == "" && c.From == "" {
+		return nil
+	}
+	return &email.Config{SMTPURL: c.SMTPURL, Maildir: c.Maildir, From: c.From}
+}
+
+// newMailer returns nil if the queue has none.
+func newMailer(c *Config, q registry.Queue, log *slog.Logger) (*mailer, error) {
+	mail := c.mail()
+	if mail == nil {
 		return nil, nil
 	}
-	p, err := (&email.Config{SMTPURL: c.SMTPURL, Maildir: c.Maildir, From: c.From}).New(queue, concurrency, log)
+	p, err := mail.Open(q, log)
 	if err != nil {
 		return nil, err
 	}

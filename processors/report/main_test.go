@@ -17,6 +17,7 @@ import (
 	"github.com/warrenmq/warren/consumer/consumertest"
 	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/internal/pgtest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestMain(m *testing.M) {
@@ -41,7 +42,7 @@ func newProcessor(t testing.TB, cfg Config) consumer.Processor {
 	if cfg.AttachmentMaxBytes == 0 {
 		cfg.AttachmentMaxBytes = 1000
 	}
-	p, err := cfg.New("reports", 8, slog.New(slog.DiscardHandler))
+	p, err := cfg.Open(registry.Queue{Name: "reports", Concurrency: 8}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("new processor: %v", err)
 	}

@@ -32,19 +32,40 @@ type output interface {
 	io.Closer
 }
 
-func newOutput(place string) (output, error) {
+// checkOutput returns the fault of a place that newOutput would not take. It makes
+// nothing.
+func checkOutput(place string) error {
 	scheme, _, isURL := strings.Cut(place, "://")
 	switch {
 	case place == "":
-		return nil, errors.New("OUTPUT is not set: set it to a folder, or to a bucket such as s3://name")
+		return errors.New("OUTPUT is not set: set it to a folder, or to a bucket such as s3://name")
 	case !isURL:
-		return newFolder(place)
+		if err := disk.CheckFolder(place); err != nil {
+			return unusableFolder(err)
+		}
+		return nil
 	case scheme == "file":
-		return nil, errors.New("OUTPUT: a folder is written without file://")
+		return errors.New("OUTPUT: a folder is written without file://")
 	case scheme != "s3":
-		return nil, fmt.Errorf("OUTPUT begins with %s://: it must be a folder, or a bucket such as s3://name?region=eu-west-1", scheme)
+		return fmt.Errorf("OUTPUT begins with %s://: it must be a folder, or a bucket such as s3://name?region=eu-west-1", scheme)
+	}
+	_, err := newBucket(place)
+	return err
+}
+
+// newOutput makes the folder, or the client of the bucket.
+func newOutput(place string) (output, error) {
+	if err := checkOutput(place); err != nil {
+		return nil, err
+	}
+	if !strings.Contains(place, "://") {
+		return newFolder(place)
 	}
 	return newBucket(place)
+}
+
+func unusableFolder(err error) error {
+	return fmt.Errorf("OUTPUT: %w: name a folder that Warren may write to", err)
 }
 
 // A draft is a file that is being written.
@@ -95,7 +116,7 @@ func newFolder(dir string) (output, error) {
 		err = os.MkdirAll(dir, 0o750)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("OUTPUT: %w: name a folder that Warren may write to", err)
+		return nil, unusableFolder(err)
 	}
 	left, err := filepath.Glob(filepath.Join(escapeGlob(dir), draftPrefix+"*"+draftSuffix))
 	if err != nil {

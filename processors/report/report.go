@@ -21,6 +21,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -33,14 +34,15 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/internal/statement"
 	"github.com/warrenmq/warren/processors/internal/strictjson"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // Config is what a report processor is made from.
 type Config struct {
 	// Reports is a folder with NAME.sql, read once at start. Required.
 	Reports string `envconfig:"REPORTS" required:"true" desc:"A folder with NAME.sql, the reports."`
-	// SourceURL is that of the database to read from. Required, unless UseDatabase
-	// is called.
+	// SourceURL is that of the database to read from. Empty means the daemon's, if it
+	// has one.
 	SourceURL string `envconfig:"SOURCE_URL" secret:"true" desc:"The database to read from: postgres://user:password@host:5432/name or sqlite:/path/of/the/file; not set, WARREN_DATABASE_URL."`
 	// Output is a folder, made if it is absent, or a bucket: s3://name, with
 	// ?region=, ?endpoint= of a store other than Amazon's, and ?prefix= before each
@@ -57,24 +59,29 @@ type Config struct {
 	AttachmentMaxBytes int64 `envconfig:"ATTACHMENT_MAX_BYTES" default:"5000000" positive:"true" desc:"The largest report to attach to its mail, in bytes; of a larger one the mail tells the location."`
 }
 
-// UseDatabase has the database at url be read from if SourceURL is empty.
-func (c *Config) UseDatabase(url string) {
-	if c.SourceURL == "" {
-		c.SourceURL = url
+// Validate reads the reports. The error names every fault of c.
+func (c *Config) Validate(q registry.Queue) error {
+	url := cmp.Or(c.SourceURL, q.DatabaseURL)
+	var faults [4]error
+	_, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
+	faults[1] = checkSource(url)
+	faults[2] = checkOutput(c.Output)
+	if mail := c.mail(); mail != nil {
+		faults[3] = mail.Validate(q)
 	}
+	return errors.Join(faults[:]...)
 }
 
-// New returns the processor of a queue that works so many deliveries at once. It
-// reads the reports, and removes what a killed process has left in the output folder,
-// but connects to nothing. The error names every fault of c. The processor is an
-// [io.Closer].
-func (c *Config) New(queue string, concurrency int, log *slog.Logger) (consumer.Processor, error) {
+// Open returns the processor of a queue. It removes what a killed process has left in
+// the output folder. The processor is an [io.Closer].
+func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, error) {
+	url := cmp.Or(c.SourceURL, q.DatabaseURL)
 	p := new(processor)
 	var faults [4]error
-	p.reports, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(c.SourceURL))
-	p.source, faults[1] = newSource(c.SourceURL, concurrency)
+	p.reports, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
+	p.source, faults[1] = newSource(url, q.Concurrency)
 	p.output, faults[2] = newOutput(c.Output)
-	p.mailer, faults[3] = newMailer(c, queue, concurrency, log)
+	p.mailer, faults[3] = newMailer(c, q, log)
 	if err := errors.Join(faults[:]...); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}

@@ -30,6 +30,15 @@ type source struct {
 	dialect statement.Dialect
 }
 
+// checkSource returns the fault of a URL that newSource would not take.
+func checkSource(url string) error {
+	s, err := newSource(url, 1)
+	if err != nil {
+		return err
+	}
+	return s.db.Close() // it never was connected
+}
+
 func newSource(url string, concurrency int) (*source, error) {
 	if url == "" {
 		return nil, errors.New("SOURCE_URL is not set: set it, or WARREN_DATABASE_URL")

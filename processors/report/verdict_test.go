@@ -2,7 +2,6 @@ package report
 
 import (
 	"context"
-	"log/slog"
 	"net/url"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/internal/pgtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestFaultsOfConfig(t *testing.T) {
@@ -41,7 +41,7 @@ func TestFaultsOfConfig(t *testing.T) {
 		{Config{Reports: good, SourceURL: "sqlite:/x", Output: "s3://name?endpoint=minio:9000"}, []string{"OUTPUT is not of the form", "endpoint=https://host:port"}},
 		{Config{Reports: good, SourceURL: "sqlite:/x", Output: "file:///tmp"}, []string{"OUTPUT", "without file://"}},
 	} {
-		_, err := test.cfg.New("reports", 1, slog.New(slog.DiscardHandler))
+		err := test.cfg.Validate(registry.Queue{Name: "reports", Concurrency: 1})
 		for _, want := range test.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%+v: got %v\nwant %q in it", test.cfg, err, want)

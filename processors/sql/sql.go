@@ -27,31 +27,38 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/internal/statement"
 	"github.com/warrenmq/warren/processors/internal/strictjson"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 // Config is what an sql processor is made from.
 type Config struct {
 	// Statements is a folder with NAME.sql, read once at start. Required.
 	Statements string `envconfig:"STATEMENTS" required:"true" desc:"A folder with NAME.sql, the statements."`
-
-	database string // the URL of the daemon's, which deliveries have their transactions in
 }
 
-// UseDatabase tells the URL of the daemon's database. It has to be called.
-func (c *Config) UseDatabase(url string) { c.database = url }
+// Validate reads the statements. The error names every fault of c.
+func (c *Config) Validate(q registry.Queue) error {
+	_, err := c.processor(q)
+	return err
+}
 
-// New returns the processor. It reads the statements but connects to nothing. The
-// error names every fault of c.
-func (c *Config) New(string, int, *slog.Logger) (consumer.Processor, error) {
-	var missing error
-	if c.database == "" {
-		missing = errors.New("there is no database: set WARREN_DATABASE_URL")
-	}
-	statements, err := statement.Load("STATEMENTS", c.Statements, "statement", statement.DialectOf(c.database))
-	if err := errors.Join(missing, err); err != nil {
+// Open returns the processor, which uses the transactions of the daemon's database.
+func (c *Config) Open(q registry.Queue, _ *slog.Logger) (consumer.Processor, error) {
+	p, err := c.processor(q)
+	if err != nil {
 		return nil, err
 	}
-	return processor{statements, statement.DialectOf(c.database)}, nil
+	return p, nil
+}
+
+func (c *Config) processor(q registry.Queue) (processor, error) {
+	var missing error
+	if q.DatabaseURL == "" {
+		missing = errors.New("there is no database: set WARREN_DATABASE_URL")
+	}
+	dialect := statement.DialectOf(q.DatabaseURL)
+	statements, err := statement.Load("STATEMENTS", c.Statements, "statement", dialect)
+	return processor{statements, dialect}, errors.Join(missing, err)
 }
 
 type processor struct {

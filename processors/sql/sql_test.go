@@ -15,6 +15,7 @@ import (
 	"github.com/warrenmq/warren/consumer/consumertest"
 	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/internal/pgtest"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,8 +37,7 @@ func newBench(t *testing.T, url string, statements map[string]string) *bench {
 		}
 	}
 	cfg := Config{Statements: dir}
-	cfg.UseDatabase(url)
-	p, err := cfg.New("chores", 8, slog.New(slog.DiscardHandler))
+	p, err := cfg.Open(registry.Queue{Name: "chores", Concurrency: 8, DatabaseURL: url}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestDatabaseThatIsAway(t *testing.T) {
 }
 
 func TestFaultsOfConfig(t *testing.T) {
-	_, err := (&Config{Statements: "/nonexistent"}).New("chores", 1, slog.New(slog.DiscardHandler))
+	err := (&Config{Statements: "/nonexistent"}).Validate(registry.Queue{Name: "chores", Concurrency: 1})
 	for _, want := range []string{"there is no database: set WARREN_DATABASE_URL", "STATEMENTS: ", "/nonexistent"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/registry"
 	"github.com/warrenmq/warren/processors/webhook"
 )
 
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // newProcessor makes the processor of cfg, which the end of the test closes.
 func newProcessor(t testing.TB, cfg webhook.Config) consumer.Processor {
 	t.Helper()
-	p, err := cfg.New("orders", 8, slog.New(slog.DiscardHandler))
+	p, err := cfg.Open(registry.Queue{Name: "orders", Concurrency: 8}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/registry"
 	"github.com/warrenmq/warren/processors/webhook"
 )
 
@@ -239,9 +240,9 @@ func TestFaultsOfConfig(t *testing.T) {
 		{webhook.Config{URL: "http://h", CA: "/etc/ca.pem"}, []string{"CA has no certificate", "CA_FILE"}},
 		{webhook.Config{Secret: secret, Headers: "{", CA: "x"}, []string{"URL is not", "SECRET: number 1", "HEADERS is not", "CA has no"}},
 	} {
-		p, err := test.cfg.New("orders", 1, nil)
+		err := test.cfg.Validate(registry.Queue{Name: "orders", Concurrency: 1})
 		if err == nil {
-			t.Errorf("New(%+v) returned %v, want an error", test.cfg, p)
+			t.Errorf("Validate of %+v found no fault", test.cfg)
 			continue
 		}
 		wantError(t, err, slices.Concat(test.want, []string{"not", secret})...)

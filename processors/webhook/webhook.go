@@ -40,6 +40,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/registry"
 )
 
 const (
@@ -69,11 +70,24 @@ type Config struct {
 	CA string `envconfig:"CA" desc:"The certificate of the authority to trust in place of the system's, in PEM form; CA_FILE=/path/ca.pem reads it from there."`
 }
 
-// New returns the processor of a queue that works so many deliveries at once. It
-// connects to nothing. The error names every fault of c. The processor is an
-// [io.Closer], which closes the kept connections.
-func (c *Config) New(queue string, concurrency int, _ *slog.Logger) (consumer.Processor, error) {
-	p := &processor{transport: newTransport(concurrency)}
+// Validate names every fault of c.
+func (c *Config) Validate(q registry.Queue) error {
+	_, err := c.processor(q)
+	return err
+}
+
+// Open returns the processor of a queue. It is an [io.Closer], which closes the kept
+// connections.
+func (c *Config) Open(q registry.Queue, _ *slog.Logger) (consumer.Processor, error) {
+	p, err := c.processor(q)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (c *Config) processor(q registry.Queue) (*processor, error) {
+	p := &processor{transport: newTransport(q.Concurrency)}
 	var faults [4]error
 	p.url, faults[0] = parseURL(c.URL)
 	p.signers, faults[1] = parseSecrets(c.Secret)
@@ -87,7 +101,7 @@ func (c *Config) New(queue string, concurrency int, _ *slog.Logger) (consumer.Pr
 		p.header.Set("Authorization", basicAuth(user.Username(), password))
 	}
 	p.secrets = newRedactor(c, p.url, p.header)
-	p.header.Set("X-Warren-Queue", queue)
+	p.header.Set("X-Warren-Queue", q.Name)
 	return p, nil
 }
 

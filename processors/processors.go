@@ -1,0 +1,32 @@
+// Package processors has the processors that come with Warren. Each is a package below
+// this one with a Config of its own, and a line in [Standard].
+package processors
+
+import (
+	"github.com/warrenmq/warren/processors/command"
+	"github.com/warrenmq/warren/processors/email"
+	"github.com/warrenmq/warren/processors/log"
+	"github.com/warrenmq/warren/processors/registry"
+	"github.com/warrenmq/warren/processors/report"
+	"github.com/warrenmq/warren/processors/sql"
+	"github.com/warrenmq/warren/processors/webhook"
+)
+
+// What is said of them in package registry, where the processors themselves, too, can
+// have it from.
+type (
+	Config = registry.Config
+	Queue  = registry.Queue
+	Set    = registry.Set
+)
+
+// Standard returns the processors that come with Warren.
+func Standard() Set {
+	return Set{}.
+		With("command", func() Config { return new(command.Config) }).
+		With("email", func() Config { return new(email.Config) }).
+		With("log", func() Config { return new(log.Config) }).
+		With("report", func() Config { return new(report.Config) }).
+		With("sql", func() Config { return new(sql.Config) }).
+		With("webhook", func() Config { return new(webhook.Config) })
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// check and config look at the variables of every processor, and make none of what these
+// name; nor do they remove what a killed daemon has left.
+func TestCheckAndConfigChangeNothing(t *testing.T) {
+	root := t.TempDir()
+	for name, content := range map[string]string{"sql/one.sql": "SELECT 1", "templates/mail.txt": "Hello", "reports/.warren-X.draft": "left"} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := []string{
+		"TMPDIR=" + root,
+		"WARREN_AMQP_URL=amqp://127.0.0.1:1",
+		"WARREN_DATABASE_URL=sqlite:" + root + "/state/warren.db",
+		"WARREN_MIGRATE=true",
+		"WARREN_QUEUES=" + strings.Join(append(standard.Names(), "made", "mailed"), ","),
+		"WARREN_QUEUE_COMMAND_PROCESSOR=command",
+		"WARREN_QUEUE_COMMAND_COMMAND=true",
+		"WARREN_QUEUE_EMAIL_PROCESSOR=email",
+		"WARREN_QUEUE_EMAIL_MAILDIR=" + root + "/mail",
+		"WARREN_QUEUE_EMAIL_FROM=shop@example.com",
+		"WARREN_QUEUE_EMAIL_TEMPLATES=" + root + "/templates",
+		"WARREN_QUEUE_LOG_PROCESSOR=log",
+		"WARREN_QUEUE_MADE_PROCESSOR=report",
+		"WARREN_QUEUE_MADE_REPORTS=" + root + "/sql",
+		"WARREN_QUEUE_MADE_SOURCE_URL=sqlite:" + root + "/shop.db",
+		"WARREN_QUEUE_MADE_OUTPUT=" + root + "/new/reports",
+		"WARREN_QUEUE_MADE_MAILDIR=" + root + "/new/mail",
+		"WARREN_QUEUE_MADE_FROM=shop@example.com",
+		"WARREN_QUEUE_MAILED_PROCESSOR=email",
+		"WARREN_QUEUE_MAILED_SMTP_URL=smtp://127.0.0.1:1",
+		"WARREN_QUEUE_MAILED_FROM=shop@example.com",
+		"WARREN_QUEUE_REPORT_PROCESSOR=report",
+		"WARREN_QUEUE_REPORT_REPORTS=" + root + "/sql",
+		"WARREN_QUEUE_REPORT_OUTPUT=" + root + "/reports",
+		"WARREN_QUEUE_SQL_PROCESSOR=sql",
+		"WARREN_QUEUE_SQL_STATEMENTS=" + root + "/sql",
+		"WARREN_QUEUE_WEBHOOK_PROCESSOR=webhook",
+		"WARREN_QUEUE_WEBHOOK_URL=http://127.0.0.1:1",
+	}
+	before := tree(t, root)
+	if stdout, stderr, status := output(t, warren(t, env, "config")); status != 0 {
+		t.Fatalf("config: exit status %d, %s\n%s", status, stderr, stdout)
+	}
+	if got := tree(t, root); !slices.Equal(got, before) {
+		t.Errorf("config has made %q of %q", got, before)
+	}
+	stdout, stderr, status := output(t, warren(t, env, "check"))
+	if status != 1 || !strings.Contains(stdout, "FAULT  node 127.0.0.1:1") || !strings.Contains(stdout, "FAULT  database") {
+		t.Errorf("check: exit status %d, %s\n%s\nwant that neither the broker nor the database is there", status, stderr, stdout)
+	}
+	if got := tree(t, root); !slices.Equal(got, before) {
+		t.Errorf("check has made %q of %q", got, before)
+	}
+}
+
+// tree is every file and folder below root, with its size and when it was changed.
+func tree(t *testing.T, root string) []string {
+	t.Helper()
+	var out []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		out = append(out, path+" "+info.Mode().String()+" "+info.ModTime().String())
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
