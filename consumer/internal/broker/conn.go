@@ -1,0 +1,209 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.opentelemetry.io/otel/attribute"
+)
+
+const (
+	// connectTimeout bounds the TCP, TLS and AMQP handshakes of one connection.
+	connectTimeout = 10 * time.Second
+	// closeTimeout bounds how long a broker that does not answer can delay the end of a
+	// connection.
+	closeTimeout = time.Second
+)
+
+// A Dialer connects to nodes. Zero is one whose connections are traced and counted
+// nowhere.
+type Dialer struct {
+	// Worker names this process, host and version, to whoever lists connections.
+	Worker string
+	// User is the name by which the broker knows this process. Empty means that of the
+	// URL; there it is missing where a certificate stands for it.
+	User string
+	// Instruments take the spans and counts of what is published. Nil means nothing.
+	Instruments *Instruments
+}
+
+// Options of one connection.
+type Options struct {
+	// Purpose names it: consume, publish and so on.
+	Purpose string
+	// Heartbeat is the time between two. Zero means that of the library, 10 s; one that
+	// the URL names wins.
+	Heartbeat time.Duration
+	// OnBlocked is told when the broker begins and ceases to take no messages. It must
+	// not block. Nil means that nobody is.
+	OnBlocked func(active bool, reason string)
+}
+
+// A Conn is one connection to a node.
+type Conn struct {
+	*amqp.Connection
+	Node    string // host:port
+	URL     string // with the password: for another connection, never for a text
+	Version Version
+	User    string               // the broker's name for this process; empty: not known
+	Server  []attribute.KeyValue // the node, for spans
+
+	socket  net.Conn
+	closes  chan *amqp.Error
+	blocked atomic.Bool
+	idle    chan *confirming
+	metered *Instruments
+
+	watching sync.WaitGroup // whether it is blocked
+	mu       sync.Mutex
+	closing  bool           // nothing more may be begun
+	begun    sync.WaitGroup // publishes
+}
+
+// Dial connects to a node. It blocks for connectTimeout at most, or until ctx ends.
+// No part of the URL is in the error but what the broker or the network said.
+func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, error) {
+	c := &Conn{Node: NodeName(nodeURL), URL: nodeURL, User: d.User, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
+	if c.metered == nil {
+		c.metered = noInstruments
+	}
+	if c.User == "" {
+		c.User = userOf(nodeURL)
+	}
+	c.Server = serverAttributes(c.Node)
+	properties := amqp.NewConnectionProperties()
+	name := "warren " + o.Purpose
+	if d.Worker != "" {
+		name += " " + d.Worker
+	}
+	properties.SetClientConnectionName(name)
+	release := func() bool { return true }
+	var err error
+	c.Connection, err = amqp.DialConfig(nodeURL, amqp.Config{
+		Properties: properties,
+		Heartbeat:  o.Heartbeat,
+		Dial: func(network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			c.socket = conn
+			// The library lifts the deadline after the handshake, but knows of no
+			// context.
+			release = context.AfterFunc(ctx, func() { _ = conn.Close() })
+			return conn, conn.SetDeadline(time.Now().Add(connectTimeout))
+		},
+	})
+	if !release() && err == nil {
+		_ = c.CloseDeadline(time.Now())
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, Explain(err)
+	}
+	c.Version = versionOf(c.Connection)
+	c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
+	blocks := c.NotifyBlocked(make(chan amqp.Blocking, 1))
+	c.watching.Go(func() {
+		for b := range blocks { // closed with the connection
+			c.blocked.Store(b.Active)
+			if o.OnBlocked != nil {
+				o.OnBlocked(b.Active, b.Reason)
+			}
+		}
+	})
+	return c, nil
+}
+
+// DialAny connects to the first of nodes that can be used.
+func (d Dialer) DialAny(ctx context.Context, nodes []string, o Options) (*Conn, error) {
+	var errs []error
+	for _, node := range nodes {
+		c, err := d.Dial(ctx, node, o)
+		if err == nil {
+			return c, nil
+		}
+		errs = append(errs, fmt.Errorf("node %s: %w", NodeName(node), err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// Closes gets why the connection ended, once, and is closed then; see [LostBecause].
+func (c *Conn) Closes() <-chan *amqp.Error { return c.closes }
+
+// Blocked tells whether the broker takes no messages for now.
+func (c *Conn) Blocked() bool { return c.blocked.Load() }
+
+// Close ends the connection, waiting at most closeTimeout for the broker to agree. It
+// returns when all that c has started has ended.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	_ = c.CloseDeadline(time.Now().Add(closeTimeout)) // an error means that it was closed or lost already
+	_ = c.socket.Close()                              // ends a write that the broker does not take
+	c.begun.Wait()
+	c.watching.Wait()
+}
+
+// OnChannel runs f with a channel of its own, that an error of the broker closes.
+func (c *Conn) OnChannel(f func(*amqp.Channel) error) error {
+	ch, err := c.Channel()
+	if err != nil {
+		return err
+	}
+	closes := ch.NotifyClose(make(chan *amqp.Error, 1))
+	err = f(ch)
+	if !ch.IsClosed() {
+		_ = ch.Close() // it has served its purpose
+		return err
+	}
+	if reason := <-closes; err != nil && reason != nil {
+		return reason // f may have seen only that the channel was closed
+	}
+	return err
+}
+
+// NodeName is the host:port of an AMQP URL, fit for logs.
+func NodeName(nodeURL string) string {
+	u, err := url.Parse(nodeURL)
+	if err != nil {
+		return "(unreadable URL)"
+	}
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "amqps":
+		port = "5671"
+	default:
+		port = "5672"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// userOf is the user name that a URL logs in with; empty if a certificate does.
+func userOf(nodeURL string) string {
+	u, err := url.Parse(nodeURL)
+	switch {
+	case err != nil || u.Query().Get("auth_mechanism") == "external":
+		return ""
+	case u.User == nil:
+		return "guest" // as the library has it
+	}
+	return u.User.Username()
+}
+
+// LostBecause is why a connection or channel was closed. Nil is given if nobody said so.
+func LostBecause(err *amqp.Error) error {
+	if err == nil {
+		return errors.New("the connection was closed")
+	}
+	return Explain(err)
+}

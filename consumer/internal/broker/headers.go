@@ -1,0 +1,90 @@
+package broker
+
+import (
+	"math"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Headers that Warren writes and that more than one package of its reads. Times are
+// Unix milliseconds.
+const (
+	HeaderAttempt   = "x-warren-attempt" // attempts already made
+	HeaderNotBefore = "x-warren-not-before"
+	HeaderError     = "x-warren-error"
+	HeaderReason    = "x-warren-reason"
+)
+
+// Integer returns v as an int64 if it is one of the integer types of AMQP, or a float
+// without a fraction.
+func Integer(v any) (int64, bool) {
+	switch v := v.(type) {
+	case int64:
+		return v, true
+	case int32:
+		return int64(v), true
+	case int16:
+		return int64(v), true
+	case int8:
+		return int64(v), true
+	case uint8:
+		return int64(v), true
+	case uint16:
+		return int64(v), true
+	case uint32:
+		return int64(v), true
+	case float32:
+		return Integer(float64(v))
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return int64(v), true
+		}
+	}
+	return 0, false
+}
+
+// Plain returns t without the types of the AMQP library.
+func Plain(t amqp.Table) map[string]any {
+	m := make(map[string]any, len(t))
+	for k, v := range t {
+		m[k] = plain(v)
+	}
+	return m
+}
+
+func plain(v any) any {
+	switch v := v.(type) {
+	case amqp.Table:
+		return Plain(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = plain(v[i])
+		}
+		return out
+	case amqp.Decimal:
+		return float64(v.Value) / math.Pow10(int(v.Scale))
+	default:
+		return v
+	}
+}
+
+// amqpValue is the reverse of plain.
+func amqpValue(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		table := make(amqp.Table, len(v))
+		for k, e := range v {
+			table[k] = amqpValue(e)
+		}
+		return table
+	case []any:
+		list := make([]any, len(v))
+		for i, e := range v {
+			list[i] = amqpValue(e)
+		}
+		return list
+	default:
+		return v
+	}
+}

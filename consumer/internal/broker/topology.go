@@ -1,0 +1,229 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// DeliveryLimit is how often the broker hands a message out again after its
+	// consumer was lost; then it dead-letters it. It catches a message that kills
+	// the process.
+	DeliveryLimit = 20
+	// lookedAtLimit lets an operator look into a dead-letter or wait queue as often as
+	// ever: each look counts on some brokers, and past the limit the message would
+	// be dropped, or come home early.
+	lookedAtLimit = 1_000_000
+)
+
+// Queue types.
+const (
+	Quorum  = amqp.QueueTypeQuorum
+	Classic = amqp.QueueTypeClassic
+)
+
+// A Queue is a work queue as the broker has to know it.
+type Queue struct {
+	Name        string
+	Type        string        // Quorum or Classic
+	Passive     bool          // nothing may be declared
+	MaxPriority int           // of a classic queue; zero means none
+	Exchange    string        // to bind it to; empty means none
+	RoutingKeys []string      // of these bindings; none means one with the empty key
+	RetryMax    time.Duration // the longest wait between two attempts
+	EnvPrefix   string        // of its variables, which errors name
+}
+
+// DeadLetterQueue is the name of the queue's dead-letter queue.
+func (q Queue) DeadLetterQueue() string { return q.Name + ".dead" }
+
+// A Declaration makes sure of one queue or binding on a channel of its own, that an
+// error of the broker closes.
+type Declaration struct {
+	What string // "queue emails"
+	Make func(*amqp.Channel) error
+	Look func(*amqp.Channel) error
+}
+
+// Declarations of the work queue, its dead-letter queue first: the work queue must
+// never be without a place to send what fails.
+func (q Queue) Declarations() []Declaration {
+	out := []Declaration{
+		DeclareQueue(q.DeadLetterQueue(), q.deadLetterArguments()),
+		DeclareQueue(q.Name, q.arguments()),
+	}
+	keys := q.RoutingKeys
+	if len(keys) == 0 {
+		keys = []string{""}
+	}
+	for _, key := range keys {
+		if q.Exchange == "" {
+			break
+		}
+		out = append(out, Declaration{
+			What: fmt.Sprintf("binding of queue %s to exchange %s (%sEXCHANGE) with routing key %q", q.Name, q.Exchange, q.EnvPrefix, key),
+			Make: func(ch *amqp.Channel) error { return ch.QueueBind(q.Name, key, q.Exchange, false, nil) },
+			Look: func(*amqp.Channel) error { return nil }, // AMQP has no way to look at a binding
+		})
+	}
+	return out
+}
+
+// DeclareQueue is the Declaration of a durable queue.
+func DeclareQueue(name string, args amqp.Table) Declaration {
+	return Declaration{
+		What: "queue " + name,
+		Make: func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclare(name, true, false, false, false, args)
+			return err
+		},
+		Look: func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+			return err
+		},
+	}
+}
+
+func (q Queue) arguments() amqp.Table {
+	args := amqp.Table{
+		amqp.QueueTypeArg:           q.Type,
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
+		"x-dead-letter-exchange":    "",
+		"x-dead-letter-routing-key": q.DeadLetterQueue(),
+	}
+	if q.Type == Quorum {
+		args["x-dead-letter-strategy"] = "at-least-once"
+		args["x-delivery-limit"] = int64(DeliveryLimit)
+	}
+	if q.MaxPriority > 0 {
+		args["x-max-priority"] = int64(q.MaxPriority)
+	}
+	return args
+}
+
+func (q Queue) deadLetterArguments() amqp.Table {
+	args := amqp.Table{
+		amqp.QueueTypeArg:     q.Type,
+		amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish,
+	}
+	if q.Type == Quorum {
+		args["x-delivery-limit"] = int64(lookedAtLimit)
+	}
+	return args
+}
+
+// TokenArguments are those of the queue of a schedule's tokens. A token is handed out
+// once for each leader that dies, which no limit shall count.
+func TokenArguments() amqp.Table {
+	return amqp.Table{
+		amqp.QueueTypeArg:            amqp.QueueTypeQuorum,
+		amqp.SingleActiveConsumerArg: true,
+		"x-delivery-limit":           int64(lookedAtLimit),
+	}
+}
+
+// Ensure makes sure of all declarations, each on a channel of its own, or only looks
+// whether they are there. The error joins what is wrong with each.
+func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error {
+	var errs []error
+	var ch *amqp.Channel
+	for _, d := range decls {
+		if ch == nil || ch.IsClosed() {
+			var err error
+			if ch, err = c.Channel(); err != nil {
+				return errors.Join(append(errs, fmt.Errorf("open a channel: %w", err))...)
+			}
+		}
+		do := d.Make
+		if passive {
+			do = d.Look
+		}
+		if err := do(ch); err != nil {
+			errs = append(errs, ExplainDeclare(d.What, err, passive, envPrefix))
+		}
+	}
+	if ch != nil && !ch.IsClosed() {
+		if err := ch.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close a channel: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Redeclare returns what declares one of the queue's own again, after somebody has
+// deleted it; nil if that name is none of them.
+func (q Queue) Redeclare(name string) func(*Conn) error {
+	if name == q.Name || name == q.DeadLetterQueue() {
+		return func(c *Conn) error { return c.Ensure(q.Declarations(), q.Passive, q.EnvPrefix) }
+	}
+	for _, d := range q.Waits() {
+		if name == q.WaitName(d) {
+			return func(c *Conn) error { return c.Ensure([]Declaration{q.DeclareWait(d)}, q.Passive, q.EnvPrefix) }
+		}
+	}
+	return nil
+}
+
+// inequivalent reads the broker's words, the only place where it names the
+// argument and the values that differ.
+var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'.*?received (?:the value )?('[^']*'|none).*? but current is (?:the value )?('[^']*'|none)`)
+
+// ExplainDeclare says what kept something from being declared, and the remedy.
+func ExplainDeclare(what string, err error, passive bool, envPrefix string) error {
+	reply, ok := errors.AsType[*amqp.Error](err)
+	if !ok {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	f := &Fault{Cause: err, Lasting: true}
+	switch reply.Code {
+	case amqp.NotFound:
+		remedy := "declare the exchange first, as its publisher does"
+		if passive {
+			remedy = "declare it as the documentation lists, or set " + envPrefix + "DECLARE=true"
+		}
+		f.Text = fmt.Sprintf("%s is missing; %s (%s)", what, remedy, reply.Reason)
+		// A quorum queue without its majority is reported as not found, too.
+		f.Lasting = !passive || !unavailable.MatchString(reply.Reason)
+	case amqp.AccessRefused:
+		f.Text = fmt.Sprintf("%s: not permitted (%s); grant it with rabbitmqctl set_permissions, or declare it elsewhere and set %sDECLARE=false",
+			what, reply.Reason, envPrefix)
+	case amqp.PreconditionFailed:
+		m := inequivalent.FindStringSubmatch(reply.Reason)
+		if m == nil {
+			f.Text = fmt.Sprintf("%s: the broker refuses its arguments: %s", what, reply.Reason)
+			break
+		}
+		f.Text = fmt.Sprintf("%s exists with another %s: Warren wants %s, it has %s; %s", what, m[1], m[2], m[3], remedyFor(m[1], envPrefix))
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return f
+}
+
+var unavailable = regexp.MustCompile(`(?i)unavailable|timeout|noproc|nodedown`)
+
+// remedyFor names the variable or policy that settles a difference in an argument.
+func remedyFor(argument, envPrefix string) string {
+	declare := "to keep the queue as it is, set " + envPrefix + "DECLARE=false and give it "
+	policy := func(definition string) string {
+		return declare + `a policy: rabbitmqctl set_policy NAME "^QUEUE$" '` + definition + `'`
+	}
+	switch argument {
+	case "x-queue-type":
+		return "set " + envPrefix + "TYPE to the type it has, or move its messages and delete it"
+	case "x-max-priority":
+		return "set " + envPrefix + "MAX_PRIORITY to the value it has, or move its messages and delete it"
+	case "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy":
+		return policy(`{"dead-letter-exchange":"","dead-letter-routing-key":"QUEUE.dead","dead-letter-strategy":"at-least-once","overflow":"reject-publish"}`)
+	case "x-overflow":
+		return policy(`{"overflow":"reject-publish"}`)
+	case "x-delivery-limit":
+		return policy(`{"delivery-limit":` + fmt.Sprint(DeliveryLimit) + `}`)
+	default:
+		return declare + "what the documentation lists, or move its messages and delete it"
+	}
+}

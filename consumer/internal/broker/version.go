@@ -1,0 +1,37 @@
+package broker
+
+import (
+	"strconv"
+	"strings"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A Version is what Warren has to know of the RabbitMQ that it is connected to.
+// Whatever depends on the version is decided here.
+type Version struct {
+	Number string
+	// NackCounts is true if a delivery that is requeued counts toward the delivery
+	// limit, as it did until 4.3 split the ways to settle.
+	NackCounts bool
+}
+
+func versionOf(conn *amqp.Connection) Version {
+	number, _ := conn.Properties["version"].(string)
+	return Version{Number: number, NackCounts: !atLeast(number, 4, 3)}
+}
+
+// atLeast compares the first two numbers of a version. One that cannot be read is
+// taken for an old one, whose rules are the stricter.
+func atLeast(version string, major, minor int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	a, errA := strconv.Atoi(parts[0])
+	b, errB := strconv.Atoi(parts[1])
+	if errA != nil || errB != nil {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}

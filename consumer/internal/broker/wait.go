@@ -1,0 +1,76 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// WaitPrefix begins the name of every wait queue.
+const WaitPrefix = "warren.wait."
+
+// ShortestWait is the shortest wait that a message spends in the broker.
+const ShortestWait = time.Second
+
+// waits are the waits that a work queue can have a queue for. Each is declared when it
+// is first needed: that of a wait which nobody has asked for costs nothing. Up to 16 s,
+// where most retries are, every power of two is there, so that a retry is one hop; a
+// longer wait takes three hops of the next shorter one at most.
+var waits = func() (out []time.Duration) {
+	for _, seconds := range [...]int64{1, 2, 4, 8, 16, 64, 256, 1024, 4096, 16384, 65536, 262144} {
+		out = append(out, time.Duration(seconds)*time.Second)
+	}
+	return out
+}()
+
+// LongestWaitSuffix is the longest that the name of a wait queue has after the name of
+// its work queue.
+const LongestWaitSuffix = len(".262144s")
+
+// Waits are the waits that the queue can have a queue for, shortest first. Where nothing
+// may be declared they are only those that its retries need.
+func (q Queue) Waits() []time.Duration {
+	if !q.Passive {
+		return waits
+	}
+	n := 1
+	for n < len(waits) && waits[n] <= q.RetryMax {
+		n++
+	}
+	return waits[:n]
+}
+
+// WaitStep is the longest wait of the queue that is no longer than d; for a shorter d,
+// the shortest there is.
+func (q Queue) WaitStep(d time.Duration) time.Duration {
+	all := q.Waits()
+	i, found := slices.BinarySearch(all, d)
+	if !found {
+		i--
+	}
+	return all[max(i, 0)]
+}
+
+// WaitName names the queue in which messages of the work queue wait for d.
+func (q Queue) WaitName(d time.Duration) string {
+	return fmt.Sprintf("%s%s.%ds", WaitPrefix, q.Name, int64(d/time.Second))
+}
+
+// DeclareWait is the Declaration of a wait queue. What expires in it goes to its own
+// work queue, whatever its headers and routing key say: so what has become of one work
+// queue is nothing to the waits of another, and no message can make a circle of it.
+func (q Queue) DeclareWait(d time.Duration) Declaration {
+	decl := DeclareQueue(q.WaitName(d), amqp.Table{
+		amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
+		amqp.QueueMessageTTLArg:     d.Milliseconds(),
+		"x-dead-letter-exchange":    "", // the default exchange
+		"x-dead-letter-routing-key": q.Name,
+		"x-dead-letter-strategy":    "at-least-once",
+		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
+		"x-delivery-limit":          int64(lookedAtLimit),
+	})
+	decl.What = "wait " + decl.What
+	return decl
+}
