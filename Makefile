@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test stress test-systemd test-brokers package package-check lint bench demo fuzz clean
+.PHONY: help build test stress test-systemd test-brokers package package-check lint bench bench-fleet demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ bench: ## measure: draining beside a consumer written by hand, telemetry on and 
 	.ci/deps
 	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer ./consumer/database .
 	$(GO) test -run '^$$' -bench . ./processors/...
+
+FLEETS ?= 1x1x0 1x20x0 1x20x10 10x10x10 30x20x0 30x20x10
+bench-fleet: build ## measure what idle daemons cost the broker: FLEETS, daemons x queues x schedules (10 minutes)
+	.ci/deps
+	$(GO) run ./internal/fleet -warren bin/warren $(FLEETS)
 
 demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry
 	.ci/deps demo

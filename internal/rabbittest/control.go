@@ -100,9 +100,9 @@ func (n *Node) CloseConnections(vhost, reason string) (int, error) {
 	return strconv.Atoi(value)
 }
 
-// connections returns how many connections to the vhost there are, and how many channels
+// Connections returns how many connections to the vhost there are, and how many channels
 // on them. One that is just ending does not count.
-func (n *Node) connections(vhost string) (connections, channels int, err error) {
+func (n *Node) Connections(vhost string) (connections, channels int, err error) {
 	value, err := n.Eval(fmt.Sprintf(`begin
 		Channels = [C || Pid <- rabbit_networking:connections(),
 			[{vhost, V}, {channels, C}] <- [catch rabbit_networking:connection_info(Pid, [vhost, channels])], V =:= %s],

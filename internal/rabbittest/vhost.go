@@ -154,7 +154,7 @@ func (v *Vhost) CloseConnections(t testing.TB, reason string) int {
 // many channels on all of them.
 func (v *Vhost) Connections(t testing.TB) (connections, channels int) {
 	t.Helper()
-	connections, channels, err := v.Node.connections(v.Name)
+	connections, channels, err := v.Node.Connections(v.Name)
 	if err != nil {
 		t.Fatalf("count the connections: %v", err)
 	}
