@@ -14,8 +14,9 @@
 //	75 (EX_TEMPFAIL), any
 //	other, or a signal    the message is tried again later
 //
-// Its standard output is the result, at most 1 MiB, for a message with reply-to and for
-// whoever asks for the message's state; if there is neither, it goes nowhere. Its
+// Its standard output is the result, for a message with reply-to and for whoever asks
+// for the message's state; if there is neither, it goes nowhere. One of more than 1 MiB
+// is left out. Its
 // standard error goes to the log, a line each; the last line becomes part of the
 // error. A line such as
 //
@@ -43,6 +44,7 @@ import (
 	"github.com/mattn/go-shellwords"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/result"
 	"github.com/warrenmq/warren/processors/registry"
 )
 
@@ -143,10 +145,10 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	result := new(answer)
+	output := new(answer)
 	var stdout io.Writer
 	if scope.WantsResult() {
-		stdout = result
+		stdout = output
 	}
 	stderr := &logLines{log: scope.Logger(), progress: scope.Progress}
 	cmd := p.command(ctx, &d, stdout, stderr)
@@ -176,11 +178,11 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	case err != nil:
 		return fmt.Errorf("input or output of %s: %w", p.path, err)
 	}
-	switch {
-	case !result.tooLong:
-		scope.SetResult(consumer.Result{Body: result.body})
-	case d.ReplyTo != "":
-		return consumer.Permanent(fmt.Errorf("the result on standard output is longer than %d bytes; keep it elsewhere and answer with where it is", maxAnswerBytes))
+	if output.tooLong {
+		scope.Logger().Warn("the result is too long, it is left out", "limit_bytes", result.MaxBytes)
+		scope.SetResult(result.TooLong())
+		return nil
 	}
+	scope.SetResult(consumer.Result{Body: output.body})
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
 	"github.com/warrenmq/warren/processors/command"
+	"github.com/warrenmq/warren/processors/internal/result"
 )
 
 func TestBodyIsStandardInput(t *testing.T) {
@@ -35,21 +36,25 @@ func TestBodyNeedNotBeRead(t *testing.T) {
 
 func TestResultIsBounded(t *testing.T) {
 	const most = 1 << 20
+	whole := consumer.Result{Body: make([]byte, most)}
 	for _, test := range []struct {
 		size    int
 		replyTo string
-		verdict string
-		result  int
+		want    consumer.Result
 	}{
-		{most, "answers", "ack", most},
-		{most + 1, "answers", "dead", 0},
-		{16 * most, "", "ack", 0},
+		{most, "answers", whole},
+		{most + 1, "answers", result.TooLong()},
+		{16 * most, "", consumer.Result{}},
 	} {
+		log := new(stderrLog)
 		p := shell(t, fmt.Sprintf("head -c %d /dev/zero", test.size))
-		result, err := consumertest.Run(t.Context(), p, consumer.Delivery{ReplyTo: test.replyTo})
-		if got := consumertest.Verdict(err); got != test.verdict || len(result.Body) != test.result {
-			t.Errorf("%d bytes, reply-to %q: verdict %s with a result of %d bytes, want %s and %d (%v)",
-				test.size, test.replyTo, got, len(result.Body), test.verdict, test.result, err)
+		got, err := consumertest.RunLog(t.Context(), p, consumer.Delivery{ReplyTo: test.replyTo}, log.logger())
+		if err != nil || got.ContentType != test.want.ContentType || !bytes.Equal(got.Body, test.want.Body) {
+			t.Errorf("%d bytes, reply-to %q: a result of %d bytes of %q (%v), want %d of %q and no error",
+				test.size, test.replyTo, len(got.Body), got.ContentType, err, len(test.want.Body), test.want.ContentType)
+		}
+		if told := len(log.warnings) == 1; told != (test.want.ContentType != "") {
+			t.Errorf("%d bytes, reply-to %q: warnings %v", test.size, test.replyTo, log.warnings)
 		}
 	}
 }

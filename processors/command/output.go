@@ -5,10 +5,11 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+
+	"github.com/warrenmq/warren/processors/internal/result"
 )
 
 const (
-	maxAnswerBytes = 1 << 20
 	maxLineBytes   = 4 << 10
 	maxLoggedBytes = 64 << 10
 )
@@ -21,7 +22,7 @@ type answer struct {
 
 // Write never fails: a program that says too much is not to be stopped by it.
 func (a *answer) Write(b []byte) (int, error) {
-	if len(a.body)+len(b) > maxAnswerBytes {
+	if len(a.body)+len(b) > result.MaxBytes {
 		a.tooLong = true
 	} else {
 		a.body = append(a.body, b...)

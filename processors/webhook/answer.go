@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/result"
 )
 
 const (
-	maxResultBytes  = 1 << 20
 	maxDrainBytes   = 256 << 10
 	maxExcerptBytes = 300
 	// drainTimeout is how long the rest of an answer is waited for that nobody needs,
@@ -34,28 +34,23 @@ type answer struct {
 }
 
 // result reads the body as the result of the delivery. Unless somebody waits for it,
-// there is none if it does not come soon, whole, and in bounds.
-func (a *answer) result(awaited bool) (consumer.Result, error) {
+// there is none if it does not come soon and whole. Of one that is too long there is
+// only that.
+func (a *answer) result(awaited bool) (r consumer.Result, tooLong bool, err error) {
 	if !awaited {
 		timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
 		defer timer.Stop()
 	}
-	body, err := io.ReadAll(io.LimitReader(a.Body, maxResultBytes+1))
+	body, err := io.ReadAll(io.LimitReader(a.Body, result.MaxBytes+1))
 	switch {
-	case !awaited && (err != nil || len(body) > maxResultBytes):
-		return consumer.Result{}, nil
-	case err != nil:
-		return consumer.Result{}, fmt.Errorf("the answer %s broke off, and reply-to asks for it: %w", a.Status, err)
-	case len(body) > maxResultBytes:
-		return consumer.Result{}, consumer.Permanent(fmt.Errorf("the answer %s is longer than %d bytes, and reply-to asks for it; answer with where it is", a.Status, maxResultBytes))
-	case len(body) == 0:
-		return consumer.Result{}, nil
+	case len(body) > result.MaxBytes:
+		return result.TooLong(), true, nil
+	case err != nil && awaited:
+		return r, false, fmt.Errorf("the answer %s broke off, and reply-to asks for it: %w", a.Status, err)
+	case err != nil || len(body) == 0:
+		return r, false, nil
 	}
-	contentType := a.Header.Get("Content-Type")
-	if contentType == "" {
-		contentType = "application/octet-stream"
-	}
-	return consumer.Result{ContentType: contentType, Body: body}, nil
+	return consumer.Result{ContentType: result.ContentType(a.Header.Get("Content-Type")), Body: body}, false, nil
 }
 
 // drain reads what is left, so that the connection can be used again. If that is too
@@ -94,6 +89,8 @@ func (p *processor) refusal(a *answer, now time.Time) error {
 	a.drain()
 	err := errors.New(text)
 	switch {
+	case a.StatusCode == http.StatusServiceUnavailable:
+		return consumer.Unavailable(consumer.RetryAfter(err, retryAfter(a.Header.Get("Retry-After"), now)))
 	case a.StatusCode/100 == 5, a.StatusCode == http.StatusRequestTimeout, a.StatusCode == http.StatusTooEarly, a.StatusCode == http.StatusTooManyRequests:
 		return consumer.RetryAfter(err, retryAfter(a.Header.Get("Retry-After"), now))
 	case a.StatusCode/100 == 3:
@@ -114,14 +111,20 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// unanswered is the error for a request that had no answer because of err.
-func (p *processor) unanswered(ctx context.Context, err error) error {
+// unanswered is the error for a request that had no answer because of err. If there
+// was no connection for it, none of it was sent, and no other message would fare
+// better.
+func (p *processor) unanswered(ctx context.Context, err error, connected bool) error {
 	host := p.url.Host
-	if ctx.Err() != nil {
-		return fmt.Errorf("%w: no answer from %s", context.Cause(ctx), host)
-	}
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Errorf("the TLS certificate of %s does not verify: %w; name the authority that signed it with CA_FILE=/path/ca.pem", host, certificate.Err)
+		err = fmt.Errorf("the TLS certificate of %s does not verify: %w; name the authority that signed it with CA_FILE=/path/ca.pem", host, certificate.Err)
+	} else if ctx.Err() != nil {
+		err = fmt.Errorf("%w: no answer from %s", context.Cause(ctx), host)
+	} else {
+		err = fmt.Errorf("no answer from %s: %w", host, err)
 	}
-	return fmt.Errorf("no answer from %s: %w", host, err)
+	if connected {
+		return err
+	}
+	return consumer.Unavailable(err)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func TestStatusDecides(t *testing.T) {
 		300: "dead", 301: "dead", 302: "dead", 304: "dead", 307: "dead", 308: "dead",
 		400: "dead", 401: "dead", 403: "dead", 404: "dead", 405: "dead", 409: "dead", 410: "dead", 413: "dead", 422: "dead", 499: "dead",
 		408: "retry", 425: "retry", 429: "retry",
-		500: "retry", 501: "retry", 502: "retry", 503: "retry", 504: "retry", 599: "retry",
+		500: "retry", 501: "retry", 502: "retry", 503: "unavailable", 504: "retry", 599: "retry",
 		600: "dead", 999: "dead",
 	} {
 		var body string
@@ -66,6 +67,7 @@ func TestResultIsTheAnswer(t *testing.T) {
 		{"json", answering(200, `{"ok": true}`, "Content-Type", "application/json; charset=utf-8"), "application/json; charset=utf-8", `{"ok": true}`},
 		{"binary", answering(200, "\x00\xff", "Content-Type", "image/x-thing"), "image/x-thing", "\x00\xff"},
 		{"nothing", answering(204, ""), "", ""},
+		{"no property", answering(200, "x", "Content-Type", "text/"+strings.Repeat("x", 300)), "application/octet-stream", "x"},
 		{"as much as may be", answering(200, strings.Repeat("x", 1<<20), "Content-Type", "text/plain"), "text/plain", strings.Repeat("x", 1<<20)},
 	} {
 		p := newProcessor(t, webhook.Config{URL: serve(t, test.handler)})
@@ -78,11 +80,10 @@ func TestResultIsTheAnswer(t *testing.T) {
 
 func TestHugeAnswer(t *testing.T) {
 	p := newProcessor(t, webhook.Config{URL: serve(t, answering(200, strings.Repeat("x", 1<<20+1)))})
-	_, err := consumertest.Run(t.Context(), p, consumer.Delivery{ReplyTo: "answers"})
-	if got := consumertest.Verdict(err); got != "dead" {
-		t.Errorf("with reply-to: verdict %s, want dead", got)
+	got, err := consumertest.Run(t.Context(), p, consumer.Delivery{ReplyTo: "answers"})
+	if err != nil || got.ContentType != "application/problem+json" || !strings.Contains(string(got.Body), "longer than 1048576 bytes") {
+		t.Errorf("with reply-to: got %.200s of %s and the error %v, want success and a result that says why there is none", got.Body, got.ContentType, err)
 	}
-	wantError(t, err, "longer than 1048576 bytes", "reply-to", "where it is")
 
 	endless := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		for {
@@ -92,7 +93,7 @@ func TestHugeAnswer(t *testing.T) {
 		}
 	})
 	start := time.Now()
-	if _, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: endless}), consumer.Delivery{}); err != nil || time.Since(start) > 3*time.Second {
+	if _, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: endless}), consumer.Delivery{}); err != nil || time.Since(start) > 30*time.Second {
 		t.Errorf("endless answer that nobody wants: %v after %v, want success at once", err, time.Since(start))
 	}
 }
@@ -128,7 +129,7 @@ func TestAnswerThatStallsAfterItsStatus(t *testing.T) {
 		})
 		start := time.Now()
 		_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: server}), consumer.Delivery{})
-		if got, took := consumertest.Verdict(err), time.Since(start); got != verdict || took > 3*time.Second {
+		if got, took := consumertest.Verdict(err), time.Since(start); got != verdict || took > 30*time.Second {
 			t.Errorf("%d: verdict %s (%v) after %v, want %s after a second", status, got, err, took, verdict)
 		}
 		if status == 500 {
@@ -152,8 +153,16 @@ func TestServerThatHangs(t *testing.T) {
 	wantError(t, err, "no answer from 127.0.0.1")
 }
 
-func TestNetworkErrorsAreRetried(t *testing.T) {
+// TestNoAnswer: what goes wrong before the request is sent costs no attempt. After that,
+// the server may have been at work, and this message may be what it fails at.
+func TestNoAnswer(t *testing.T) {
 	const secret = "hunter2hunter2"
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := l.Addr().String() // the kernel accepts
+	t.Cleanup(func() { _ = l.Close() })
 	closed := func() string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -163,17 +172,33 @@ func TestNetworkErrorsAreRetried(t *testing.T) {
 		return l.Addr().String()
 	}
 	hangsUp := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	for name, test := range map[string]struct{ url, want string }{
-		"nobody listens": {"http://u:" + secret + "@" + closed() + "/" + secret, "connection refused"},
-		"no such host":   {"http://warren.invalid/?token=" + secret, "warren.invalid"},
-		"hangs up":       {hangsUp + "/" + secret, "EOF"},
-		"no TLS":         {strings.Replace(hangsUp, "http:", "https:", 1) + "/" + secret, "TLS handshake"},
+	for name, test := range map[string]struct {
+		url, verdict, want string
+		timeout            time.Duration
+	}{
+		"nobody listens": {"http://u:" + secret + "@" + closed() + "/" + secret, "unavailable", "connection refused", time.Minute},
+		"no such host":   {"http://warren.invalid/?token=" + secret, "unavailable", "warren.invalid", time.Minute},
+		"hangs up":       {hangsUp + "/" + secret, "retry", "EOF", time.Minute},
+		"no TLS":         {strings.Replace(hangsUp, "http:", "https:", 1) + "/" + secret, "unavailable", "TLS handshake", time.Minute},
+		"no handshake":   {"https://" + silent + "/" + secret, "unavailable", consumer.ErrTimeout.Error(), 50 * time.Millisecond},
+		"says nothing":   {"http://" + silent + "/" + secret, "retry", consumer.ErrTimeout.Error(), 50 * time.Millisecond},
 	} {
-		_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: test.url}), consumer.Delivery{})
-		if got := consumertest.Verdict(err); got != "retry" {
-			t.Errorf("%s: verdict %s, want retry", name, got)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), test.timeout, consumer.ErrTimeout)
+		_, err := consumertest.Run(ctx, newProcessor(t, webhook.Config{URL: test.url}), consumer.Delivery{Body: []byte("body")})
+		cancel()
+		if got := consumertest.Verdict(err); got != test.verdict {
+			t.Errorf("%s: verdict %s, want %s", name, got, test.verdict)
 		}
 		wantError(t, err, "no answer from ", test.want, "not", secret)
+	}
+}
+
+// TestUnavailableHonoursRetryAfter has a server in maintenance say until when.
+func TestUnavailableHonoursRetryAfter(t *testing.T) {
+	p := newProcessor(t, webhook.Config{URL: serve(t, answering(503, "", "Retry-After", "120"))})
+	_, err := consumertest.Run(t.Context(), p, consumer.Delivery{})
+	if want := consumer.Unavailable(consumer.RetryAfter(errors.New(err.Error()), 2*time.Minute)); !reflect.DeepEqual(err, want) {
+		t.Errorf("got %#v, want %#v", err, want)
 	}
 }
 

@@ -133,8 +133,10 @@ func TestWhatNoHeaderCanHoldIsDead(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreUsedAgain sends many requests side by side, of which some are
-// refused and answered at length.
+// TestConnectionsAreUsedAgain sends many requests side by side, of which every third is
+// refused, and each answered at length. A connection whose writer does not get to run for
+// 50 ms after its request has been answered is not used again, so that there may be some
+// more than 8 on a busy machine; if those that are refused were lost, there would be 70.
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	var requests, connections atomic.Int64
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -163,33 +165,46 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 		})
 	}
 	workers.Wait()
-	if connections.Load() > 8 || requests.Load() != 200 {
-		t.Errorf("%d requests over %d connections, want 200 over 8 at most", requests.Load(), connections.Load())
+	if connections.Load() > 32 || requests.Load() != 200 {
+		t.Errorf("%d requests over %d connections, want 200 over about 8", requests.Load(), connections.Load())
 	}
 }
 
-// TestConnectionThatTheServerHasClosed has the server close the kept connection as soon
-// as the next request is on its way.
-func TestConnectionThatTheServerHasClosed(t *testing.T) {
+// TestOneAttemptIsOneRequest has the server close the connection once it has a request,
+// while others are kept: the transport would try each of them.
+func TestOneAttemptIsOneRequest(t *testing.T) {
+	const kept = 8
 	var requests atomic.Int64
+	warm, closing := make(chan struct{}), make(chan struct{})
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if requests.Add(1) == 2 {
-			conn, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			_ = conn.Close()
+		n := requests.Add(1)
+		select {
+		case <-closing:
+			panic(http.ErrAbortHandler)
+		default:
 		}
+		if n == kept {
+			close(warm)
+		}
+		<-warm
 	})
 	p := newProcessor(t, webhook.Config{URL: url})
-	for i := range 2 {
-		if _, err := consumertest.Run(t.Context(), p, consumer.Delivery{Body: []byte("body")}); err != nil {
-			t.Errorf("request %d: %v", i, err)
-		}
+	var workers sync.WaitGroup
+	for range kept {
+		workers.Go(func() {
+			if _, err := consumertest.Run(t.Context(), p, consumer.Delivery{Body: []byte("body")}); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	if got := requests.Load(); got != 3 {
-		t.Errorf("%d requests arrived, want 3: the second once more", got)
+	workers.Wait()
+	close(closing)
+	for _, body := range []string{"body", "", "again"} {
+		before := requests.Load()
+		_, err := consumertest.Run(t.Context(), p, consumer.Delivery{Body: []byte(body)})
+		if got, n := consumertest.Verdict(err), requests.Load()-before; got != "retry" || n != 1 {
+			t.Errorf("body %q: verdict %s after %d requests (%v), want retry after one", body, got, n, err)
+		}
 	}
 }
 
@@ -209,8 +224,8 @@ func TestHTTP2OverTLS(t *testing.T) {
 	}
 
 	_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: s.URL}), consumer.Delivery{})
-	if got := consumertest.Verdict(err); got != "retry" {
-		t.Errorf("without the authority: verdict %s, want retry", got)
+	if got := consumertest.Verdict(err); got != "unavailable" {
+		t.Errorf("without the authority: verdict %s, want unavailable", got)
 	}
 	wantError(t, err, "does not verify", "CA_FILE")
 }

@@ -14,11 +14,14 @@
 // and those of HEADERS. The status of the answer is the verdict:
 //
 //	2xx                 success
-//	408, 425, 429, 5xx  the message is tried again, not before Retry-After
+//	503                 the message is tried again, and no attempt is counted
+//	408, 425, 429, 5xx  the message is tried again
 //	any other           the message is dead-lettered; redirects are not followed
 //
-// What keeps an answer from coming (the network, TLS, the attempt's timeout) has the
-// message tried again. The body of the answer is the result, at most 1 MiB of it.
+// Retry-After is honoured. If there is no connection (DNS, TCP, TLS), that is as 503: the
+// receiver is down. If there is one, but no answer, the message is tried again. One
+// attempt is one request. The body of the answer is the result; one of more than 1 MiB
+// is left out.
 package webhook
 
 import (
@@ -31,15 +34,18 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/result"
 	"github.com/warrenmq/warren/processors/registry"
 )
 
@@ -114,10 +120,13 @@ func newTransport(concurrency int) *http.Transport {
 		TLSHandshakeTimeout: connectTimeout,
 		MaxIdleConns:        concurrency,
 		MaxIdleConnsPerHost: concurrency,
-		IdleConnTimeout:     dropAfter,
-		DisableCompression:  true, // an answer is kept as it came
-		Protocols:           new(http.Protocols),
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter},
+		// Without it, a request would connect anew whose own connection has just gone to
+		// another that was still connecting.
+		MaxConnsPerHost:    concurrency,
+		IdleConnTimeout:    dropAfter,
+		DisableCompression: true, // an answer is kept as it came
+		Protocols:          new(http.Protocols),
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter},
 	}
 	t.Protocols.SetHTTP1(true)
 	t.Protocols.SetHTTP2(true)
@@ -147,10 +156,12 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if err != nil {
 		return consumer.Permanent(err)
 	}
+	var connected atomic.Bool
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
 	// A RoundTripper follows no redirect, and its errors hold no URL.
-	response, err := p.transport.RoundTrip(request)
+	response, err := p.transport.RoundTrip(request.WithContext(httptrace.WithClientTrace(ctx, trace)))
 	if err != nil {
-		err = p.unanswered(ctx, err)
+		err = p.unanswered(ctx, err, connected.Load())
 		failSpan(span, errorType(err), err)
 		return err
 	}
@@ -164,11 +175,14 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 		a.drain()
 		return nil
 	}
-	result, err := a.result(d.ReplyTo != "")
+	r, tooLong, err := a.result(d.ReplyTo != "")
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.url.Host, err)
 	}
-	scope.SetResult(result)
+	if tooLong {
+		scope.Logger().Warn("the result is too long, it is left out", "limit_bytes", result.MaxBytes)
+	}
+	scope.SetResult(r)
 	return nil
 }
 
@@ -215,10 +229,9 @@ func (p *processor) request(ctx context.Context, d *consumer.Delivery) (*http.Re
 	}
 	propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}).
 		Inject(ctx, propagation.HeaderCarrier(request.Header))
-	// Present and empty, it is not sent, but has the transport send the request once
-	// more if the server was just closing the kept connection: webhook-id tells
-	// repeats apart.
-	request.Header["Idempotency-Key"] = nil
+	// Without it the transport cannot send the body once more: of a server that ends
+	// connections or streams, it would try each of the kept ones.
+	request.GetBody = nil
 	return request, nil
 }
 
