@@ -47,6 +47,9 @@ type Declaration struct {
 	What string // "queue emails"
 	Make func(*amqp.Channel) error
 	Look func(*amqp.Channel) error
+	// Explain says what kept it from being declared, and the remedy. Nil means
+	// ExplainDeclare.
+	Explain func(err error, passive bool) error
 }
 
 // Declarations of the work queue, its dead-letter queue first: the work queue must
@@ -143,7 +146,12 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 			do = d.Look
 		}
 		if err := do(ch); err != nil {
-			errs = append(errs, ExplainDeclare(d.What, err, passive, envPrefix))
+			if d.Explain != nil {
+				err = d.Explain(err, passive)
+			} else {
+				err = ExplainDeclare(d.What, err, passive, envPrefix)
+			}
+			errs = append(errs, err)
 		}
 	}
 	if ch != nil && !ch.IsClosed() {
