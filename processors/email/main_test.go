@@ -77,7 +77,7 @@ type parsed struct {
 	attachments map[string]string // content by name
 }
 
-func parse(t testing.TB, content []byte) parsed {
+func parseMail(t testing.TB, content []byte) parsed {
 	t.Helper()
 	m, err := netmail.ReadMessage(bytes.NewReader(content))
 	if err != nil {

@@ -12,12 +12,13 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
+	"github.com/warrenmq/warren/processors/internal/mail"
 	"github.com/warrenmq/warren/processors/registry"
 )
 
 func TestWholeMail(t *testing.T) {
-	s := newServer(t, false, nil, false)
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+	dir := t.TempDir()
+	p := newProcessor(t, Config{Maildir: dir, FromAllowed: "@shop.example"})
 	d := delivery(t, "order-1", map[string]any{
 		"to":       []string{"Zoë Ünal <zoe@example.com>", "bob@example.com"},
 		"cc":       "carol@example.com",
@@ -34,15 +35,10 @@ func TestWholeMail(t *testing.T) {
 	})
 	answer, err := consumertest.Run(t.Context(), p, d)
 	checkVerdict(t, err, "ack")
-	mails := s.received()
-	if len(mails) != 1 {
-		t.Fatalf("the server got %d mails, want 1", len(mails))
+	m := parseMail(t, onlyMail(t, dir))
+	if got, want := m.header["Delivered-To"], []string{"zoe@example.com", "bob@example.com", "carol@example.com", "dave@example.com"}; m.header.Get("Return-Path") != "<lodz@shop.example>" || !slices.Equal(got, want) {
+		t.Errorf("got envelope from %s to %v, want from lodz@shop.example to %v", m.header.Get("Return-Path"), got, want)
 	}
-	got := mails[0]
-	if want := []string{"zoe@example.com", "bob@example.com", "carol@example.com", "dave@example.com"}; got.from != "lodz@shop.example" || !slices.Equal(got.to, want) {
-		t.Errorf("got envelope from %s to %v, want from lodz@shop.example to %v", got.from, got.to, want)
-	}
-	m := parse(t, got.content)
 	if want := "Żółw i inne zwierzęta, o których warto wiedzieć więcej niż to, co mieści się w jednej linii"; m.subject != want {
 		t.Errorf("got subject %q, want %q", m.subject, want)
 	}
@@ -66,11 +62,13 @@ func TestWholeMail(t *testing.T) {
 			t.Errorf("got header %s: %q, want none", name, v)
 		}
 	}
-	var r result
+	var r mail.Sent
 	if err := json.Unmarshal(answer.Body, &r); err != nil || r.Recipients != 4 || "<"+r.MessageID+">" != m.header.Get("Message-ID") {
 		t.Errorf("got result %s (error %v), want 4 recipients and the Message-ID %s", answer.Body, err, m.header.Get("Message-ID"))
 	}
 }
+
+var hello = map[string]any{"to": "bob@example.com", "subject": "Hello", "text": "Hello, Bob."}
 
 func TestMessageIDIsTheSameForARepeat(t *testing.T) {
 	p := newProcessor(t, Config{Maildir: t.TempDir()})
@@ -80,7 +78,7 @@ func TestMessageIDIsTheSameForARepeat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r result
+		var r mail.Sent
 		if err := json.Unmarshal(answer.Body, &r); err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +109,7 @@ func TestFaultyBody(t *testing.T) {
 	}{
 		{"no JSON", `hello`, []string{"decode"}},
 		{"unknown field", `{"to":"a@b.c","subjet":"x","text":"x"}`, []string{`"subjet"`, "subject"}},
-		{"unknown field of an attachment", `{"to":"a@b.c","subject":"x","text":"x","attachments":[{"file":"x"}]}`, []string{`"file"`, "name"}},
+		{"unknown field of an attachment", `{"to":"a@b.c","subject":"x","text":"x","attachments":[{"file":"x"}]}`, []string{`"attachments[0].file"`, "name"}},
 		{"null", `null`, nil},
 		{"no recipient", `{"subject":"x","text":"x"}`, []string{"to, cc and bcc"}},
 		{"recipient of another type", `{"to":{"a":1},"subject":"x","text":"x"}`, []string{"to ", "list"}},
@@ -154,6 +152,36 @@ func checkRefused(t *testing.T, body string, texts ...string) {
 	}
 }
 
+// Text that is not UTF-8 would reach its reader with replacement characters.
+func TestLatin1IsUndecodable(t *testing.T) {
+	checkRefused(t, "{\"to\":\"a@b.c\",\"subject\":\"Gr\xfc\xdfe\",\"text\":\"x\"}", "not UTF-8", "0xfc")
+	checkRefused(t, "\x1f\x8b\x08", "gzip")
+	checkRefused(t, "\ufeff{}", "byte order mark")
+}
+
+func TestSenders(t *testing.T) {
+	for _, test := range []struct{ allowed, from, verdict string }{
+		{"", "Somebody <shop@example.com>", "ack"},
+		{"", "SHOP@Example.com", "ack"},
+		{"", "boss@example.com", "dead"},
+		{"billing@example.com, @news.example.com", "billing@example.com", "ack"},
+		{"billing@example.com, @news.example.com", "any@news.example.com", "ack"},
+		{"billing@example.com, @news.example.com", "shop@example.com", "ack"},
+		{"billing@example.com, @news.example.com", "any@example.com", "dead"},
+		{"billing@example.com, @news.example.com", "any@more.news.example.com", "dead"},
+		{"*", "any@example.org", "ack"},
+	} {
+		dir := t.TempDir()
+		p := newProcessor(t, Config{Maildir: dir, FromAllowed: test.allowed})
+		_, err := consumertest.Run(t.Context(), p, delivery(t, "1", map[string]any{"from": test.from, "to": "a@b.c", "subject": "x", "text": "x"}))
+		if test.verdict == "ack" {
+			checkVerdict(t, err, "ack")
+			continue
+		}
+		checkVerdict(t, err, "dead", "from is "+test.from, "shop@example.com", "FROM_ALLOWED")
+	}
+}
+
 func TestInjectionIsRefused(t *testing.T) {
 	evil := []string{"x\r\nBcc: eve@example.com", "x\nBcc: eve@example.com", "x\rBcc: eve@example.com", "x\x00", "x\x7f", "x\u0085y"}
 	for _, e := range evil {
@@ -186,7 +214,7 @@ func TestSpacesDoNotEndTheHeader(t *testing.T) {
 	if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", body)); err != nil {
 		t.Fatal(err)
 	}
-	m := parse(t, onlyMail(t, dir))
+	m := parseMail(t, onlyMail(t, dir))
 	if m.text != "the body" || m.subject != "x Bcc: eve@example.com" {
 		t.Errorf("got subject %q and text %q, want one space in the one and %q as the other", m.subject, m.text, "the body")
 	}
@@ -205,7 +233,7 @@ func TestMaildir(t *testing.T) {
 	if strings.Contains(string(content), "\r") {
 		t.Errorf("got %q, want lines that end with LF", content)
 	}
-	m := parse(t, content)
+	m := parseMail(t, content)
 	if got, want := m.header["Delivered-To"], []string{"bob@example.com", "carol@example.com"}; !slices.Equal(got, want) {
 		t.Errorf("got Delivered-To %q, want %q", got, want)
 	}
@@ -267,6 +295,8 @@ func TestConfigFaultsAreAllReported(t *testing.T) {
 		{Config{SMTPURL: "smtp://x", Maildir: "x", From: "nobody", Templates: "/no/such/folder"}, []string{"both SMTP_URL and MAILDIR", "FROM", "TEMPLATES"}},
 		{Config{Maildir: filepath.Join(file, "x"), From: "a@b.c"}, []string{"MAILDIR"}},
 		{Config{SMTPURL: "smtp://x", From: "a@b.c\r\nX: y"}, []string{"FROM"}},
+		{Config{SMTPURL: "smtp://x", From: "a@b.c", FromAllowed: "example.com"}, []string{"FROM_ALLOWED", `"example.com"`}},
+		{Config{SMTPURL: "smtp://x", From: "a@b.c", FromAllowed: "@"}, []string{"FROM_ALLOWED", `has "@"`}},
 		{Config{SMTPURL: "smtp://x", From: "a@b.c", Templates: t.TempDir()}, []string{"TEMPLATES", "no .html or .txt"}},
 	} {
 		err := test.cfg.Validate(registry.Queue{Name: "emails", Concurrency: 1})
@@ -297,11 +327,9 @@ func FuzzMessage(f *testing.F) {
 	if err := os.WriteFile(filepath.Join(dir, "mail.html"), []byte(`{{define "subject"}}For {{.name}}{{end}}<p>{{.name}}</p>{{range .n}}{{.}}{{end}}`), 0o600); err != nil {
 		f.Fatal(err)
 	}
-	p := newProcessor(f, Config{Maildir: f.TempDir(), Templates: dir})
-	taken := &taker{}
-	p.transport = taken
+	maildir := f.TempDir()
+	p := newProcessor(f, Config{Maildir: maildir, Templates: dir, FromAllowed: "*"})
 	f.Fuzz(func(t *testing.T, body []byte) {
-		taken.mail = nil
 		_, err := consumertest.Run(t.Context(), p, consumer.Delivery{Queue: "emails", Body: body})
 		if err != nil {
 			checkVerdict(t, err, "dead")
@@ -310,9 +338,13 @@ func FuzzMessage(f *testing.F) {
 			}
 			return
 		}
-		m := parse(t, taken.mail.content)
+		content := onlyMail(t, maildir)
+		if err := os.Remove(filesIn(t, maildir, "new")[0]); err != nil {
+			t.Fatal(err)
+		}
+		m := parseMail(t, content)
 		for name, values := range m.header {
-			if !slices.Contains([]string{"Date", "Message-Id", "Mime-Version", "From", "To", "Cc", "Reply-To", "Subject", "Content-Type", "Content-Transfer-Encoding"}, name) || len(values) != 1 {
+			if !slices.Contains([]string{"Return-Path", "Delivered-To", "Date", "Message-Id", "Mime-Version", "From", "To", "Cc", "Reply-To", "Subject", "Content-Type", "Content-Transfer-Encoding"}, name) || len(values) != 1 && name != "Delivered-To" {
 				t.Errorf("got header %s: %q, want only those of a mail, and each once", name, values)
 			}
 		}
@@ -321,7 +353,7 @@ func FuzzMessage(f *testing.F) {
 				t.Errorf("header %s: %q cannot be parsed: %v", name, m.header[name], err)
 			}
 		}
-		for line := range strings.SplitSeq(string(taken.mail.content), "\r\n") {
+		for line := range strings.SplitSeq(string(content), "\n") {
 			if len(line) > 998 || strings.ContainsAny(line, "\r\n") {
 				t.Errorf("got line %q, want at most 998 bytes and no line break within", line)
 			}

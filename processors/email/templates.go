@@ -1,6 +1,7 @@
 package email
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	htmltemplate "html/template"
@@ -10,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	texttemplate "text/template"
+
+	"github.com/warrenmq/warren/consumer"
 )
 
 // templates are the templates of a folder by name: that of their files, without
@@ -22,6 +26,8 @@ type template struct {
 	text    *texttemplate.Template
 	html    *htmltemplate.Template
 	subject *texttemplate.Template // nil if neither file defines it
+
+	executions sync.Pool // of *execution, to be used again
 }
 
 // rendered is the content of a mail.
@@ -76,17 +82,23 @@ func (t *template) parse(dir, file string) error {
 		}
 		t.subject = subject
 	}
+	instrumentText(text)
 	if filepath.Ext(file) == ".txt" {
 		t.text = text
 		return nil
 	}
-	t.html, err = htmltemplate.New(file).Option(missingKey).Parse(string(content))
+	if t.html, err = htmltemplate.New(file).Option(missingKey).Parse(string(content)); err != nil {
+		return err
+	}
+	instrumentHTML(t.html)
+	// What html/template finds wrong with the HTML it says at the first use only.
+	// This one ends with the first byte written or key missed.
+	e, err := t.newExecution()
 	if err != nil {
 		return err
 	}
-	// What html/template finds wrong with the HTML it says at the first use only.
-	// This one ends with the first byte written or key missed.
-	err = t.html.Execute(refuse{}, map[string]any{})
+	e.begin(context.Background())
+	err = e.html.Execute(refuse{}, map[string]any{})
 	if fault, ok := errors.AsType[*htmltemplate.Error](err); ok {
 		return fault
 	}
@@ -99,38 +111,50 @@ type refuse struct{}
 func (refuse) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 // render makes the content of a mail from the template of that name.
-func (ts templates) render(name string, data map[string]any) (rendered, error) {
-	var r rendered
+func (ts templates) render(ctx context.Context, name string, data map[string]any) (rendered, error) {
 	t := ts[name]
 	if t == nil && ts == nil {
-		return r, fmt.Errorf("template is %q, but TEMPLATES is not set: set it to the folder that has it", name)
+		return rendered{}, consumer.Permanent(fmt.Errorf("template is %q, but TEMPLATES is not set: set it to the folder that has it", name))
 	}
 	if t == nil {
-		return r, fmt.Errorf("template is %q, but there are only: %s", name, strings.Join(slices.Sorted(maps.Keys(ts)), ", "))
+		return rendered{}, consumer.Permanent(fmt.Errorf("template is %q, but there are only: %s", name, strings.Join(slices.Sorted(maps.Keys(ts)), ", ")))
 	}
-	execute := func(f func(io.Writer, any) error) (string, error) {
-		var out strings.Builder
-		if err := f(&out, data); err != nil {
-			return "", fmt.Errorf("template %s does not go with data: %w", name, err)
+	r, err := t.render(ctx, data)
+	switch {
+	case err == nil:
+		return r, nil
+	case ctx.Err() != nil:
+		return r, fmt.Errorf("template %s: %w", name, context.Cause(ctx))
+	case errors.Is(err, errTooLong), errors.Is(err, errTooOften):
+		return r, consumer.Permanent(fmt.Errorf("template %s: %w", name, err))
+	}
+	return r, consumer.Permanent(fmt.Errorf("template %s does not go with data: %w", name, err))
+}
+
+func (t *template) render(ctx context.Context, data map[string]any) (r rendered, err error) {
+	e, ok := t.executions.Get().(*execution)
+	if !ok {
+		if e, err = t.newExecution(); err != nil {
+			return r, err
 		}
-		return out.String(), nil
 	}
-	var err error
-	if t.text != nil {
-		if r.text, err = execute(t.text.Execute); err != nil {
+	defer t.executions.Put(e)
+	e.begin(ctx)
+	if e.text != nil {
+		if r.text, err = e.execute(e.text, data); err != nil {
 			return r, err
 		}
 		if strings.TrimSpace(r.text) == "" {
 			r.text = "" // a .txt file that only defines the subject
 		}
 	}
-	if t.html != nil {
-		if r.html, err = execute(t.html.Execute); err != nil {
+	if e.html != nil {
+		if r.html, err = e.execute(e.html, data); err != nil {
 			return r, err
 		}
 	}
-	if t.subject != nil {
-		r.subject, err = execute(t.subject.Execute)
+	if e.subject != nil {
+		r.subject, err = e.execute(e.subject, data)
 		r.subject = strings.TrimSpace(r.subject) // the line breaks around it
 	}
 	return r, err

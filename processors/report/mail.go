@@ -2,52 +2,20 @@ package report
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"log/slog"
 
 	"github.com/warrenmq/warren/consumer"
-	"github.com/warrenmq/warren/processors/email"
-	"github.com/warrenmq/warren/processors/registry"
+	"github.com/warrenmq/warren/processors/internal/mail"
 )
 
-// A mailRequest is what a message says of the mail. Its addresses are for the email
-// processor to read.
+// A mailRequest is what a message says of the mail.
 type mailRequest struct {
-	To      json.RawMessage `json:"to,omitempty"`
-	Cc      json.RawMessage `json:"cc,omitempty"`
-	Bcc     json.RawMessage `json:"bcc,omitempty"`
-	ReplyTo json.RawMessage `json:"reply_to,omitempty"`
-	Subject string          `json:"subject"`
-	Text    string          `json:"text"`
-}
-
-// A mailer sends reports as the email processor would that gets them as a message.
-type mailer struct {
-	email consumer.Processor
-	max   int64 // bytes of an attachment
-}
-
-// mail is what the mails of the queue are made from; nil: it sends none.
-func (c *Config) mail() *email.Config {
-	if c.SMTPURL == "" && c.Maildir == "" && c.From == "" {
-		return nil
-	}
-	return &email.Config{SMTPURL: c.SMTPURL, Maildir: c.Maildir, From: c.From}
-}
-
-// newMailer returns nil if the queue has none.
-func newMailer(c *Config, q registry.Queue, log *slog.Logger) (*mailer, error) {
-	mail := c.mail()
-	if mail == nil {
-		return nil, nil
-	}
-	p, err := mail.Open(q, log)
-	if err != nil {
-		return nil, err
-	}
-	return &mailer{p, c.AttachmentMaxBytes}, nil
+	To      mail.List `json:"to"`
+	Cc      mail.List `json:"cc"`
+	Bcc     mail.List `json:"bcc"`
+	ReplyTo mail.List `json:"reply_to"`
+	Subject string    `json:"subject"`
+	Text    string    `json:"text"`
 }
 
 // mailed is a report that is to be mailed.
@@ -58,39 +26,26 @@ type mailed struct {
 	content []byte // nil: too large
 }
 
-type attachment struct {
-	Name        string `json:"name"`
-	ContentType string `json:"content_type"`
-	Content     []byte `json:"content"`
-}
-
 // send sends a mail with the report, or where it is. The same delivery makes a mail
 // with the same Message-ID each time.
-func (m *mailer) send(ctx context.Context, d consumer.Delivery, request *mailRequest, r mailed, scope *consumer.Scope) error {
-	mail := struct {
-		mailRequest
-		Attachments []attachment `json:"attachments,omitempty"`
-	}{mailRequest: *request}
-	if mail.Subject == "" {
-		mail.Subject = "Report " + r.report
+func (p *processor) send(ctx context.Context, d consumer.Delivery, request *mailRequest, r mailed) error {
+	m := &mail.Message{
+		To: request.To, Cc: request.Cc, Bcc: request.Bcc, ReplyTo: request.ReplyTo,
+		Subject: request.Subject, Text: request.Text,
 	}
-	if mail.Text != "" {
-		mail.Text += "\n\n"
+	if m.Subject == "" {
+		m.Subject = "Report " + r.report
+	}
+	if m.Text != "" {
+		m.Text += "\n\n"
 	}
 	if r.content != nil {
 		name := r.report + r.format.extension
-		mail.Text += fmt.Sprintf("The report %s has %d rows. It is attached: %s\n", r.report, r.made.Rows, name)
-		mail.Attachments = []attachment{{name, r.format.contentType, r.content}}
+		m.Text += fmt.Sprintf("The report %s has %d rows. It is attached: %s\n", r.report, r.made.Rows, name)
+		m.Attachments = []mail.Attachment{{Name: name, ContentType: r.format.contentType, Content: r.content}}
 	} else {
-		mail.Text += fmt.Sprintf("The report %s has %d rows. It is too large for a mail, and is at %s\n", r.report, r.made.Rows, r.made.Location)
+		m.Text += fmt.Sprintf("The report %s has %d rows. It is too large for a mail, and is at %s\n", r.report, r.made.Rows, r.made.Location)
 	}
-	body, err := json.Marshal(mail)
-	if err != nil {
-		return err
-	}
-	d.Body = body
-	return m.email.Process(ctx, d, scope)
+	_, err := p.sender.Send(ctx, d, m)
+	return err
 }
-
-// Close ends the kept connections.
-func (m *mailer) Close() error { return m.email.(io.Closer).Close() }

@@ -119,7 +119,7 @@ func TestMailThatCannotBeSent(t *testing.T) {
 	files := reports(t, map[string]string{"sales": "SELECT 1 AS n"})
 	p := newProcessor(t, Config{Reports: files, SourceURL: source, Output: t.TempDir(), SMTPURL: "smtp://127.0.0.1:1?tls=none", From: "shop@example.com"})
 	_, err := process(t.Context(), p, `{"report": "sales", "mail": {"to": "ada@example.com"}}`)
-	check(t, err, "retry", "mail the report at ", "/sales-", "connection refused")
+	check(t, err, "unavailable", "mail the report at ", "/sales-", "connection refused")
 	_, err = process(t.Context(), p, `{"report": "sales", "mail": {"to": "ada"}}`)
 	check(t, err, "dead", "mail the report at ", `"ada" is not an address`)
 	_, err = process(t.Context(), p, `{"report": "sales", "mail": {}}`)

@@ -32,6 +32,7 @@ import (
 	"log/slog"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/mail"
 	"github.com/warrenmq/warren/processors/internal/statement"
 	"github.com/warrenmq/warren/processors/internal/strictjson"
 	"github.com/warrenmq/warren/processors/registry"
@@ -53,7 +54,7 @@ type Config struct {
 	// two no report can be mailed.
 	SMTPURL string `envconfig:"SMTP_URL" secret:"true" desc:"The server for reports that are to be mailed, as for the processor email; not set, none can be."`
 	Maildir string `envconfig:"MAILDIR" desc:"A Maildir folder to put such mails into instead of sending them."`
-	From    string `envconfig:"FROM" desc:"The sender of such mails, such as Shop <shop@example.com>."`
+	From    string `envconfig:"FROM" desc:"The sender of such mails, such as \"Shop <shop@example.com>\"."`
 	// AttachmentMaxBytes is the largest report that is attached to its mail. A
 	// larger one's location is in the mail.
 	AttachmentMaxBytes int64 `envconfig:"ATTACHMENT_MAX_BYTES" default:"5000000" positive:"true" desc:"The largest report to attach to its mail, in bytes; of a larger one the mail tells the location."`
@@ -66,8 +67,8 @@ func (c *Config) Validate(q registry.Queue) error {
 	_, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
 	faults[1] = checkSource(url)
 	faults[2] = checkOutput(c.Output)
-	if mail := c.mail(); mail != nil {
-		faults[3] = mail.Validate(q)
+	if c.mails() {
+		faults[3] = c.mail().Validate()
 	}
 	return errors.Join(faults[:]...)
 }
@@ -76,23 +77,33 @@ func (c *Config) Validate(q registry.Queue) error {
 // the output folder. The processor is an [io.Closer].
 func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, error) {
 	url := cmp.Or(c.SourceURL, q.DatabaseURL)
-	p := new(processor)
+	p := &processor{attachmentMaxBytes: c.AttachmentMaxBytes}
 	var faults [4]error
 	p.reports, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
 	p.source, faults[1] = newSource(url, q.Concurrency)
 	p.output, faults[2] = newOutput(c.Output)
-	p.mailer, faults[3] = newMailer(c, q, log)
+	if c.mails() {
+		p.sender, faults[3] = c.mail().Open(q.Concurrency, log.With("queue", q.Name))
+	}
 	if err := errors.Join(faults[:]...); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
 
+// mails tells whether reports of the queue can be mailed.
+func (c *Config) mails() bool { return c.SMTPURL != "" || c.Maildir != "" || c.From != "" }
+
+func (c *Config) mail() mail.Config {
+	return mail.Config{SMTPURL: c.SMTPURL, Maildir: c.Maildir, From: c.From}
+}
+
 type processor struct {
-	reports *statement.Set
-	source  *source
-	output  output
-	mailer  *mailer // nil: none
+	reports            *statement.Set
+	source             *source
+	output             output
+	sender             *mail.Sender // nil: none
+	attachmentMaxBytes int64
 }
 
 var (
@@ -134,7 +145,7 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if !ok {
 		return consumer.Permanent(fmt.Errorf("format is %q; it must be csv, json, html or xlsx", msg.Format))
 	}
-	if msg.Mail != nil && p.mailer == nil {
+	if msg.Mail != nil && p.sender == nil {
 		return consumer.Permanent(errors.New("mail is set, but no report can be mailed: set SMTP_URL and FROM of the queue"))
 	}
 	made, attachment, err := p.make(ctx, d, query, format, msg.Mail != nil, scope)
@@ -142,7 +153,7 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 		return fmt.Errorf("report %s: %w", query.Name, err)
 	}
 	if msg.Mail != nil {
-		if err := p.mailer.send(ctx, d, msg.Mail, mailed{query.Name, format, *made, attachment}, scope); err != nil {
+		if err := p.send(ctx, d, msg.Mail, mailed{query.Name, format, *made, attachment}); err != nil {
 			return fmt.Errorf("mail the report at %s: %w", made.Location, err)
 		}
 	}
@@ -173,7 +184,7 @@ func (p *processor) make(ctx context.Context, d consumer.Delivery, query *statem
 		return nil, nil, fmt.Errorf("write the file: %w", err)
 	}
 	var attachment []byte
-	if keep && f.bytes <= p.mailer.max {
+	if keep && f.bytes <= p.attachmentMaxBytes {
 		attachment = make([]byte, f.bytes)
 		if _, err := f.file.ReadAt(attachment, 0); err != nil {
 			return nil, nil, fmt.Errorf("read the file: %w", err)
@@ -202,8 +213,8 @@ func (p *processor) Close() error {
 	if p.output != nil {
 		errs = append(errs, p.output.Close())
 	}
-	if p.mailer != nil {
-		errs = append(errs, p.mailer.Close())
+	if p.sender != nil {
+		errs = append(errs, p.sender.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -47,9 +47,6 @@ type Declaration struct {
 	What string // "queue emails"
 	Make func(*amqp.Channel) error
 	Look func(*amqp.Channel) error
-	// Explain says what kept it from being declared, and the remedy. Nil means
-	// ExplainDeclare.
-	Explain func(err error, passive bool) error
 }
 
 // Declarations of the work queue, its dead-letter queue first: the work queue must
@@ -146,12 +143,7 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 			do = d.Look
 		}
 		if err := do(ch); err != nil {
-			if d.Explain != nil {
-				err = d.Explain(err, passive)
-			} else {
-				err = ExplainDeclare(d.What, err, passive, envPrefix)
-			}
-			errs = append(errs, err)
+			errs = append(errs, ExplainDeclare(d.What, err, passive, envPrefix))
 		}
 	}
 	if ch != nil && !ch.IsClosed() {

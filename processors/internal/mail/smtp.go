@@ -1,4 +1,4 @@
-package email
+package mail
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/wneessen/go-mail/smtp"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/certs"
 )
 
 // connectTimeout bounds the making of a TCP connection. All that follows is bounded
@@ -93,9 +94,9 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate in PEM form", file)
+	pool, err := certs.Pool(pem)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return pool, nil
 }
@@ -122,16 +123,17 @@ func (c *conn) bounded(ctx context.Context, f func() error) error {
 }
 
 // dial opens a session, ready for a mail. It blocks until then or until ctx ends.
-// What goes wrong here is not the fault of a mail: no error is permanent.
+// What goes wrong here is not the fault of a mail, and keeps all of them: every error
+// is marked as unavailable.
 func (r *relay) dial(ctx context.Context) (*conn, error) {
 	dialer := net.Dialer{Timeout: connectTimeout}
 	bare, err := dialer.DialContext(ctx, "tcp", r.address)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the SMTP server: %w", err)
+		return nil, consumer.Unavailable(fmt.Errorf("connect to the SMTP server: %w", err))
 	}
 	c := &conn{net: bare}
 	if err := c.bounded(ctx, func() error { return r.open(ctx, c) }); err != nil {
-		return nil, fmt.Errorf("connect to the SMTP server %s: %w", r.address, err)
+		return nil, consumer.Unavailable(fmt.Errorf("connect to the SMTP server %s: %w", r.address, err))
 	}
 	return c, nil
 }
@@ -210,7 +212,14 @@ func explainTLS(err error) error {
 
 // begin names the sender of the next mail. As long as it fails, nothing was sent.
 func (c *conn) begin(m *mail) error {
-	return stage("MAIL FROM", c.Mail("<"+m.from+">"))
+	if takes8Bit, _ := c.Extension("8BITMIME"); m.eightBit && !takes8Bit {
+		return consumer.Permanent(errors.New("an attached message has characters beyond ASCII, and the SMTP server does not offer 8BITMIME: set its content_type to application/octet-stream"))
+	}
+	err := stage("MAIL FROM", c.Mail("<"+m.from+">"))
+	if reply, ok := errors.AsType[*textproto.Error](err); isGone(err) || ok && reply.Code == codeFull {
+		return consumer.Unavailable(err) // of this mail the server knows no more than the sender
+	}
+	return err
 }
 
 // finish sends the rest of the mail that has begun. The server has taken it if and
@@ -234,11 +243,17 @@ func (c *conn) finish(m *mail) error {
 	if err != nil {
 		return stage("DATA", err)
 	}
-	if _, err := w.Write(m.content); err != nil {
+	if _, err := m.WriteTo(w); err != nil {
 		return stage("content", err)
 	}
 	return stage("end of the content", w.Close())
 }
+
+// Replies that are about the server rather than the mail.
+const (
+	codeGoingDown = 421 // at any time
+	codeFull      = 452 // to MAIL; later, it has too many recipients
+)
 
 // stage turns the error of one step of a mail into that of the attempt.
 func stage(name string, err error) error {
@@ -249,7 +264,9 @@ func stage(name string, err error) error {
 	case !ok:
 		return fmt.Errorf("the connection to the SMTP server was lost at %s: %w", name, err)
 	case isLoginWanted(reply.Code):
-		return fmt.Errorf("the SMTP server wants another login at %s: %w: correct user and password in SMTP_URL", name, err)
+		return consumer.Unavailable(fmt.Errorf("the SMTP server wants another login at %s: %w: correct user and password in SMTP_URL", name, err))
+	case reply.Code == codeGoingDown:
+		return consumer.Unavailable(fmt.Errorf("the SMTP server ended the session at %s: %w", name, err))
 	case reply.Code >= 500:
 		return consumer.Permanent(fmt.Errorf("the SMTP server refused the mail at %s: %w", name, err))
 	default:
@@ -265,7 +282,7 @@ func isLoginWanted(code int) bool { return code == 530 || code == 534 || code ==
 // connection is lost, or reply 421 announces that.
 func isGone(err error) bool {
 	reply, ok := errors.AsType[*textproto.Error](err)
-	return err != nil && (!ok || reply.Code == 421)
+	return err != nil && (!ok || reply.Code == codeGoingDown)
 }
 
 // quit ends a session politely, without waiting long for an answer.

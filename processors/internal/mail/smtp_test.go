@@ -1,4 +1,4 @@
-package email
+package mail
 
 import (
 	"context"
@@ -9,15 +9,12 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
-
-	"github.com/warrenmq/warren/consumer/consumertest"
-	"github.com/warrenmq/warren/processors/registry"
 )
 
 // plainURL is an SMTP_URL of a server without TLS.
 func plainURL(s *server) string { return "smtp://" + s.address + "?tls=none" }
 
-var hello = map[string]any{"to": "bob@example.com", "subject": "Hello", "text": "Hello, Bob.\n.\n..\nBye"}
+var hello = &Message{To: to("bob@example.com"), Subject: "Hello", Text: "Hello, Bob.\n.\n..\nBye"}
 
 func TestSecurityByURL(t *testing.T) {
 	cert, authority := certificate(t)
@@ -38,18 +35,18 @@ func TestSecurityByURL(t *testing.T) {
 		{"plain with a login within the machine", login, "smtp://ada:s3cret@HOST?tls=none", "ack", nil},
 		{"starttls", startTLS, "smtp://ada:s3cret@HOST?cacertfile=" + authority, "ack", nil},
 		{"tls", implicit, "smtps://ada:s3cret@HOST?cacertfile=" + authority, "ack", nil},
-		{"starttls not offered", plain, "smtp://HOST", "retry", []string{"no STARTTLS", "SMTP_URL"}},
-		{"tls to a plain port", plain, "smtps://HOST", "retry", []string{"TLS", "smtp://"}},
-		{"starttls with an unknown authority", startTLS, "smtp://ada:s3cret@HOST", "retry", []string{"certificate", "cacertfile"}},
-		{"tls with an unknown authority", implicit, "smtps://ada:s3cret@HOST", "retry", []string{"certificate", "cacertfile"}},
-		{"wrong password", implicit, "smtps://ada:s3crex@HOST?cacertfile=" + authority, "retry", []string{"535", "SMTP_URL"}},
-		{"no login", implicit, "smtps://HOST?cacertfile=" + authority, "retry", []string{"530", "SMTP_URL"}},
-		{"login not offered", plain, "smtp://ada:s3cret@HOST?tls=none", "retry", []string{"no login", "SMTP_URL"}},
+		{"starttls not offered", plain, "smtp://HOST", "unavailable", []string{"no STARTTLS", "SMTP_URL"}},
+		{"tls to a plain port", plain, "smtps://HOST", "unavailable", []string{"TLS", "smtp://"}},
+		{"starttls with an unknown authority", startTLS, "smtp://ada:s3cret@HOST", "unavailable", []string{"certificate", "cacertfile"}},
+		{"tls with an unknown authority", implicit, "smtps://ada:s3cret@HOST", "unavailable", []string{"certificate", "cacertfile"}},
+		{"wrong password", implicit, "smtps://ada:s3crex@HOST?cacertfile=" + authority, "unavailable", []string{"535", "SMTP_URL"}},
+		{"no login", implicit, "smtps://HOST?cacertfile=" + authority, "unavailable", []string{"530", "SMTP_URL"}},
+		{"login not offered", plain, "smtp://ada:s3cret@HOST?tls=none", "unavailable", []string{"no login", "SMTP_URL"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := len(test.server.received())
-			p := newProcessor(t, Config{SMTPURL: strings.Replace(test.url, "HOST", test.server.address, 1)})
-			_, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello))
+			p := newSender(t, Config{SMTPURL: strings.Replace(test.url, "HOST", test.server.address, 1)})
+			err := send(t.Context(), p, "1", hello)
 			checkVerdict(t, err, test.verdict, test.texts...)
 			if err != nil && strings.Contains(err.Error(), "s3cre") {
 				t.Errorf("got error %v, want none that shows the password", err)
@@ -74,9 +71,9 @@ func TestRefusedLoginThatIsRepeated(t *testing.T) {
 		}
 		return ""
 	})
-	p := newProcessor(t, Config{SMTPURL: "smtp://ada:s3cret@" + s.address + "?tls=none"})
-	_, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello))
-	checkVerdict(t, err, "retry", "535", "SMTP_URL")
+	p := newSender(t, Config{SMTPURL: "smtp://ada:s3cret@" + s.address + "?tls=none"})
+	err := send(t.Context(), p, "1", hello)
+	checkVerdict(t, err, "unavailable", "535", "SMTP_URL")
 	for _, secret := range []string{"s3cret", "AGFkYQBzM2NyZXQ"} {
 		if strings.Contains(err.Error(), secret) {
 			t.Errorf("got error %v, want none with %q", err, secret)
@@ -98,37 +95,41 @@ func TestFaultAtEachStage(t *testing.T) {
 		{"DATA", []string{"DATA"}, true},
 		{"end of the content", []string{"."}, true},
 	} {
-		permanent := "retry"
+		// later, never and lost are the verdicts of 4xx, 5xx and a connection that is lost.
+		later, never, lost := "unavailable", "unavailable", "unavailable"
 		if at.aboutMail {
-			permanent = "dead"
+			later, never = "retry", "dead"
+		}
+		if at.stage != "MAIL FROM" && at.aboutMail {
+			lost = "retry"
 		}
 		for _, f := range []struct {
 			name, action, verdict string
 			texts                 []string
 		}{
-			{"4xx", "451 4.3.0 try later", "retry", []string{"451", "4.3.0 try later"}},
-			{"5xx", "554 5.7.1 never", permanent, []string{"554", "5.7.1 never"}},
-			{"421", "421 4.4.2 going down", "retry", []string{"421", "4.4.2 going down"}},
-			{"drop", drop, "retry", []string{"SMTP server"}},
-			{"stall", stall, "retry", []string{"SMTP server", context.DeadlineExceeded.Error()}},
+			{"4xx", "451 4.3.0 try later", later, []string{"451", "4.3.0 try later"}},
+			{"5xx", "554 5.7.1 never", never, []string{"554", "5.7.1 never"}},
+			{"421", "421 4.4.2 going down", "unavailable", []string{"421", "4.4.2 going down"}},
+			{"drop", drop, lost, []string{"SMTP server"}},
+			{"stall", stall, lost, []string{"SMTP server", context.DeadlineExceeded.Error()}},
 		} {
 			t.Run(at.stage+" "+f.name, func(t *testing.T) {
 				s := newServer(t, false, nil, false)
 				s.setFault(always(f.action, at.words...))
-				p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+				p := newSender(t, Config{SMTPURL: plainURL(s)})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				if f.action == stall {
 					ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
 				}
 				defer cancel()
-				_, err := consumertest.Run(ctx, p, delivery(t, "1", hello))
+				err := send(ctx, p, "1", hello)
 				checkVerdict(t, err, f.verdict, append(f.texts, at.stage)...)
 				if got := s.received(); len(got) != 0 {
 					t.Errorf("the server took %d mails, want none", len(got))
 				}
 
 				s.setFault(nil) // the next attempt finds no remains of this one
-				if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello)); err != nil {
+				if err := send(t.Context(), p, "1", hello); err != nil {
 					t.Errorf("after the fault: got error %v, want none", err)
 				}
 				if got := s.received(); len(got) != 1 {
@@ -139,6 +140,21 @@ func TestFaultAtEachStage(t *testing.T) {
 	}
 }
 
+// Replies to MAIL that are about all mails.
+func TestServerThatTakesNoMail(t *testing.T) {
+	for _, reply := range []string{"452 4.3.1 Insufficient system storage", "530 5.7.0 Authentication required"} {
+		s := newServer(t, false, nil, false)
+		s.setFault(always(reply, "MAIL"))
+		p := newSender(t, Config{SMTPURL: plainURL(s)})
+		checkVerdict(t, send(t.Context(), p, "1", hello), "unavailable", "MAIL FROM", reply[4:])
+	}
+}
+
+func TestServerWithoutAnAddress(t *testing.T) {
+	p := newSender(t, Config{SMTPURL: "smtp://mail.invalid"})
+	checkVerdict(t, send(t.Context(), p, "1", hello), "unavailable", "connect to the SMTP server", "mail.invalid")
+}
+
 // A server that accepts connections and then says nothing, not even TLS.
 func TestStalledHandshake(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -146,11 +162,11 @@ func TestStalledHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := newProcessor(t, Config{SMTPURL: "smtps://" + l.Addr().String()})
+	p := newSender(t, Config{SMTPURL: "smtps://" + l.Addr().String()})
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("took too long"))
 	defer cancel()
-	_, err = consumertest.Run(ctx, p, delivery(t, "1", hello))
-	checkVerdict(t, err, "retry", "took too long")
+	err = send(ctx, p, "1", hello)
+	checkVerdict(t, err, "unavailable", "took too long")
 }
 
 func TestServerDown(t *testing.T) {
@@ -159,15 +175,16 @@ func TestServerDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	p := newProcessor(t, Config{SMTPURL: "smtp://ada:s3cret@" + l.Addr().String()})
-	_, err = consumertest.Run(t.Context(), p, delivery(t, "1", hello))
-	checkVerdict(t, err, "retry", "connect to the SMTP server", "refused")
+	p := newSender(t, Config{SMTPURL: "smtp://ada:s3cret@" + l.Addr().String()})
+	err = send(t.Context(), p, "1", hello)
+	checkVerdict(t, err, "unavailable", "connect to the SMTP server", "refused")
 }
 
 func TestOneRefusedRecipientRefusesTheMail(t *testing.T) {
 	later := &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 0}, Message: "greylisted"}
+	gone := &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "bye"}
 	never := &smtp.SMTPError{Code: 550, EnhancedCode: smtp.EnhancedCode{5, 1, 1}, Message: "no such user"}
-	body := map[string]any{"to": []string{"a@example.com", "b@example.com"}, "bcc": "c@example.com", "subject": "Hi", "text": "Hi"}
+	body := &Message{To: to("a@example.com", "b@example.com"), Bcc: to("c@example.com"), Subject: "Hi", Text: "Hi"}
 	for _, test := range []struct {
 		name    string
 		refused map[string]*smtp.SMTPError
@@ -176,13 +193,15 @@ func TestOneRefusedRecipientRefusesTheMail(t *testing.T) {
 	}{
 		{"for good", map[string]*smtp.SMTPError{"b@example.com": never}, "dead", []string{"RCPT TO <b@example.com>", "no such user"}},
 		{"for now", map[string]*smtp.SMTPError{"c@example.com": later}, "retry", []string{"RCPT TO <c@example.com>", "greylisted"}},
+		{"as it goes down", map[string]*smtp.SMTPError{"b@example.com": gone}, "unavailable", []string{"RCPT TO <b@example.com>", "bye"}},
+		{"for good, as it goes down", map[string]*smtp.SMTPError{"a@example.com": never, "b@example.com": gone}, "dead", []string{"<a@example.com>", "<b@example.com>"}},
 		{"both", map[string]*smtp.SMTPError{"a@example.com": later, "c@example.com": never}, "dead", []string{"<a@example.com>", "<c@example.com>"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newServer(t, false, nil, false)
 			s.refused = test.refused
-			p := newProcessor(t, Config{SMTPURL: plainURL(s)})
-			_, err := consumertest.Run(t.Context(), p, delivery(t, "1", body))
+			p := newSender(t, Config{SMTPURL: plainURL(s)})
+			err := send(t.Context(), p, "1", body)
 			checkVerdict(t, err, test.verdict, test.texts...)
 			if got := s.received(); len(got) != 0 {
 				t.Errorf("%d mails were sent, want none: nobody gets a mail that somebody cannot get", len(got))
@@ -222,7 +241,7 @@ func TestParseURL(t *testing.T) {
 		"smtps://ada:s3cret@mail.example.com?cacertfile=/no/such/file",
 		"smtps://ada:s3cret@mail.example.com?cacertfile=/dev/null",
 	} {
-		err := (&Config{SMTPURL: url, From: "a@example.com"}).Validate(registry.Queue{Name: "emails", Concurrency: 1})
+		err := Config{SMTPURL: url, From: "a@example.com"}.Validate()
 		if err == nil || !strings.Contains(err.Error(), "SMTP_URL") || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: got error %v, want one with SMTP_URL and without the password", url, err)
 		}

@@ -1,13 +1,17 @@
-package email
+package mail
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/warrenmq/warren/processors/internal/disk"
 )
 
 // A maildir is a folder of mails, one file each, that any mail reader understands.
@@ -35,7 +39,7 @@ func (d *maildir) send(ctx context.Context, m *mail) error {
 		return context.Cause(ctx)
 	}
 	if err := d.write(m); err != nil {
-		return fmt.Errorf("write to MAILDIR: %w", err)
+		return disk.Verdict(fmt.Errorf("write to MAILDIR: %w", err))
 	}
 	return nil
 }
@@ -47,36 +51,40 @@ func (d *maildir) write(m *mail) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(asDelivered(m))
-	err = errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(writeDelivered(f, m), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), filepath.Join(d.dir, "new", name))
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return syncDir(filepath.Join(d.dir, "new"))
+	return disk.SyncDir(filepath.Join(d.dir, "new"))
 }
 
-// asDelivered is m as a server leaves it in a mailbox: the envelope, Bcc recipients
-// included, in lines before the header, and lines that end with LF.
-func asDelivered(m *mail) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "Return-Path: <%s>\n", m.from)
+// writeDelivered writes m as a server leaves it in a mailbox: the envelope, Bcc
+// recipients included, in lines before the header, and lines that end with LF.
+func writeDelivered(f io.Writer, m *mail) error {
+	w := bufio.NewWriterSize(f, 64<<10)
+	fmt.Fprintf(w, "Return-Path: <%s>\n", m.from)
 	for _, r := range m.recipients {
-		fmt.Fprintf(&b, "Delivered-To: %s\n", r)
+		fmt.Fprintf(w, "Delivered-To: %s\n", r)
 	}
-	b.Write(bytes.ReplaceAll(m.content, []byte("\r\n"), []byte("\n")))
-	return b.Bytes()
-}
-
-// syncDir makes a rename in dir last beyond a power failure.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
+	if _, err := m.WriteTo(unixLines{w}); err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return w.Flush() // with the first error of all that was written
+}
+
+// unixLines drops CR, which in a mail stands at the end of a line only.
+type unixLines struct{ w io.Writer }
+
+func (u unixLines) Write(p []byte) (int, error) {
+	for text := range bytes.SplitSeq(p, []byte("\r")) {
+		if _, err := u.w.Write(text); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 // Close does nothing: a Maildir keeps nothing open.

@@ -1,93 +1,25 @@
-package email
+package mail
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
 	netmail "net/mail"
+	"slices"
 	"strings"
 	"unicode"
 )
 
-// A message is the body of a delivery.
-type message struct {
-	To          list           `json:"to"`
-	Cc          list           `json:"cc"`
-	Bcc         list           `json:"bcc"`
-	From        string         `json:"from"`
-	ReplyTo     list           `json:"reply_to"`
-	Subject     string         `json:"subject"`
-	Template    string         `json:"template"`
-	Data        map[string]any `json:"data"`
-	Text        string         `json:"text"`
-	HTML        string         `json:"html"`
-	Attachments []attachment   `json:"attachments"`
-}
-
-type attachment struct {
-	Name        string `json:"name"`
-	ContentType string `json:"content_type"` // empty: by the name
-	Content     []byte `json:"content"`
-}
-
-const (
-	messageFields = "to, cc, bcc, from, reply_to, subject, template, data, text, html, attachments [name, content_type, content]"
-
-	maxSubjectBytes = 900 // unfolded, it must fit into the 998 bytes of a line
-	maxNameBytes    = 255
-)
-
-// UnmarshalJSON refuses fields that there are not: a mail must not go out without
-// its attachment because of a slip in a name.
-func (m *message) UnmarshalJSON(body []byte) error {
-	type plain message // without this method
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	dec.UseNumber()
-	if err := dec.Decode((*plain)(m)); err != nil {
-		return fmt.Errorf("%w; the fields are %s", err, messageFields)
-	}
-	for key, v := range m.Data {
-		m.Data[key] = withNumbers(v)
-	}
-	return nil
-}
-
-// withNumbers replaces the numbers of v, in place, by int64 where they are whole,
-// and by float64 otherwise: as float64, an order 12345678 would be printed by a
-// template as 1.2345678e+07.
-func withNumbers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		if f, err := v.Float64(); err == nil {
-			return f
-		}
-		return v.String() // a number beyond float64, as it was written
-	case []any:
-		for i := range v {
-			v[i] = withNumbers(v[i])
-		}
-	case map[string]any:
-		for key := range v {
-			v[key] = withNumbers(v[key])
-		}
-	}
-	return v
-}
-
-// A list is one string or several. What is neither is kept as a fault for
+// A List is one address or several, in JSON a string or an array of them. What is neither is kept as a fault for
 // addresses, which knows the name of the field.
-type list struct {
+type List struct {
 	values []string
 	fault  bool
 }
 
-func (l *list) UnmarshalJSON(value []byte) error {
+// UnmarshalJSON reads any value.
+func (l *List) UnmarshalJSON(value []byte) error {
 	var one string
 	if json.Unmarshal(value, &one) == nil && value[0] == '"' {
 		l.values = []string{one}
@@ -97,7 +29,7 @@ func (l *list) UnmarshalJSON(value []byte) error {
 	return nil
 }
 
-func (l *list) addresses(field string) ([]*netmail.Address, error) {
+func (l *List) addresses(field string) ([]*netmail.Address, error) {
 	if l.fault {
 		return nil, fmt.Errorf("%s is neither an address nor a list of addresses: make it one", field)
 	}
@@ -159,3 +91,56 @@ func plainText(value string) error {
 func collapsed(value string) string { return strings.Join(strings.Fields(value), " ") }
 
 func notPrintableASCII(r rune) bool { return r <= ' ' || r > '~' }
+
+// senders are those that a message may name in place of the configured one.
+type senders struct {
+	any                bool
+	addresses, domains []string
+}
+
+// parseSenders reads FROM_ALLOWED; see Config.
+func parseSenders(value string, from *netmail.Address) (senders, error) {
+	var s senders
+	if from != nil {
+		s.addresses = append(s.addresses, strings.ToLower(from.Address))
+	}
+	if strings.TrimSpace(value) == "" {
+		return s, nil
+	}
+	for entry := range strings.SplitSeq(value, ",") {
+		entry = strings.ToLower(strings.TrimSpace(entry))
+		if entry == "*" {
+			s.any = true
+			continue
+		}
+		domain, isDomain := strings.CutPrefix(entry, "@")
+		address := entry
+		if isDomain {
+			address = "any" + entry
+		}
+		if a, err := parseAddress(address); err != nil || a.Address != address {
+			return s, fmt.Errorf("FROM_ALLOWED has %q: it is a comma-separated list of addresses such as billing@example.com, of @example.com for all of a domain, or *", entry)
+		}
+		if isDomain {
+			s.domains = append(s.domains, domain)
+		} else {
+			s.addresses = append(s.addresses, address)
+		}
+	}
+	return s, nil
+}
+
+func (s senders) allow(a *netmail.Address) bool {
+	address := strings.ToLower(a.Address)
+	domain := address[strings.LastIndexByte(address, '@')+1:]
+	return s.any || slices.Contains(s.addresses, address) || slices.Contains(s.domains, domain)
+}
+
+// String lists them.
+func (s senders) String() string {
+	list := slices.Clone(s.addresses)
+	for _, d := range s.domains {
+		list = append(list, "@"+d)
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,4 +1,4 @@
-package email
+package mail
 
 import (
 	"fmt"
@@ -7,19 +7,17 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/warrenmq/warren/consumer/consumertest"
 )
 
 func TestManyMailsOverFewConnections(t *testing.T) {
 	const mails, workers = 10_000, 8
 	s := newServer(t, false, nil, false)
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
 			for i := w; i < mails; i += workers {
-				_, err := consumertest.Run(t.Context(), p, delivery(t, fmt.Sprint(i), hello))
+				err := send(t.Context(), p, fmt.Sprint(i), hello)
 				if err != nil {
 					t.Errorf("mail %d: got error %v, want none", i, err)
 				}
@@ -55,10 +53,10 @@ func TestDeadKeptConnectionIsReplaced(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newServer(t, false, nil, false)
-			p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+			p := newSender(t, Config{SMTPURL: plainURL(s)})
 			send := func(id string) {
 				t.Helper()
-				if _, err := consumertest.Run(t.Context(), p, delivery(t, id, hello)); err != nil {
+				if err := send(t.Context(), p, id, hello); err != nil {
 					t.Errorf("mail %s: got error %v, want none", id, err)
 				}
 			}
@@ -92,9 +90,9 @@ func TestConnectionThatWasIdleForLongIsCheckedAndReused(t *testing.T) {
 		}
 		return ""
 	})
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
 	for id := range 2 {
-		if _, err := consumertest.Run(t.Context(), p, delivery(t, fmt.Sprint(id), hello)); err != nil {
+		if err := send(t.Context(), p, fmt.Sprint(id), hello); err != nil {
 			t.Fatal(err)
 		}
 		kept := p.transport.(*pool).idle[0]
@@ -108,12 +106,12 @@ func TestConnectionThatWasIdleForLongIsCheckedAndReused(t *testing.T) {
 // A reply to a kept connection that is about the mail is not tried again at once.
 func TestRefusalOnKeptConnection(t *testing.T) {
 	s := newServer(t, false, nil, false)
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
-	if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello)); err != nil {
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
+	if err := send(t.Context(), p, "1", hello); err != nil {
 		t.Fatal(err)
 	}
 	s.setFault(always("550 5.1.8 no such sender", "MAIL"))
-	_, err := consumertest.Run(t.Context(), p, delivery(t, "2", hello))
+	err := send(t.Context(), p, "2", hello)
 	checkVerdict(t, err, "dead", "MAIL FROM", "no such sender")
 	if got := s.sessionCount(); got != 1 {
 		t.Errorf("%d connections were made, want 1", got)
@@ -144,10 +142,10 @@ func wait(t *testing.T, seen <-chan struct{}) {
 func TestIdleConnectionIsDropped(t *testing.T) {
 	s := newServer(t, false, nil, false)
 	seen := quits(s)
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
 	p.transport.(*pool).dropAfter = time.Millisecond
 	for id := range 3 {
-		if _, err := consumertest.Run(t.Context(), p, delivery(t, fmt.Sprint(id), hello)); err != nil {
+		if err := send(t.Context(), p, fmt.Sprint(id), hello); err != nil {
 			t.Fatal(err)
 		}
 		wait(t, seen)
@@ -160,8 +158,8 @@ func TestIdleConnectionIsDropped(t *testing.T) {
 func TestCloseEndsKeptConnections(t *testing.T) {
 	s := newServer(t, false, nil, false)
 	seen := quits(s)
-	p := newProcessor(t, Config{SMTPURL: plainURL(s)})
-	if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", hello)); err != nil {
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
+	if err := send(t.Context(), p, "1", hello); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Close(); err != nil {

@@ -1,4 +1,4 @@
-package email
+package mail
 
 import (
 	"context"
@@ -19,6 +19,11 @@ const (
 // A pool sends mails over sessions that it keeps for the next mail. As many may be
 // open at once as there are calls of send, which the queue's concurrency bounds;
 // no send waits for another.
+//
+// It is our own, over the protocol in go-mail's package smtp. go-mail's client has one
+// connection, which its users share one at a time; and the pools that there are tell
+// neither the step nor the reply at which a mail was refused, which the verdict
+// depends on, nor do they end with a context.
 type pool struct {
 	relay *relay
 	size  int // so many are kept
