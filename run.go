@@ -60,7 +60,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	if err := cfg.Open(); err != nil {
 		return errors.Join(err, cfg.Close())
 	}
-	status, err := newStatus(cfg, tel)
+	states, err := newStates(cfg, tel)
 	if err != nil {
 		return errors.Join(err, cfg.Close())
 	}
@@ -74,7 +74,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 	defer stopWatching() // after Run: how the daemon stops can be watched, too
 	if cfg.admin.Addr != "" {
 		cfg.admin.Metrics, cfg.admin.Healthy, cfg.admin.Ready = tel.Metrics, c.Healthy, func() []telemetry.Check { return readiness(c.Status(), cfg.database) }
-		cfg.admin.API = newAPI(cfg, c, status, tel)
+		cfg.admin.API = newAPI(cfg, c, states, tel)
 		server, err := telemetry.NewAdmin(cfg.admin, cfg.log)
 		if err != nil {
 			return errors.Join(err, cfg.Close())
@@ -93,7 +93,7 @@ func work(ctx context.Context, cfg *config, tel *telemetry.Telemetry) error {
 			return errors.Join(err, cfg.Close())
 		}
 	}
-	if err := runObserved(ctx, c, status); errors.Is(err, consumer.ErrAbandoned) {
+	if err := runObserved(ctx, c, states); errors.Is(err, consumer.ErrAbandoned) {
 		return err // closing the processors might wait for the work that did not end
 	} else {
 		return errors.Join(err, cfg.Close())

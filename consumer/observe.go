@@ -112,10 +112,3 @@ func (w *worker) observeWait(j *job, msg amqp.Publishing, due time.Time) {
 func (w *worker) observeReturn(j *job) {
 	w.observe(j, Transition{State: Accepted, Attempt: j.story.attempts})
 }
-
-// A MessageState is where a message stands: the last transition that is known of, of
-// the result of which only the size may have been kept.
-type MessageState struct {
-	Transition
-	ResultBytes int
-}

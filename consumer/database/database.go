@@ -31,14 +31,17 @@ type Config struct {
 // that does not would be waited for until an attempt has timed out, and is counted.
 const statementTimeout = 5 * time.Second
 
+// AskingConnections is how many requests for states may use the database at once.
+const AskingConnections = 4
+
 // ownConnections are those of the relay, of whoever cleans, and of a check; of who
 // writes and cleans states, and who asks for them.
-const ownConnections = 3 + 2 + askingConnections
+const ownConnections = 3 + 2 + AskingConnections
 
 // A Database is a pool of connections to one database. It may be used by any
 // number of goroutines.
 type Database struct {
-	place  place
+	dsn    dsn
 	write  *sql.DB
 	read   *sql.DB // on PostgreSQL the same
 	ttl    time.Duration
@@ -56,7 +59,7 @@ func New(cfg Config, log *slog.Logger) (*Database, error) {
 		return nil, err
 	}
 	d := &Database{
-		place: p, ttl: cfg.InboxTTL, log: log,
+		dsn: p, ttl: cfg.InboxTTL, log: log,
 		// When a server goes away, some connections fail while others still succeed, each with words of its own.
 		outage: outage.Outage{Texts: 1, Least: time.Second},
 	}
@@ -85,7 +88,7 @@ func New(cfg Config, log *slog.Logger) (*Database, error) {
 }
 
 // Name says which database it is, fit for logs.
-func (d *Database) Name() string { return d.place.name }
+func (d *Database) Name() string { return d.dsn.name }
 
 // Close closes the pool. It waits for what is under way.
 func (d *Database) Close() error {

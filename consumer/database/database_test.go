@@ -169,7 +169,7 @@ func TestMigrateSideBySide(t *testing.T) {
 		if total != 2 {
 			t.Errorf("got %d migrations made by all together, want 2", total)
 		}
-		d.exec(t, "UPDATE "+d.place.dialect.versions+" SET version_id = 0")
+		d.exec(t, "UPDATE "+d.dsn.dialect.versions+" SET version_id = 0")
 		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "at version 0, this program needs 2") {
 			t.Errorf("with older tables: got %v", err)
 		}

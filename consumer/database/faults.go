@@ -2,17 +2,12 @@ package database
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	sqlitedriver "modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/warrenmq/warren/consumer"
 )
@@ -46,36 +41,12 @@ func (d *Database) usable(ctx context.Context, step string, err error) error {
 // lost takes the outcome of a step that the message may be at fault for, and marks
 // an error that tells of a lost database.
 func (d *Database) lost(err error) error {
-	if err == nil || !isLost(err) {
+	if err == nil || !IsLost(err) {
 		return err
 	}
 	err = d.explain(err)
 	d.met(err)
 	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
-}
-
-// isLost tells whether err means that the database did not do what it was asked
-// for a reason of its own, not because of what it was.
-func isLost(err error) bool {
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case strings.HasPrefix(reply.Code, "57P"), // shutting down, starting up
-			strings.HasPrefix(reply.Code, "08"), // connection
-			strings.HasPrefix(reply.Code, "53"), // disk, memory, connections used up
-			reply.Code == "25006":               // read-only: a standby
-			return true
-		}
-		return false
-	}
-	if fault, ok := errors.AsType[*sqlitedriver.Error](err); ok {
-		switch fault.Code() & 0xff {
-		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
-			return true
-		}
-		return false
-	}
-	own := errors.Is(err, sql.ErrTxDone) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-	return !own && !errors.Is(err, pgx.ErrTxCommitRollback)
 }
 
 // explain says an error of the pool in an operator's words.
@@ -84,12 +55,12 @@ func (d *Database) explain(err error) error {
 	case err == nil:
 		return nil
 	case isMissing(err):
-		return fmt.Errorf("%s lacks Warren's tables, or has older ones; %s (%w)", d.place.name, remedy, err)
+		return fmt.Errorf("%s lacks Warren's tables, or has older ones; %s (%w)", d.dsn.name, remedy, err)
 	}
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return newConnectFault(d.place.name, connect)
+		return newConnectFault(d.dsn.name, connect)
 	}
-	return fmt.Errorf("%s: %w", d.place.name, err)
+	return fmt.Errorf("%s: %w", d.dsn.name, err)
 }
 
 // Explain returns err, of a pool that [Open] made, without what pgx tells of its
@@ -114,31 +85,3 @@ func newConnectFault(name string, err *pgconn.ConnectError) *connectFault {
 
 func (f *connectFault) Error() string { return f.text }
 func (f *connectFault) Unwrap() error { return f.cause }
-
-// isLasting tells whether err stays until somebody changes something.
-func isLasting(err error) bool {
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case strings.HasPrefix(reply.Code, "28"), // user, password, pg_hba.conf
-			reply.Code == "3D000", // no such database
-			reply.Code == "42501": // not permitted
-			return true
-		}
-	}
-	if fault, ok := errors.AsType[*sqlitedriver.Error](err); ok {
-		switch fault.Code() & 0xff {
-		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM:
-			return true
-		}
-	}
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrTables)
-}
-
-// isMissing tells whether err says that a table or schema is not there.
-func isMissing(err error) bool {
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return reply.Code == "42P01" || reply.Code == "42703" || reply.Code == "3F000" // table, column, schema
-	}
-	fault, ok := errors.AsType[*sqlitedriver.Error](err)
-	return ok && (strings.Contains(fault.Error(), "no such table") || strings.Contains(fault.Error(), "no such column"))
-}

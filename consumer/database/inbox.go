@@ -15,7 +15,7 @@ func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Resu
 	var r consumer.Result
 	soon, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	err := d.read.QueryRowContext(soon, d.place.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
+	err := d.read.QueryRowContext(soon, d.dsn.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
 	done := err == nil
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
@@ -25,7 +25,7 @@ func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Resu
 
 // Record records, outside of any transaction, that the message's work is done.
 func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
-	_, err := d.write.ExecContext(ctx, d.place.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	_, err := d.write.ExecContext(ctx, d.dsn.dialect.record, k.Queue, k.MessageID, k.Digest[:])
 	return d.usable(ctx, "record the message in the inbox", err)
 }
 
@@ -42,7 +42,7 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 	if k == nil {
 		return t, d.usable(ctx, "", nil)
 	}
-	r, err := tx.ExecContext(ctx, d.place.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	r, err := tx.ExecContext(ctx, d.dsn.dialect.record, k.Queue, k.MessageID, k.Digest[:])
 	var recorded int64
 	if err == nil {
 		recorded, err = r.RowsAffected()
@@ -70,7 +70,7 @@ func (t *transaction) SQL() *sql.Tx { return t.tx }
 // Commit commits. A result that is not nil is kept, for repeats of the message.
 func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 	if r != nil && t.key != nil {
-		if _, err := t.tx.ExecContext(ctx, t.d.place.dialect.answer, t.key.Queue, t.key.MessageID, t.key.Digest[:], r.ContentType, r.Body); err != nil {
+		if _, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.answer, t.key.Queue, t.key.MessageID, t.key.Digest[:], r.ContentType, r.Body); err != nil {
 			return t.lost(fmt.Errorf("keep the result in the inbox: %w", err))
 		}
 	}
@@ -111,7 +111,7 @@ func (d *Database) clean(ctx context.Context) {
 
 func (d *Database) cleanOnce(ctx context.Context) (int64, error) {
 	var n int64
-	r, err := d.write.ExecContext(ctx, d.place.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
+	r, err := d.write.ExecContext(ctx, d.dsn.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
 	if err == nil {
 		n, err = r.RowsAffected()
 	}

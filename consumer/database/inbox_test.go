@@ -100,7 +100,7 @@ func TestTwoAtOnce(t *testing.T) {
 			_, err := newDatabase(t, url, new(logBuffer)).Begin(t.Context(), key)
 			second <- err
 		}()
-		if d.place.dialect == postgres {
+		if d.dsn.dialect == postgres {
 			rabbittest.Eventually(t, 10*time.Second, func() bool {
 				return d.number(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
 			}, "the second waits for the first")
@@ -124,7 +124,7 @@ func TestTheInboxIsCleaned(t *testing.T) {
 					t.Fatal(err)
 				}
 				for n := range 1000 {
-					if _, err := tx.Exec(d.place.dialect.record, "q", fmt.Sprint(i+n), []byte{1}); err != nil {
+					if _, err := tx.Exec(d.dsn.dialect.record, "q", fmt.Sprint(i+n), []byte{1}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -134,10 +134,10 @@ func TestTheInboxIsCleaned(t *testing.T) {
 			}
 		}
 		age := "now() - interval '8 days'"
-		if d.place.dialect == sqlite {
+		if d.dsn.dialect == sqlite {
 			age = "unixepoch() - 8 * 86400"
 		}
-		table := map[*dialect]string{postgres: "warren.inbox", sqlite: "warren_inbox"}[d.place.dialect]
+		table := map[*dialect]string{postgres: "warren.inbox", sqlite: "warren_inbox"}[d.dsn.dialect]
 		d.exec(t, "UPDATE "+table+" SET done_at = "+age+" WHERE message_id < '2'")
 		old := d.number(t, "SELECT count(*) FROM "+table+" WHERE message_id < '2'")
 		if old <= cleanBatch {

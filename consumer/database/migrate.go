@@ -40,21 +40,21 @@ func (d *Database) Migrate(ctx context.Context) (int, error) {
 }
 
 func (d *Database) provider() (*goose.Provider, error) {
-	files, err := fs.Sub(migrations, d.place.dialect.migrations)
+	files, err := fs.Sub(migrations, d.dsn.dialect.migrations)
 	if err != nil {
 		return nil, err
 	}
 	dialect := goose.DialectSQLite3
-	if d.place.dialect == postgres {
+	if d.dsn.dialect == postgres {
 		dialect = goose.DialectPostgres
 	}
-	return goose.NewProvider(dialect, d.write, files, goose.WithTableName(d.place.dialect.versions), goose.WithDisableGlobalRegistry(true))
+	return goose.NewProvider(dialect, d.write, files, goose.WithTableName(d.dsn.dialect.versions), goose.WithDisableGlobalRegistry(true))
 }
 
 // lockMigrations blocks until no other process migrates, and prepares the schema.
 func (d *Database) lockMigrations(ctx context.Context) (unlock func(), err error) {
-	if d.place.dialect == sqlite {
-		f, err := lockFile(ctx, d.place.path+"-migrate")
+	if d.dsn.dialect == sqlite {
+		f, err := lockFile(ctx, d.dsn.path+"-migrate")
 		if err != nil {
 			return nil, err
 		}
@@ -102,14 +102,14 @@ func (d *Database) Check(ctx context.Context) error {
 		return d.explain(err)
 	}
 	var have int64
-	err = d.read.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+d.place.dialect.versions+" WHERE is_applied").Scan(&have)
+	err = d.read.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+d.dsn.dialect.versions+" WHERE is_applied").Scan(&have)
 	switch {
 	case isMissing(err):
-		return fmt.Errorf("%w: %s has none of Warren's tables; %s", ErrTables, d.place.name, remedy)
+		return fmt.Errorf("%w: %s has none of Warren's tables; %s", ErrTables, d.dsn.name, remedy)
 	case err != nil:
 		return d.explain(err)
 	case have < need:
-		return fmt.Errorf("%w: those of %s are at version %d, this program needs %d; %s", ErrTables, d.place.name, have, need, remedy)
+		return fmt.Errorf("%w: those of %s are at version %d, this program needs %d; %s", ErrTables, d.dsn.name, have, need, remedy)
 	}
 	return nil
 }

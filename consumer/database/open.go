@@ -36,8 +36,8 @@ func Open(url string) (*sql.DB, error) {
 	return p.open()
 }
 
-// A place is where a database is.
-type place struct {
+// A dsn is where a database is.
+type dsn struct {
 	dialect *dialect
 	name    string          // for errors and logs: without user and password
 	config  *pgx.ConnConfig // of PostgreSQL
@@ -47,7 +47,7 @@ type place struct {
 var errURL = errors.New("is not the URL of a database: write postgres://user:password@host:5432/name, special characters " +
 	"percent-encoded, or sqlite:/path/of/the/file")
 
-func parse(text string) (place, error) {
+func parse(text string) (dsn, error) {
 	scheme, rest, _ := strings.Cut(text, ":")
 	switch scheme {
 	case "postgres", "postgresql":
@@ -55,19 +55,19 @@ func parse(text string) (place, error) {
 	case "sqlite":
 		return parseSQLite(rest)
 	}
-	return place{}, errURL
+	return dsn{}, errURL
 }
 
-func parsePostgres(text string) (place, error) {
+func parsePostgres(text string) (dsn, error) {
 	u, err := url.Parse(text)
 	// What follows an unescaped / ? or # is no longer taken for the password.
 	if err != nil || u.Host == "" || strings.Contains(u.EscapedPath()+u.Fragment, "@") {
-		return place{}, errURL
+		return dsn{}, errURL
 	}
 	config, err := pgx.ParseConfig(text)
 	if err != nil {
 		// pgx's own words may hold the password.
-		return place{}, errors.New("is not a URL that PostgreSQL understands; look at its host, port and parameters, such as sslmode")
+		return dsn{}, errors.New("is not a URL that PostgreSQL understands; look at its host, port and parameters, such as sslmode")
 	}
 	if !u.Query().Has("connect_timeout") {
 		config.ConnectTimeout = connectTimeout
@@ -76,17 +76,17 @@ func parsePostgres(text string) (place, error) {
 		config.RuntimeParams["application_name"] = "warren"
 	}
 	name := fmt.Sprintf("database %s at %s", config.Database, net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))))
-	return place{dialect: postgres, name: name, config: config}, nil
+	return dsn{dialect: postgres, name: name, config: config}, nil
 }
 
-func parseSQLite(path string) (place, error) {
+func parseSQLite(path string) (dsn, error) {
 	if path = strings.TrimPrefix(path, "//"); path == "" || strings.ContainsAny(path, "?#") || strings.HasPrefix(path, ":") {
-		return place{}, errors.New("is not the URL of a database: after sqlite: stands the path of a file, without ? and #, such as sqlite:/var/lib/warren/warren.db")
+		return dsn{}, errors.New("is not the URL of a database: after sqlite: stands the path of a file, without ? and #, such as sqlite:/var/lib/warren/warren.db")
 	}
-	return place{dialect: sqlite, name: "database " + path, path: path}, nil
+	return dsn{dialect: sqlite, name: "database " + path, path: path}, nil
 }
 
-func (p place) open() (*sql.DB, error) {
+func (p dsn) open() (*sql.DB, error) {
 	if p.config != nil {
 		return stdlib.OpenDB(*p.config), nil
 	}

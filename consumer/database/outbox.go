@@ -24,7 +24,7 @@ func (t *transaction) Publish(ctx context.Context, m consumer.Message) error {
 		contentType = "application/json"
 	}
 	body, bytes := columns(m.Body)
-	_, err := t.tx.ExecContext(ctx, t.d.place.dialect.enqueue, m.Exchange, m.RoutingKey, body, bytes, m.MessageID, contentType, m.ContentEncoding,
+	_, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.enqueue, m.Exchange, m.RoutingKey, body, bytes, m.MessageID, contentType, m.ContentEncoding,
 		m.CorrelationID, m.ReplyTo, m.Type, m.AppID, int64(m.Priority), m.Expiration.Milliseconds(), string(headers))
 	if err != nil {
 		return t.d.lost(fmt.Errorf("write to the outbox: %w", err))

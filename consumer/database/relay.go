@@ -99,7 +99,7 @@ type querier interface {
 // lead blocks until no other process is the relay, or ctx ends.
 func (d *Database) lead(ctx context.Context) (*relay, error) {
 	r := &relay{d: d, db: d.write}
-	if d.place.dialect == postgres {
+	if d.dsn.dialect == postgres {
 		conn, err := d.write.Conn(ctx)
 		if err != nil {
 			return nil, err
@@ -126,7 +126,7 @@ func (d *Database) lead(ctx context.Context) (*relay, error) {
 func (r *relay) tryLock(ctx context.Context) (bool, error) {
 	if r.conn == nil {
 		var err error
-		r.file, err = tryLockFile(r.d.place.path + "-relay")
+		r.file, err = tryLockFile(r.d.dsn.path + "-relay")
 		return r.file != nil, err
 	}
 	ctx, cancel := r.soon(ctx)
@@ -197,7 +197,7 @@ type outgoing struct {
 func (r *relay) next(ctx context.Context) ([]outgoing, error) {
 	ctx, cancel := r.soon(ctx)
 	defer cancel()
-	rows, err := r.db.QueryContext(ctx, r.d.place.dialect.next, batchRows)
+	rows, err := r.db.QueryContext(ctx, r.d.dsn.dialect.next, batchRows)
 	if err != nil {
 		return nil, err
 	}
@@ -324,14 +324,14 @@ func (r *relay) settle(ctx context.Context, batch []outgoing, errs []error) erro
 			if o.attempts == 0 {
 				r.logOf(o).Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", errs[i])
 			}
-			_, err := r.db.ExecContext(ctx, r.d.place.dialect.fail, o.id, errs[i].Error(), wait.Seconds())
+			_, err := r.db.ExecContext(ctx, r.d.dsn.dialect.fail, o.id, errs[i].Error(), wait.Seconds())
 			failed = errors.Join(failed, err)
 		}
 	}
 	if len(published) > 0 {
 		ids, err := json.Marshal(published)
 		if err == nil {
-			_, err = r.db.ExecContext(ctx, r.d.place.dialect.remove, string(ids))
+			_, err = r.db.ExecContext(ctx, r.d.dsn.dialect.remove, string(ids))
 		}
 		failed = errors.Join(failed, err)
 	}

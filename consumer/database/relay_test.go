@@ -20,7 +20,7 @@ import (
 func idle(context.Context, consumer.Delivery, *consumer.Scope) error { return nil }
 
 func (d *Database) outbox() string {
-	if d.place.dialect == sqlite {
+	if d.dsn.dialect == sqlite {
 		return "warren_outbox"
 	}
 	return "warren.outbox"

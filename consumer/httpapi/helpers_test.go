@@ -15,6 +15,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/httpapi"
+	"github.com/warrenmq/warren/consumer/state"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,7 +28,7 @@ type world struct {
 	messages   []consumer.Message
 	brokerAway bool
 	storeAway  bool
-	states     map[string]consumer.MessageState
+	states     map[string]state.Message
 }
 
 func (w *world) Publish(_ context.Context, m consumer.Message) error {
@@ -46,15 +47,15 @@ func (w *world) Accept(_ context.Context, queue, id string) error {
 	if w.storeAway {
 		return errAway
 	}
-	w.states[id] = consumer.MessageState{Transition: consumer.Transition{MessageID: id, Queue: queue, State: consumer.Accepted}}
+	w.states[id] = state.Message{Transition: consumer.Transition{MessageID: id, Queue: queue, State: consumer.Accepted}}
 	return nil
 }
 
-func (w *world) State(_ context.Context, id, queue string) (consumer.MessageState, bool, error) {
+func (w *world) State(_ context.Context, id, queue string) (state.Message, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.storeAway {
-		return consumer.MessageState{}, false, errAway
+		return state.Message{}, false, errAway
 	}
 	m, known := w.states[id]
 	return m, known && (queue == "" || queue == m.Queue), nil
@@ -62,7 +63,7 @@ func (w *world) State(_ context.Context, id, queue string) (consumer.MessageStat
 
 func newAPI(t *testing.T, stateless bool) (*world, http.Handler) {
 	t.Helper()
-	w := &world{states: make(map[string]consumer.MessageState)}
+	w := &world{states: make(map[string]state.Message)}
 	cfg := httpapi.Config{
 		Queues: []string{"orders", "emails"}, Publish: w.Publish, Store: w, MaxBodyBytes: 1000, OpenAPI: []byte("openapi: 3.1.0"),
 		Propagator: propagation.TraceContext{},

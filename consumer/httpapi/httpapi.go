@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/state"
 )
 
 const (
@@ -47,7 +48,7 @@ type Store interface {
 	Accept(ctx context.Context, queue, messageID string) error
 	// State returns where the message stands, in the queue if one is named; false
 	// if it is unknown.
-	State(ctx context.Context, messageID, queue string) (consumer.MessageState, bool, error)
+	State(ctx context.Context, messageID, queue string) (state.Message, bool, error)
 }
 
 type api struct {

@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/state"
 )
 
-// state is what a client is told of a message.
-type state struct {
+// A standing is what a client is told of a message.
+type standing struct {
 	MessageID string         `json:"message_id"`
 	Queue     string         `json:"queue"`
 	State     consumer.State `json:"state"`
@@ -67,7 +68,7 @@ const maxPollAfter = 60
 
 // pollAfter is in how many seconds there may be news of the message; zero if there
 // will be none.
-func pollAfter(m consumer.MessageState, now time.Time) int {
+func pollAfter(m state.Message, now time.Time) int {
 	switch m.State {
 	case consumer.Succeeded, consumer.Dead:
 		return 0
@@ -77,8 +78,8 @@ func pollAfter(m consumer.MessageState, now time.Time) int {
 	return 1
 }
 
-func stateOf(m consumer.MessageState) state {
-	s := state{
+func stateOf(m state.Message) standing {
+	s := standing{
 		MessageID: m.MessageID, Queue: m.Queue, State: m.State, Attempt: m.Attempt, UpdatedAt: m.At.UTC(),
 		Reason: m.Reason, Error: m.Error,
 	}
@@ -95,7 +96,7 @@ func stateOf(m consumer.MessageState) state {
 	return s
 }
 
-func resultOf(m consumer.MessageState) *result {
+func resultOf(m state.Message) *result {
 	r := &result{ContentType: m.Result.ContentType, Bytes: m.ResultBytes}
 	if r.ContentType == "" {
 		r.ContentType = "application/json"

@@ -7,37 +7,38 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/state"
 )
 
 func TestState(t *testing.T) {
 	world, api := newAPI(t, false)
 	at := time.Date(2026, 11, 21, 8, 0, 0, 123e6, time.FixedZone("", 3600))
-	state := func(tr consumer.Transition, bytes int) consumer.MessageState {
+	of := func(tr consumer.Transition, bytes int) state.Message {
 		tr.MessageID, tr.Queue, tr.At = "m", "orders", at
-		return consumer.MessageState{Transition: tr, ResultBytes: bytes}
+		return state.Message{Transition: tr, ResultBytes: bytes}
 	}
 	const head = `{"message_id":"m","queue":"orders","state":`
 	const when = `"updated_at":"2026-11-21T07:00:00.123Z"`
 	for _, test := range []struct {
-		state      consumer.MessageState
+		state      state.Message
 		want       string
 		retryAfter string
 	}{
-		{state(consumer.Transition{State: consumer.Accepted}, 0), head + `"accepted","attempt":0,` + when + `}`, "1"},
-		{state(consumer.Transition{State: consumer.Waiting, Attempt: 2, Due: at.Add(time.Hour), Error: "no"}, 0),
+		{of(consumer.Transition{State: consumer.Accepted}, 0), head + `"accepted","attempt":0,` + when + `}`, "1"},
+		{of(consumer.Transition{State: consumer.Waiting, Attempt: 2, Due: at.Add(time.Hour), Error: "no"}, 0),
 			head + `"waiting","attempt":2,` + when + `,"due_at":"2026-11-21T08:00:00.123Z","error":"no"}`, ""},
-		{state(consumer.Transition{State: consumer.Processing, Attempt: 1}, 0), head + `"processing","attempt":1,` + when + `,"progress":{"percent":0}}`, "1"},
-		{state(consumer.Transition{State: consumer.Processing, Attempt: 1, Percent: 40, Text: "<half>"}, 0),
+		{of(consumer.Transition{State: consumer.Processing, Attempt: 1}, 0), head + `"processing","attempt":1,` + when + `,"progress":{"percent":0}}`, "1"},
+		{of(consumer.Transition{State: consumer.Processing, Attempt: 1, Percent: 40, Text: "<half>"}, 0),
 			head + `"processing","attempt":1,` + when + `,"progress":{"percent":40,"text":"\u003chalf\u003e"}}`, "1"},
-		{state(consumer.Transition{State: consumer.Dead, Attempt: 8, Reason: "exhausted", Error: "no"}, 0),
+		{of(consumer.Transition{State: consumer.Dead, Attempt: 8, Reason: "exhausted", Error: "no"}, 0),
 			head + `"dead","attempt":8,` + when + `,"reason":"exhausted","error":"no"}`, "none"},
-		{state(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{Body: []byte(" {\"a\": [1]}\n")}}, 12),
+		{of(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{Body: []byte(" {\"a\": [1]}\n")}}, 12),
 			head + `"succeeded","attempt":1,` + when + `,"result":{"content_type":"application/json","bytes":12,"json":{"a":[1]}}}`, "none"},
-		{state(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{ContentType: "text/plain", Body: []byte("ok")}}, 2),
+		{of(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{ContentType: "text/plain", Body: []byte("ok")}}, 2),
 			head + `"succeeded","attempt":1,` + when + `,"result":{"content_type":"text/plain","bytes":2,"base64":"b2s="}}`, "none"},
-		{state(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{Body: []byte("{no JSON")}}, 8),
+		{of(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{Body: []byte("{no JSON")}}, 8),
 			head + `"succeeded","attempt":1,` + when + `,"result":{"content_type":"application/json","bytes":8,"base64":"e25vIEpTT04="}}`, "none"},
-		{state(consumer.Transition{State: consumer.Succeeded, Attempt: 1}, 300000),
+		{of(consumer.Transition{State: consumer.Succeeded, Attempt: 1}, 300000),
 			head + `"succeeded","attempt":1,` + when + `,"result":{"content_type":"application/json","bytes":300000}}`, "none"},
 	} {
 		world.states["m"] = test.state

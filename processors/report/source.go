@@ -13,11 +13,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/stdlib"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
@@ -60,7 +57,7 @@ func (s *source) read(ctx context.Context, query *statement.Bound, to encoder) (
 		rows, err = s.readPostgres(ctx, query, to)
 	}
 	switch {
-	case isWrite(err):
+	case database.IsReadOnly(err):
 		err = consumer.Permanent(fmt.Errorf("it is to write, and reports only read: make it a statement of a queue with the processor sql (%w)", err))
 	case err != nil:
 		err = statement.Verdict(err)
@@ -259,13 +256,4 @@ func sqliteCell(v any, declared string) cell {
 		return cell{text, v.Format(time.RFC3339Nano)}
 	}
 	return cell{text, strings.ToValidUTF8(fmt.Sprint(v), "\ufffd")}
-}
-
-// isWrite tells whether err says that something was to be written.
-func isWrite(err error) bool {
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return reply.Code == "25006"
-	}
-	fault, ok := errors.AsType[*sqlite.Error](err)
-	return ok && fault.Code()&0xff == sqlite3.SQLITE_READONLY
 }

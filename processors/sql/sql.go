@@ -22,9 +22,8 @@ import (
 	"log/slog"
 	"strconv"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/processors/internal/statement"
 	"github.com/warrenmq/warren/processors/internal/strictjson"
 	"github.com/warrenmq/warren/processors/registry"
@@ -127,7 +126,7 @@ func (p processor) execute(ctx context.Context, tx *sql.Tx, b *statement.Bound) 
 		}
 	}
 	done, err := tx.ExecContext(ctx, b.SQL, b.Args...)
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok && reply.Code == "57014" && b.Timeout > 0 {
+	if b.Timeout > 0 && database.IsCanceled(err) {
 		err = fmt.Errorf("it took longer than its timeout of %v (%w)", b.Timeout, err)
 	}
 	return done, err

@@ -2,13 +2,7 @@ package statement
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
-
-	"github.com/jackc/pgx/v5/pgconn"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
@@ -18,7 +12,7 @@ import (
 // parameters are at fault: then no retry helps.
 func Verdict(err error) error {
 	err = database.Explain(err)
-	if isStatementFault(err) {
+	if database.IsStatementFault(err) {
 		return consumer.Permanent(err)
 	}
 	return err
@@ -38,18 +32,4 @@ func Ended(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (%w)", cause, err)
 	}
 	return err
-}
-
-func isStatementFault(err error) bool {
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return strings.HasPrefix(reply.Code, "42") || // syntax, unknown table, missing permission
-			strings.HasPrefix(reply.Code, "22") // a value out of range, division by zero
-	}
-	if fault, ok := errors.AsType[*sqlite.Error](err); ok {
-		switch fault.Code() & 0xff {
-		case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE:
-			return true
-		}
-	}
-	return false
 }

@@ -1,4 +1,4 @@
-package database
+package state
 
 import (
 	"bytes"
@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,14 +20,36 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"go.uber.org/goleak"
+
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/internal/pgtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
-func newStatus(t testing.TB, d *Database) *Status {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// each runs test with a Store of each kind of database, migrated.
+func each(t *testing.T, test func(t *testing.T, s *Store)) {
+	t.Run("postgres", func(t *testing.T) { test(t, newStore(t, pgtest.URL(t), io.Discard)) })
+	t.Run("sqlite", func(t *testing.T) { test(t, newStore(t, sqliteURL(t), io.Discard)) })
+}
+
+func sqliteURL(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "warren.db") }
+
+func newStore(t testing.TB, url string, log io.Writer) *Store {
 	t.Helper()
-	s, err := d.NewStatus(0, metricnoop.NewMeterProvider())
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	db, err := database.New(database.Config{URL: url}, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	if _, err := db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(db, 0, metricnoop.NewMeterProvider(), logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +57,7 @@ func newStatus(t testing.TB, d *Database) *Status {
 }
 
 // run runs s until the test, or end, ends it.
-func (s *Status) run(t testing.TB) (end func()) {
+func (s *Store) run(t testing.TB) (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -47,25 +72,25 @@ func (s *Status) run(t testing.TB) (end func()) {
 	return end
 }
 
-// A statusLog collects what is logged, from any goroutine.
-type statusLog struct {
+// A logBuffer collects what is logged, from any goroutine.
+type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (l *statusLog) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.Write(p)
 }
 
-func (l *statusLog) String() string {
+func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
 
-func (s *Status) state(t testing.TB, id string) consumer.MessageState {
+func (s *Store) state(t testing.TB, id string) Message {
 	t.Helper()
 	m, _, err := s.State(t.Context(), id, "")
 	if err != nil {
@@ -95,8 +120,7 @@ func life(id string, at time.Time) []consumer.Transition {
 }
 
 func TestStatesNeverMoveBackwards(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
-		s := newStatus(t, migrated(t, url))
+	each(t, func(t *testing.T, s *Store) {
 		at := time.Now().Truncate(time.Millisecond)
 		for i := range 60 {
 			id := fmt.Sprint("m-", i)
@@ -104,7 +128,7 @@ func TestStatesNeverMoveBackwards(t *testing.T) {
 			n := 1 + i%len(all) // so far has it come
 			want := all[n-1]
 			for _, j := range rand.Perm(n) {
-				if err := s.write(t.Context(), []observed{s.observed(all[j])}); err != nil {
+				if err := s.write(t.Context(), []row{s.rowOf(all[j])}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -120,13 +144,12 @@ func TestStatesNeverMoveBackwards(t *testing.T) {
 // TestStatesOfASecondLife puts a dead letter back, whose attempts begin anew, and
 // repeats work that is done, whose result is not known any more.
 func TestStatesOfASecondLife(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
-		s := newStatus(t, migrated(t, url))
+	each(t, func(t *testing.T, s *Store) {
 		at := time.Now()
-		write := func(after time.Duration, tr consumer.Transition) consumer.MessageState {
+		write := func(after time.Duration, tr consumer.Transition) Message {
 			t.Helper()
 			tr.Queue, tr.MessageID, tr.At = "orders", "m", at.Add(after)
-			if err := s.write(t.Context(), []observed{s.observed(tr)}); err != nil {
+			if err := s.write(t.Context(), []row{s.rowOf(tr)}); err != nil {
 				t.Fatal(err)
 			}
 			return s.state(t, "m")
@@ -156,11 +179,90 @@ func TestStatesOfASecondLife(t *testing.T) {
 	})
 }
 
-func TestStatusIsWrittenInTheBackground(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
+// TestTheRuleOfReplacement holds row.follows and the statement against each other, for
+// a sample of all pairs of states.
+func TestTheRuleOfReplacement(t *testing.T) {
+	at := time.Now().UnixMilli()
+	var some []row
+	for _, state := range []consumer.State{consumer.Accepted, consumer.Waiting, consumer.Processing, consumer.Succeeded, consumer.Dead} {
+		for _, ord := range []int{1, 3, 6} {
+			for _, begins := range []bool{false, true} {
+				for _, after := range []int64{0, 1, 1000, 1001} {
+					some = append(some, row{Queue: "orders", State: state, Ord: ord, Begins: begins, UpdatedAt: at + after, ExpiresAt: at + 1e9})
+				}
+			}
+		}
+	}
+	each(t, func(t *testing.T, s *Store) {
+		var firsts, seconds []row
+		for i := range 1500 {
+			first, second := some[rand.IntN(len(some))], some[rand.IntN(len(some))]
+			first.MessageID = fmt.Sprint(i)
+			second.MessageID, second.Percent = first.MessageID, 1
+			firsts, seconds = append(firsts, first), append(seconds, second)
+		}
+		for _, rows := range [][]row{firsts, seconds} {
+			for batch := range slices.Chunk(rows, statementRows) {
+				if err := s.write(t.Context(), batch); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var list string
+		if err := s.db.QueryRow(t.Context(), database.Statement{
+			PostgreSQL: "SELECT string_agg(message_id, ',') FROM warren.messages WHERE percent = 1",
+			SQLite:     "SELECT group_concat(message_id, ',') FROM warren_messages WHERE percent = 1",
+		}, nil, &list); err != nil {
+			t.Fatal(err)
+		}
+		replaced := make(map[string]bool)
+		for id := range strings.SplitSeq(list, ",") {
+			replaced[id] = true
+		}
+		for i, second := range seconds {
+			if got, want := replaced[second.MessageID], second.follows(firsts[i]); got != want {
+				t.Fatalf("%+v after %+v: replaced in the database: %t, by follows: %t", second, firsts[i], got, want)
+			}
+		}
+	})
+}
+
+// TestAForgedAttemptHarmsNobodyElse has a state that no column holds among others, and
+// one that claims to come after all that its message will ever have.
+func TestAForgedAttemptHarmsNobodyElse(t *testing.T) {
+	each(t, func(t *testing.T, s *Store) {
+		at := time.Now()
+		for i := range 40 {
+			for _, tr := range life(fmt.Sprint("m-", i), at) {
+				s.add(s.rowOf(tr))
+			}
+		}
+		s.add(s.rowOf(consumer.Transition{Queue: "orders", MessageID: "m-20", State: consumer.Waiting, Attempt: math.MaxInt64, Order: math.MaxInt64, At: at, Due: at.Add(time.Hour), Error: "card declined"}))
+		unheld := s.rowOf(consumer.Transition{Queue: "orders", MessageID: "z", At: at})
+		unheld.Attempt, unheld.Result = 1<<40, hexBytes("x")
+		unheld.MessageID = "m-10\x00" // which add has no part in
+		s.add(unheld)
+		s.writePending(t.Context(), writeTimeout)
+		if len(s.pending) != 0 || s.fails != 0 {
+			t.Errorf("%d rows are pending after %d failures, want none", len(s.pending), s.fails)
+		}
+		for i := range 40 {
+			if m := s.state(t, fmt.Sprint("m-", i)); m.State != consumer.Succeeded && i != 20 {
+				t.Errorf("message %d: got %q, want succeeded", i, m.State)
+			}
+		}
+		later := life("m-20", at.Add(2*time.Second))
+		s.add(s.rowOf(later[2]))
+		s.writePending(t.Context(), writeTimeout)
+		if m := s.state(t, "m-20"); m.State != consumer.Processing || m.Error != "" {
+			t.Errorf("a message whose state was forged: got %q with the error %q, want processing", m.State, m.Error)
+		}
+	})
+}
+
+func TestStatesAreWrittenInTheBackground(t *testing.T) {
+	each(t, func(t *testing.T, s *Store) {
 		const n = 2000
-		d := migrated(t, url)
-		s := newStatus(t, d)
 		end := s.run(t)
 		at := time.Now()
 		for i := range n {
@@ -171,9 +273,21 @@ func TestStatusIsWrittenInTheBackground(t *testing.T) {
 				rabbittest.Eventually(t, 10*time.Second, func() bool { return len(s.transitions) == 0 }, "they are taken")
 			}
 		}
+		count := database.Statement{
+			PostgreSQL: "SELECT count(*) FROM warren.messages WHERE state = 'succeeded' AND attempt = 2",
+			SQLite:     "SELECT count(*) FROM warren_messages WHERE state = 'succeeded' AND attempt = 2",
+		}
+		written := func() (got int) {
+			if err := s.db.QueryRow(t.Context(), count, nil, &got); err != nil {
+				t.Error(err)
+			}
+			return got
+		}
+		rabbittest.Eventually(t, 60*time.Second, func() bool { return written() == n }, "they are written")
+		s.Observe(life("last", at)[8])
 		end() // writes what is left
-		if got := d.number(t, "SELECT count(*) FROM "+tableOf(d)+" WHERE state = 'succeeded' AND attempt = 2"); got != n {
-			t.Errorf("got %d messages that have succeeded, want %d", got, n)
+		if got := written(); got != n+1 {
+			t.Errorf("got %d messages that have succeeded, want %d", got, n+1)
 		}
 		if got := s.bytes.Load(); got != 0 {
 			t.Errorf("%d bytes of results count as pending, want 0", got)
@@ -181,19 +295,11 @@ func TestStatusIsWrittenInTheBackground(t *testing.T) {
 	})
 }
 
-func tableOf(d *Database) string {
-	if d.place.dialect == postgres {
-		return "warren.messages"
-	}
-	return "warren_messages"
-}
-
 func TestResultsOfAnyBytes(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
-		s := newStatus(t, migrated(t, url))
+	each(t, func(t *testing.T, s *Store) {
 		for i, body := range [][]byte{nil, {}, {0, 0xff, '"'}, bytes.Repeat([]byte("x"), maxResultBytes), bytes.Repeat([]byte("x"), maxResultBytes+1)} {
 			id := fmt.Sprintf("\x00\xff\"%d", i)
-			err := s.write(t.Context(), []observed{s.observed(consumer.Transition{
+			err := s.write(t.Context(), []row{s.rowOf(consumer.Transition{
 				Queue: "orders", MessageID: id, State: consumer.Succeeded, Text: "\x00'", Error: "\xff", At: time.Now(),
 				Result: consumer.Result{ContentType: "a\x00", Body: body},
 			})})
@@ -215,10 +321,9 @@ func TestResultsOfAnyBytes(t *testing.T) {
 }
 
 func TestStateOfAnIDInTwoQueues(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
-		s := newStatus(t, migrated(t, url))
+	each(t, func(t *testing.T, s *Store) {
 		for i, queue := range []string{"a", "b"} {
-			err := s.write(t.Context(), []observed{s.observed(consumer.Transition{Queue: queue, MessageID: "m", State: consumer.Processing, Order: 3, At: time.Now().Add(time.Duration(i) * time.Second)})})
+			err := s.write(t.Context(), []row{s.rowOf(consumer.Transition{Queue: queue, MessageID: "m", State: consumer.Processing, Order: 3, At: time.Now().Add(time.Duration(i) * time.Second)})})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -232,15 +337,14 @@ func TestStateOfAnIDInTwoQueues(t *testing.T) {
 }
 
 func TestStatesExpire(t *testing.T) {
-	each(t, func(t *testing.T, url string) {
-		s := newStatus(t, migrated(t, url))
+	each(t, func(t *testing.T, s *Store) {
 		now := time.Now()
 		for _, tr := range []consumer.Transition{
 			{MessageID: "old", State: consumer.Dead, At: now.Add(-8 * 24 * time.Hour)},
 			{MessageID: "new", State: consumer.Dead, At: now.Add(-6 * 24 * time.Hour)},
 			{MessageID: "due", State: consumer.Waiting, At: now.Add(-30 * 24 * time.Hour), Due: now},
 		} {
-			if err := s.write(t.Context(), []observed{s.observed(tr)}); err != nil {
+			if err := s.write(t.Context(), []row{s.rowOf(tr)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -255,20 +359,12 @@ func TestStatesExpire(t *testing.T) {
 	})
 }
 
-// TestStatusWithoutItsDatabase stops the database for a while: nothing waits for it,
+// TestStoreWithoutItsDatabase stops the database for a while: nothing waits for it,
 // the log says so once, and what has happened meanwhile is written afterwards.
-func TestStatusWithoutItsDatabase(t *testing.T) {
+func TestStoreWithoutItsDatabase(t *testing.T) {
 	server := pgtest.Start(t)
-	var log statusLog
-	d, err := New(Config{URL: server.URL()}, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
-	if _, err := d.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s := newStatus(t, d)
+	var log logBuffer
+	s := newStore(t, server.URL(), &log)
 	s.run(t)
 	observe := func(id string) {
 		for _, tr := range life(id, time.Now()) {
@@ -307,12 +403,8 @@ func TestStatusWithoutItsDatabase(t *testing.T) {
 
 // TestStatesThatComeTooFast has more come than is taken before Run begins.
 func TestStatesThatComeTooFast(t *testing.T) {
-	var log statusLog
-	d := newDatabase(t, sqliteURL(t), &log)
-	if _, err := d.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s := newStatus(t, d)
+	var log logBuffer
+	s := newStore(t, sqliteURL(t), &log)
 	for i := range cap(s.transitions) + 7 {
 		s.Observe(consumer.Transition{Queue: "q", MessageID: fmt.Sprint(i), State: consumer.Processing, At: time.Now()})
 	}
@@ -323,11 +415,16 @@ func TestStatesThatComeTooFast(t *testing.T) {
 	}
 }
 
-// TestStatusIsBounded observes far more than can wait.
-func TestStatusIsBounded(t *testing.T) {
+// TestStoreIsBounded observes far more than can wait.
+func TestStoreIsBounded(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
-	d := newDatabase(t, "sqlite:"+t.TempDir()+"/none/such.db", io.Discard)
-	s, err := d.NewStatus(0, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
+	log := slog.New(slog.DiscardHandler)
+	db, err := database.New(database.Config{URL: "sqlite:" + t.TempDir() + "/none/such.db"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	s, err := New(db, 0, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)), log)
 	if err != nil {
 		t.Fatal(err)
 	}
