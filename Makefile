@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test stress test-systemd test-brokers package package-check lint bench bench-fleet demo fuzz clean
+.PHONY: help build test stress test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ package-check: ## check the packages: the same bytes anywhere, lintian, installe
 lint: ## look for faults without running anything
 	$(GO) mod tidy -diff
 	$(GO) tool -modfile=.ci/lint/go.mod golangci-lint run ./...
+
+vuln: ## look for known vulnerabilities, if their database can be reached
+	@GO='$(GO)' .ci/vuln
 
 bench: ## measure: draining beside a consumer written by hand, telemetry on and off, spawning
 	.ci/deps
