@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/telemetry"
 )
 
 // version is set with -ldflags "-X main.version=v1.2.3"; if it is not, what the Go
@@ -57,7 +58,7 @@ func main() {
 	}
 	err := run(context.Background(), os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "warren:", err)
+		telemetry.WriteError(os.Stderr, "warren: "+err.Error())
 	}
 	os.Exit(exitStatus(err))
 }

@@ -230,6 +230,10 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 			t.Errorf("start without a configuration: got success (%s), want a failure", out)
 		}
 		s.await(t, "configuration: WARREN_QUEUES must be set")
+		rabbittest.Eventually(t, 20*time.Second, func() bool {
+			errors, _ := s.Try("journalctl", "--no-pager", "-o", "cat", "-u", "warren", "-t", "warren", "-p", "err")
+			return strings.Contains(errors, "warren: configuration: WARREN_QUEUES must be set")
+		}, "the journal has the fault with the priority of an error")
 		s.Run(t, "systemctl", "stop", "warren")
 	})
 	step("systemctl start returns when it consumes", func(t *testing.T) {
@@ -319,6 +323,29 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 		s.want(t, "warren@emails", "StatusText", "1 queue, 0 in flight, 0 done")
 	})
 	step("the sandbox is tight", func(t *testing.T) { s.wantExposure(t, 1.2) })
+	step("what it takes from the machine is limited", func(t *testing.T) {
+		for _, unit := range []string{"warren", "warren@emails"} {
+			for property, want := range map[string]string{"OOMPolicy": "continue", "TasksMax": "4096", "LimitCORE": "0", "UMask": "0027"} {
+				s.want(t, unit, property, want)
+			}
+			if got := s.property(t, unit, "MemoryMax"); got == "infinity" {
+				t.Errorf("MemoryMax of %s: got %s, want a limit", unit, got)
+			}
+		}
+	})
+	step("the documented check has the credentials of drop-ins", func(t *testing.T) {
+		s.Write(t, "/etc/systemd/system/warren.service.d/credentials.conf", 0o644, "[Service]\nLoadCredential=warren_queue_audits_concurrency:/etc/credstore/concurrency\n")
+		s.Write(t, "/etc/credstore/concurrency", 0o600, "3\n")
+		s.Run(t, "systemctl", "daemon-reload")
+		command := documentedCheck(t)
+		s.Run(t, "sh", "-c", command)
+		config := s.Run(t, "sh", "-c", strings.TrimSuffix(command, "check")+"config")
+		if !strings.Contains(config, "WARREN_QUEUE_AUDITS_CONCURRENCY=3") {
+			t.Errorf("config with the credentials of the unit: got\n%s\nwant the concurrency of the credential", config)
+		}
+		s.Run(t, "rm", "/etc/systemd/system/warren.service.d/credentials.conf")
+		s.Run(t, "systemctl", "daemon-reload")
+	})
 	step("an upgrade keeps the configuration and restarts what runs", func(t *testing.T) {
 		pids := []string{s.property(t, "warren", "MainPID"), s.property(t, "warren@emails", "MainPID")}
 		before := s.Read(t, "/etc/warren/warren.env")
@@ -361,6 +388,21 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 			t.Errorf("files left:\n%s", left)
 		}
 	})
+}
+
+// documentedCheck is the command of docs/operations.md that checks the configuration.
+func documentedCheck(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "```sh\nsystemd-run ")
+	command, _, found := strings.Cut(after, "\n```")
+	if !found || !strings.HasSuffix(command, "warren check") {
+		t.Fatalf("docs/operations.md: got %q, want a command with systemd-run that ends in warren check", command)
+	}
+	return "systemd-run " + command
 }
 
 // wantExposure holds what systemd-analyze security makes of the unit.

@@ -115,6 +115,22 @@ func priorityOf(level slog.Level) journal.Priority {
 	return journal.PriDebug
 }
 
+// WriteError writes text, the last words of a program, to w. If that is standard error and
+// leads to the journal, each line has the priority of an error: without a mark, the journal
+// takes what it reads there for information.
+func WriteError(w io.Writer, text string) {
+	if isJournal(w) {
+		text = marked(text)
+	}
+	fmt.Fprintln(w, text)
+}
+
+// marked is text with the mark of sd-daemon(3) for an error before each line.
+func marked(text string) string {
+	mark := fmt.Sprintf("<%d>", journal.PriErr)
+	return mark + strings.ReplaceAll(text, "\n", "\n"+mark)
+}
+
 func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	more := *h
 	more.attrs = append([]slog.Attr(nil), h.attrs...)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,5 +63,17 @@ func TestJournalThatIsAwayLosesNoLine(t *testing.T) {
 	slog.New(h).Warn("attempt failed", "queue", "emails")
 	if got, want := out.String(), "attempt failed queue=emails\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTheLastWordsAreMarkedForTheJournalAlone(t *testing.T) {
+	const text = "warren: configuration has 2 faults:\n  one\n  two"
+	if got, want := marked(text), "<3>warren: configuration has 2 faults:\n<3>  one\n<3>  two"; got != want {
+		t.Errorf("for the journal: got %q, want %q", got, want)
+	}
+	var w strings.Builder
+	WriteError(&w, text)
+	if got, want := w.String(), text+"\n"; got != want {
+		t.Errorf("for anything else: got %q, want %q", got, want)
 	}
 }
