@@ -50,7 +50,7 @@ func TestLogLinesAreDocumented(t *testing.T) {
 func logMessages(t *testing.T) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
-	methods := map[string]string{"Info": "info", "end": "info", "Warn": "warn", "Error": "error", "logFailure": "warn", "LevelWarn": "warn", "LevelError": "error"}
+	methods := map[string]string{"Info": "info", "End": "info", "Warn": "warn", "Error": "error", "logFailure": "warn", "LevelWarn": "warn", "LevelError": "error"}
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:

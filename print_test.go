@@ -27,6 +27,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 		"WARREN_QUEUE_MAIL_TIMEOUT=90s",
 		"WARREN_QUEUE_RUN_PROCESSOR=command",
 		"WARREN_QUEUE_RUN_COMMAND=cat\ngit+ssh://u:hun@ter2@host",
+		"WARREN_QUEUE_RUN_ENV=# The key.\nKEY=hunter2",
 	}
 	want := []string{
 		"# the daemon",
@@ -42,6 +43,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 		"WARREN_QUEUE_MAIL_TEMPLATES=  [not set]",
 		"# queue run",
 		`WARREN_QUEUE_RUN_COMMAND="cat\ngit+ssh://******@host"  [environment]`,
+		"WARREN_QUEUE_RUN_ENV=******  [environment]",
 	}
 
 	check := func(stdout string, want []string) {

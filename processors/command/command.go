@@ -1,24 +1,21 @@
 // Package command runs a program for each delivery, written in any language.
 //
-// The program finds the body on its standard input, and the facts about the
-// message in its environment: WARREN_MESSAGE_ID, WARREN_QUEUE, WARREN_ATTEMPT,
-// WARREN_DEADLINE (when the attempt must have ended, RFC 3339 in UTC),
-// WARREN_CONTENT_TYPE, WARREN_HEADERS (a JSON object), and TRACEPARENT and
-// TRACESTATE if the attempt or its publisher is traced. Beside these there is only
-// PATH: nothing of the daemon's environment gets through.
+// The program finds the body on its standard input, and the facts about the message
+// in its environment, which docs/handlers.md lists. Beside these there are PATH and the
+// variables of ENV: nothing of the daemon's environment gets through.
 //
 // What it exits with is the verdict:
 //
 //	0                     success
 //	65 (EX_DATAERR)       the message is dead-lettered
+//	69 (EX_UNAVAILABLE)   the message is tried again later, and no attempt is counted
 //	75 (EX_TEMPFAIL), any
 //	other, or a signal    the message is tried again later
 //
 // Its standard output is the result, for a message with reply-to and for whoever asks
 // for the message's state; if there is neither, it goes nowhere. One of more than 1 MiB
-// is left out. Its
-// standard error goes to the log, a line each; the last line becomes part of the
-// error. A line such as
+// is left out. Its standard error goes to the log, a line each; the last 2 KiB become
+// part of the error. A line such as
 //
 //	warren:progress 40 rendering page 3
 //
@@ -52,8 +49,11 @@ import (
 // finds must not depend on who starts the daemon.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// exDataErr is the exit status that calls a message hopeless: EX_DATAERR of sysexits.h.
-const exDataErr = 65
+// Exit statuses of sysexits.h that mean more than a failure.
+const (
+	exDataErr     = 65 // EX_DATAERR: the message is hopeless
+	exUnavailable = 69 // EX_UNAVAILABLE: what the program depends on is down
+)
 
 // Config is what a command processor is made from.
 type Config struct {
@@ -67,6 +67,11 @@ type Config struct {
 	// User is whom to run it as, with the user's groups. That takes a daemon that
 	// runs as root. Empty means as the daemon.
 	User string `envconfig:"USER" desc:"The user to run the program as, which takes a daemon that runs as root; not set, the daemon's own."`
+	// Env holds variables for the program, one NAME=value a line, as in a file for
+	// systemd's EnvironmentFile: a value is the rest of the line, or in quotes, which may
+	// go on over several lines; in double quotes, \", \\, \$ and \` stand for the
+	// character. Lines that are empty or begin with # or ; are left out.
+	Env string `envconfig:"ENV" secret:"true" desc:"Variables for the program, one NAME=value a line; ENV_FILE=/path reads them from a file such as systemd's EnvironmentFile."`
 }
 
 // Validate looks for the program and the user, but starts nothing. The error names
@@ -87,7 +92,7 @@ func (c *Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) 
 
 func (c *Config) processor() (*processor, error) {
 	var p processor
-	var faults [3]error
+	var faults [4]error
 	p.args, p.path, faults[0] = parseCommand(c.Command)
 	if c.Mode != "spawn" {
 		faults[1] = fmt.Errorf("MODE is %q; it must be one of spawn", c.Mode)
@@ -95,6 +100,7 @@ func (c *Config) processor() (*processor, error) {
 	if c.User != "" {
 		p.credential, faults[2] = credentialOf(c.User)
 	}
+	p.env, faults[3] = parseEnv(c.Env)
 	if err := errors.Join(faults[:]...); err != nil {
 		return nil, err
 	}
@@ -136,6 +142,7 @@ func lookPath(program string) (string, error) {
 type processor struct {
 	path       string
 	args       []string
+	env        []string            // NAME=value, the queue's own
 	credential *syscall.Credential // nil: the daemon's own
 }
 
@@ -151,7 +158,10 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 		stdout = output
 	}
 	stderr := &logLines{log: scope.Logger(), progress: scope.Progress}
-	cmd := p.command(ctx, &d, stdout, stderr)
+	cmd, err := p.command(ctx, &d, stdout, stderr)
+	if err != nil {
+		return err
+	}
 	if err := cmd.Start(); err != nil {
 		return startError(err)
 	}
@@ -162,15 +172,14 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if status == nil {
 		return fmt.Errorf("wait for %s: %w", p.path, err)
 	}
-	failure := status.String()
-	if stderr.last != "" {
-		failure += ": " + stderr.last
-	}
+	failure := stderr.explain(status.String())
 	switch {
 	case interrupted != nil:
 		return fmt.Errorf("%w: %s", interrupted, failure)
 	case status.ExitCode() == exDataErr:
 		return consumer.Permanent(errors.New(failure))
+	case status.ExitCode() == exUnavailable:
+		return consumer.Unavailable(errors.New(failure))
 	case !status.Success():
 		return errors.New(failure)
 	case errors.Is(err, exec.ErrWaitDelay):

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,21 +18,38 @@ import (
 // deadlineFormat is RFC 3339 with milliseconds.
 const deadlineFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// environment returns all of a program's environment.
-func environment(ctx context.Context, d *consumer.Delivery) []string {
-	env := make([]string, 0, 9)
+// environment returns all of a program's environment: PATH, the queue's own variables,
+// which may replace it, and the facts about d. It fails for what no variable can hold.
+func environment(ctx context.Context, own []string, d *consumer.Delivery) ([]string, error) {
+	env := make([]string, 0, len(own)+24)
+	env = append(env, "PATH="+searchPath)
+	env = append(env, own...) // of two that are equal, os/exec takes the last
 	// A message can have zero bytes in it, but no variable can.
 	set := func(name, value string) {
 		env = append(env, name+"="+strings.ReplaceAll(value, "\x00", "\uFFFD"))
 	}
-	set("PATH", searchPath)
-	set("WARREN_MESSAGE_ID", d.MessageID)
 	set("WARREN_QUEUE", d.Queue)
 	set("WARREN_ATTEMPT", strconv.Itoa(d.Attempt))
+	set("WARREN_REDELIVERED", strconv.FormatBool(d.Redelivered))
 	if deadline, ok := ctx.Deadline(); ok {
 		set("WARREN_DEADLINE", deadline.UTC().Format(deadlineFormat))
 	}
-	set("WARREN_CONTENT_TYPE", d.ContentType)
+	set("WARREN_MESSAGE_ID", d.MessageID)
+	set("WARREN_EXCHANGE", d.Exchange)
+	set("WARREN_ROUTING_KEY", d.RoutingKey)
+	set("WARREN_TYPE", d.Type)
+	set("WARREN_CONTENT_TYPE", cmp.Or(d.ContentType, "application/json"))
+	set("WARREN_CONTENT_ENCODING", d.ContentEncoding)
+	set("WARREN_CORRELATION_ID", d.CorrelationID)
+	set("WARREN_REPLY_TO", d.ReplyTo)
+	set("WARREN_APP_ID", d.AppID)
+	set("WARREN_USER_ID", d.UserID)
+	set("WARREN_PRIORITY", strconv.Itoa(int(d.Priority)))
+	timestamp := ""
+	if !d.Timestamp.IsZero() {
+		timestamp = d.Timestamp.UTC().Format(time.RFC3339)
+	}
+	set("WARREN_TIMESTAMP", timestamp)
 	set("WARREN_HEADERS", headersJSON(d.Headers))
 	// The span of this attempt or, where nothing is traced, the publisher's.
 	span := propagation.MapCarrier{}
@@ -39,7 +57,13 @@ func environment(ctx context.Context, d *consumer.Delivery) []string {
 	for name, value := range span {
 		set(strings.ToUpper(name), value)
 	}
-	return env
+	for _, variable := range env {
+		if len(variable) > maxVariableBytes {
+			name, _, _ := strings.Cut(variable, "=")
+			return nil, fmt.Errorf("%s would have %d bytes, but a variable has at most %d; send in the body what is long, not in the headers", name, len(variable), maxVariableBytes)
+		}
+	}
+	return env, nil
 }
 
 // headersJSON returns headers as a JSON object: times as RFC 3339 in UTC, binary

@@ -70,15 +70,15 @@ func TestStandardErrorIsBounded(t *testing.T) {
 	for _, test := range []struct {
 		name, script string
 		lines, total int // lines that are logged; bytes without newlines
-		last         string
+		end          string
 	}{
-		{"many lines", "yes 1234567 | head -n 1000000 >&2; printf 'end' >&2; exit 1", 64 << 10 / 7, 7_000_003, "end"},
-		{"one long line", "head -c 32000000 /dev/zero | tr '\\0' x >&2; exit 1", 1, 32_000_000, strings.Repeat("x", 4096)},
-		{"long lines", "for i in 1 2 3; do head -c 5000 /dev/zero | tr '\\0' x >&2; echo >&2; done; echo end >&2; exit 1", 4, 15_003, "end"},
+		{"many lines", "yes 1234567 | head -n 1000000 >&2; printf 'end' >&2; exit 1", 64 << 10 / 7, 7_000_003, ":\n" + strings.Repeat("1234567\n", 255) + "end"},
+		{"one long line", "head -c 32000000 /dev/zero | tr '\\0' x >&2; exit 1", 1, 32_000_000, ": " + strings.Repeat("x", 2048)},
+		{"long lines", "for i in 1 2 3; do head -c 5000 /dev/zero | tr '\\0' x >&2; echo >&2; done; echo end >&2; exit 1", 4, 15_003, ": end"},
 	} {
 		log := new(stderrLog)
 		_, err := consumertest.RunLog(t.Context(), shell(t, test.script), consumer.Delivery{}, log.logger())
-		if want := "exit status 1: " + test.last; err == nil || err.Error() != want {
+		if want := "exit status 1" + test.end; err == nil || err.Error() != want {
 			t.Errorf("%s: error %.60v, want %.60q", test.name, err, want)
 		}
 		logged := 0

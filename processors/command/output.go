@@ -5,11 +5,13 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/warrenmq/warren/processors/internal/result"
 )
 
 const (
+	maxErrorBytes  = 2 << 10
 	maxLineBytes   = 4 << 10
 	maxLoggedBytes = 64 << 10
 )
@@ -38,7 +40,10 @@ type logLines struct {
 	line     []byte // the current line, or its beginning
 	logged   int
 	dropped  int
-	last     string // line that was not blank, as it was logged or would have been
+	// tail is the end of what was written, and more than maxErrorBytes of it if there
+	// was. Blank lines and those of progress are not in it.
+	tail      []byte
+	tailBegin int // of the current line in tail
 }
 
 // Write never fails: a program that says too much is not to be stopped by it.
@@ -48,6 +53,7 @@ func (l *logLines) Write(b []byte) (int, error) {
 		n := min(len(part), maxLineBytes-len(l.line))
 		l.line = append(l.line, part[:n]...)
 		l.dropped += len(part) - n
+		l.keep(part)
 		if ended {
 			l.endLine()
 		}
@@ -56,14 +62,28 @@ func (l *logLines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// keep appends part of the current line to the tail.
+func (l *logLines) keep(part []byte) {
+	const most = maxErrorBytes + 2 // the newlines before and after the lines that are told
+	part = part[max(0, len(part)-most):]
+	if len(l.tail)+len(part) > 2*most { // seldom, so that each byte is moved once
+		over := len(l.tail) - most
+		l.tail = append(l.tail[:0], l.tail[over:]...)
+		l.tailBegin = max(0, l.tailBegin-over)
+	}
+	l.tail = append(l.tail, part...)
+}
+
 func (l *logLines) endLine() {
 	text := string(bytes.TrimSpace(bytes.ToValidUTF8(l.line, []byte("\uFFFD"))))
 	size := len(l.line)
 	l.line = l.line[:0]
 	if text == "" || l.isProgress(text) {
+		l.tail = l.tail[:l.tailBegin]
 		return
 	}
-	l.last = text
+	l.keep([]byte("\n"))
+	l.tailBegin = len(l.tail)
 	if l.logged+size > maxLoggedBytes {
 		l.logged = maxLoggedBytes // from here on, nothing more
 		l.dropped += size
@@ -71,6 +91,31 @@ func (l *logLines) endLine() {
 	}
 	l.logged += size
 	l.log.Info("standard error of the command", "line", text)
+}
+
+// explain adds to how the program ended what it has written last: at most
+// maxErrorBytes, and whole lines unless the last one is longer.
+func (l *logLines) explain(ending string) string {
+	text := bytes.TrimSuffix(l.tail, []byte("\n"))
+	if over := len(text) - maxErrorBytes; over > 0 {
+		text = text[over-1:]
+		if newline := bytes.IndexByte(text, '\n'); newline >= 0 {
+			text = text[newline:]
+		}
+		text = text[1:]
+	}
+	tail := strings.ToValidUTF8(strings.ReplaceAll(string(text), "\r\n", "\n"), "\uFFFD")
+	if over := len(tail) - maxErrorBytes; over > 0 { // what was not valid has grown
+		tail = strings.ToValidUTF8(tail[over:], "")
+	}
+	tail = strings.TrimRightFunc(tail, unicode.IsSpace)
+	switch {
+	case tail == "":
+		return ending
+	case strings.Contains(tail, "\n"):
+		return ending + ":\n" + tail
+	}
+	return ending + ": " + strings.TrimSpace(tail)
 }
 
 // isProgress tells whether the line says how far the work is, and passes that on.

@@ -20,17 +20,21 @@ import (
 const killAfter = 500 * time.Millisecond
 
 // command prepares one run of the program.
-func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, stderr io.Writer) *exec.Cmd {
+func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, stderr io.Writer) (*exec.Cmd, error) {
+	env, err := environment(ctx, p.env, d)
+	if err != nil {
+		return nil, consumer.Undecodable(err)
+	}
 	return &exec.Cmd{
 		Path:        p.path,
 		Args:        p.args,
-		Env:         environment(ctx, d),
+		Env:         env,
 		Stdin:       bytes.NewReader(d.Body),
 		Stdout:      stdout, // nil: /dev/null
 		Stderr:      stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential},
 		WaitDelay:   killAfter,
-	}
+	}, nil
 }
 
 // wait blocks until the process of cmd has ended, together with its group. It ends
@@ -81,18 +85,20 @@ var remedies = map[syscall.Errno]string{
 	syscall.EAGAIN:  "there are too many processes; raise TasksMax and LimitNPROC of the unit, or lower CONCURRENCY",
 	syscall.ENOMEM:  "memory is short; raise MemoryMax of the unit, or lower CONCURRENCY",
 	syscall.EMFILE:  "too many files are open; raise LimitNOFILE of the unit, or lower CONCURRENCY",
+	syscall.ENOSPC:  "free some space on that disk",
 	syscall.ENFILE:  "too many files are open on this machine; raise fs.file-max",
 }
 
-// startError says why the program could not be started. The next attempt may find
-// another machine; only a message that does not fit will never fit.
+// startError says why the program could not be started. That is the machine's fault, or
+// that of whoever has changed it, and no other message would fare better, unless this
+// one has too much for an environment.
 func startError(err error) error {
 	number, _ := errors.AsType[syscall.Errno](err)
 	if number == syscall.E2BIG {
-		return consumer.Permanent(fmt.Errorf("%w; the headers do not fit into a variable (128 KiB as JSON), send them in the body", err))
+		return consumer.Undecodable(fmt.Errorf("%w; the environment has more than the system gives to a program, send in the body what is long, not in the headers", err))
 	}
 	if remedy := remedies[number]; remedy != "" {
-		return fmt.Errorf("%w; %s", err, remedy)
+		err = fmt.Errorf("%w; %s", err, remedy)
 	}
-	return err
+	return consumer.Unavailable(err)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,7 +21,38 @@ func TestLinesOfProgress(t *testing.T) {
 	if got, want := strings.Join(told, ", "), "40 rendering page 3, 7 , 100 "; got != want {
 		t.Errorf("told %q, want %q", got, want)
 	}
-	if l.last != "after" || strings.Count(log.String(), "\n") != 5 || strings.Contains(log.String(), "rendering") {
-		t.Errorf("the last line is %q and the log\n%s\nwant after, and the other five lines", l.last, &log)
+	if got, want := l.explain("ended"), "ended:\nbefore\nwarren:progress soon\nwarren:progress\nwarren:progressing 5\nafter"; got != want {
+		t.Errorf("explained as %q, want %q", got, want)
+	}
+	if strings.Count(log.String(), "\n") != 5 || strings.Contains(log.String(), "rendering") {
+		t.Errorf("the log is\n%s\nwant the other five lines", &log)
+	}
+}
+
+// TestExplanationIsTheEnd writes in pieces of all sizes.
+func TestExplanationIsTheEnd(t *testing.T) {
+	long := strings.Repeat("x", maxErrorBytes)
+	line := strings.Repeat("y", 99) + "\n"
+	for name, test := range map[string]struct{ written, want string }{
+		"as much as may be":   {long + "\n", "e: " + long},
+		"one long line":       {"z" + long, "e: " + long},
+		"of several":          {"one\n" + long + "\n", "e: " + long},
+		"whole lines":         {strings.Repeat(line, 1000), "e:\n" + strings.TrimSuffix(strings.Repeat(line, maxErrorBytes/100), "\n")},
+		"a character in two":  {"\u00e4" + long[1:], "e: " + long[1:]},
+		"not valid":           {strings.Repeat("\xffa", 3*maxErrorBytes), "e: " + strings.Repeat("\uFFFDa", maxErrorBytes/4)},
+		"progress in between": {"one\n" + strings.Repeat("warren:progress 4 "+line, 1000) + "two", "e:\none\ntwo"},
+		"blank lines":         {"\n\n one\n\ntwo \n\n", "e:\n one\ntwo"},
+		"nothing":             {" \n\n", "e"},
+	} {
+		for _, size := range []int{1, 7, 4096, 1 << 20} {
+			l := &logLines{log: slog.New(slog.DiscardHandler), progress: func(int, string) {}}
+			for part := range slices.Chunk([]byte(test.written), size) {
+				_, _ = l.Write(part)
+			}
+			l.end()
+			if got := l.explain("e"); got != test.want {
+				t.Errorf("%s in pieces of %d: got %d bytes, %.200q, want %d, %.200q", name, size, len(got), got, len(test.want), test.want)
+			}
+		}
 	}
 }
