@@ -11,6 +11,7 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/sethvargo/go-retry"
 	"go.opentelemetry.io/otel/attribute"
 )
 
@@ -169,6 +170,12 @@ func (c *Conn) OnChannel(f func(*amqp.Channel) error) error {
 		return reason // f may have seen only that the channel was closed
 	}
 	return err
+}
+
+// Backoff paces what is tried for ever. Its cap is what an operator may have to wait for
+// after the cause has ended.
+func Backoff() retry.Backoff {
+	return retry.WithCappedDuration(3*time.Second, retry.WithJitterPercent(20, retry.NewExponential(200*time.Millisecond)))
 }
 
 // NodeName is the host:port of an AMQP URL, fit for logs.

@@ -35,7 +35,7 @@ const (
 	ForDeadLetter Purpose = "dead_letter" // for an operator
 	ForReply      Purpose = "reply"       // the result, to reply-to
 	ForReturn     Purpose = "return"      // to its own queue, in place of requeuing it
-	ForSchedule   Purpose = "schedule"    // a firing, or its token
+	ForSchedule   Purpose = "schedule"    // a firing
 	ForProgram    Purpose = "publish"     // for a program that asked for it
 	ForOutbox     Purpose = "outbox"      // for a processor, or another program
 )
@@ -81,6 +81,9 @@ var asProducer = trace.WithSpanKind(trace.SpanKindProducer)
 // start begins the span of a publish, and writes its context into the headers of the
 // message. What it returns ends and counts it.
 func (in *Instruments) start(ctx context.Context, c *Conn, o *Outgoing) (context.Context, func(error)) {
+	if o.Purpose == "" {
+		return ctx, func(error) {}
+	}
 	msg := &o.Message
 	destination := DestinationName(o.Exchange, o.Key, "")
 	name := "send"

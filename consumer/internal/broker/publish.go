@@ -33,7 +33,9 @@ const maxIdleChannels = 64
 type Outgoing struct {
 	Exchange, Key string
 	Message       amqp.Publishing
-	Purpose       Purpose
+	// Purpose says why, for its span and its count. Empty means that it has neither: it
+	// is a matter of Warren's own.
+	Purpose Purpose
 	// Queue is the work queue in whose name it is counted. Empty means none.
 	Queue string
 	// Declare makes sure of where it goes to, after somebody has deleted that. Nil
@@ -46,16 +48,22 @@ type Outgoing struct {
 // broker has answered, or ctx ends: then nothing is known of the message, and the error
 // is the cause. Its span and its count are made here, whoever publishes.
 func (c *Conn) Publish(ctx context.Context, o Outgoing) error {
+	return c.publish(ctx, o, c.borrow, c.giveBack)
+}
+
+// publish publishes on a channel that borrow returns and that giveBack gets if it can be
+// used again.
+func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
 	ctx, end := c.metered.start(ctx, c, &o)
 	err := c.check(o)
 	if err == nil {
-		err = c.offer(ctx, o, c.borrow, c.giveBack)
+		err = c.offer(ctx, o, borrow, giveBack)
 	}
 	if IsMissing(err) && o.Declare != nil {
 		if declared := o.Declare(c); declared != nil {
 			err = errors.Join(err, declared)
 		} else {
-			err = c.offer(ctx, o, c.borrow, c.giveBack)
+			err = c.offer(ctx, o, borrow, giveBack)
 		}
 	}
 	if err != nil {
@@ -73,8 +81,7 @@ func target(exchange, key string) string {
 	return fmt.Sprintf("exchange %q with routing key %q", exchange, key)
 }
 
-// offer offers a message once, on a channel that borrow returns and that giveBack gets
-// if it can be used again.
+// offer offers a message once.
 func (c *Conn) offer(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
 	if c.blocked.Load() {
 		return ErrBlocked // writing would only fill a socket that nobody reads

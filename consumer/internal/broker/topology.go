@@ -47,6 +47,8 @@ type Declaration struct {
 	What string // "queue emails"
 	Make func(*amqp.Channel) error
 	Look func(*amqp.Channel) error
+	// Remedies settle what keeps it from being declared. Nil means those of work queues.
+	Remedies *Remedies
 }
 
 // Declarations of the work queue, its dead-letter queue first: the work queue must
@@ -143,7 +145,7 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 			do = d.Look
 		}
 		if err := do(ch); err != nil {
-			errs = append(errs, ExplainDeclare(d.What, err, passive, envPrefix))
+			errs = append(errs, d.Explain(err, passive, envPrefix))
 		}
 	}
 	if ch != nil && !ch.IsClosed() {
@@ -172,8 +174,28 @@ func (q Queue) Redeclare(name string) func(*Conn) error {
 // argument and the values that differ.
 var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'.*?received (?:the value )?('[^']*'|none).*? but current is (?:the value )?('[^']*'|none)`)
 
-// ExplainDeclare says what kept something from being declared, and the remedy.
+// Remedies say what settles that something cannot be declared, as the end of a sentence.
+type Remedies struct {
+	Missing, NotPermitted string
+	Differs               func(argument string) string
+}
+
+// ExplainDeclare says what kept something of a work queue from being declared, and the
+// remedy.
 func ExplainDeclare(what string, err error, passive bool, envPrefix string) error {
+	return Declaration{What: what}.Explain(err, passive, envPrefix)
+}
+
+// Explain says what kept d from being declared, and the remedy.
+func (d Declaration) Explain(err error, passive bool, envPrefix string) error {
+	what, remedies := d.What, d.Remedies
+	if remedies == nil {
+		remedies = &Remedies{
+			Missing:      "declare it as the documentation lists, or set " + envPrefix + "DECLARE=true",
+			NotPermitted: "grant it with rabbitmqctl set_permissions, or declare it elsewhere and set " + envPrefix + "DECLARE=false",
+			Differs:      func(argument string) string { return remedyFor(argument, envPrefix) },
+		}
+	}
 	reply, ok := errors.AsType[*amqp.Error](err)
 	if !ok {
 		return fmt.Errorf("%s: %w", what, err)
@@ -183,21 +205,20 @@ func ExplainDeclare(what string, err error, passive bool, envPrefix string) erro
 	case amqp.NotFound:
 		remedy := "declare the exchange first, as its publisher does"
 		if passive {
-			remedy = "declare it as the documentation lists, or set " + envPrefix + "DECLARE=true"
+			remedy = remedies.Missing
 		}
 		f.Text = fmt.Sprintf("%s is missing; %s (%s)", what, remedy, reply.Reason)
 		// A quorum queue without its majority is reported as not found, too.
 		f.Lasting = !passive || !unavailable.MatchString(reply.Reason)
 	case amqp.AccessRefused:
-		f.Text = fmt.Sprintf("%s: not permitted (%s); grant it with rabbitmqctl set_permissions, or declare it elsewhere and set %sDECLARE=false",
-			what, reply.Reason, envPrefix)
+		f.Text = fmt.Sprintf("%s: not permitted (%s); %s", what, reply.Reason, remedies.NotPermitted)
 	case amqp.PreconditionFailed:
 		m := inequivalent.FindStringSubmatch(reply.Reason)
 		if m == nil {
 			f.Text = fmt.Sprintf("%s: the broker refuses its arguments: %s", what, reply.Reason)
 			break
 		}
-		f.Text = fmt.Sprintf("%s exists with another %s: Warren wants %s, it has %s; %s", what, m[1], m[2], m[3], remedyFor(m[1], envPrefix))
+		f.Text = fmt.Sprintf("%s exists with another %s: Warren wants %s, it has %s; %s", what, m[1], m[2], m[3], remedies.Differs(m[1]))
 	default:
 		return fmt.Errorf("%s: %w", what, err)
 	}
