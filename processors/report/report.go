@@ -64,7 +64,7 @@ type Config struct {
 func (c *Config) Validate(q registry.Queue) error {
 	url := cmp.Or(c.SourceURL, q.DatabaseURL)
 	var faults [4]error
-	_, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
+	_, faults[0] = loadReports(c.Reports, url)
 	faults[1] = checkSource(url)
 	faults[2] = checkOutput(c.Output)
 	if c.mails() {
@@ -79,7 +79,7 @@ func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, e
 	url := cmp.Or(c.SourceURL, q.DatabaseURL)
 	p := &processor{attachmentMaxBytes: c.AttachmentMaxBytes}
 	var faults [4]error
-	p.reports, faults[0] = statement.Load("REPORTS", c.Reports, "report", statement.DialectOf(url))
+	p.reports, faults[0] = loadReports(c.Reports, url)
 	p.source, faults[1] = newSource(url, q.Concurrency)
 	p.output, faults[2] = newOutput(c.Output)
 	if c.mails() {
@@ -89,6 +89,12 @@ func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, e
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// loadReports reads the reports. Each only reads: what also acts beyond the transaction,
+// such as COPY TO PROGRAM, ATTACH and VACUUM INTO, no transaction would hold back.
+func loadReports(dir, url string) (*statement.Set, error) {
+	return statement.Load("REPORTS", dir, "report", statement.DialectOf(url), "SELECT", "WITH", "VALUES", "TABLE")
 }
 
 // mails tells whether reports of the queue can be mailed.

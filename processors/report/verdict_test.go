@@ -61,7 +61,7 @@ func TestWhatIsDead(t *testing.T) {
 				"sales":  "-- param: since date\n-- param: top int = 10\nSELECT :since AS since, :top AS top",
 				"syntax": "SELECT 1 FORM here",
 				"table":  "SELECT * FROM nowhere",
-				"write":  "INSERT INTO here VALUES (1) RETURNING n",
+				"write":  writing(url),
 				"double": "SELECT 1 AS a, 2 AS a",
 			}), SourceURL: url, Output: out,
 		})
@@ -86,26 +86,54 @@ func TestWhatIsDead(t *testing.T) {
 	})
 }
 
+// writing is a statement that begins as those do which read.
+func writing(url string) string {
+	if strings.HasPrefix(url, "sqlite:") {
+		return "WITH new AS (SELECT 1) INSERT INTO here SELECT * FROM new RETURNING n"
+	}
+	return "WITH new AS (INSERT INTO here VALUES (1) RETURNING n) SELECT * FROM new"
+}
+
+// What acts beyond its transaction does not get as far as the database.
+func TestReportThatDoesNotRead(t *testing.T) {
+	for _, statement := range []string{
+		"COPY (SELECT 1) TO PROGRAM 'touch /tmp/x'", "ATTACH '/tmp/x' AS x", "VACUUM INTO '/tmp/x'", "INSERT INTO here VALUES (1) RETURNING n",
+		"DO $$ BEGIN END $$", "EXPLAIN ANALYZE DELETE FROM here", "PRAGMA journal_mode = DELETE", "SET work_mem = '1MB'", "CALL f()",
+	} {
+		cfg := Config{Reports: reports(t, map[string]string{"x": "-- A report.\n" + statement}), SourceURL: "postgres://x@localhost/x", Output: t.TempDir(), AttachmentMaxBytes: 1}
+		err := cfg.Validate(registry.Queue{Name: "reports", Concurrency: 1})
+		if err == nil || !strings.Contains(err.Error(), "x.sql:2: it begins with "+statement[:2]) || !strings.Contains(err.Error(), "SELECT, WITH, VALUES, TABLE") {
+			t.Errorf("%s: got %v, want that it is refused", statement, err)
+		}
+	}
+}
+
 func TestWhatPostgresRefuses(t *testing.T) {
 	source := pgtest.URL(t)
 	out := t.TempDir()
 	p := newProcessor(t, Config{
 		Reports: reports(t, map[string]string{
 			"zero":     "SELECT 1 / (3 - g) FROM generate_series(1, 5) g", // after two rows
-			"settings": "SET work_mem = '1MB'",
+			"nothing":  "SELECT FROM generate_series(1, 5)",
+			"delete":   "WITH gone AS (DELETE FROM here RETURNING *) SELECT * FROM gone",
+			"into":     "SELECT 1 AS one INTO other",
+			"unlocked": "SELECT set_config('transaction_read_only', 'off', true), fail('40001')",
 			"raise":    "SELECT fail('40001')",
 			"deadlock": "SELECT fail('40P01')",
 			"disk":     "SELECT fail('53100')",
 			"slow":     "-- timeout: 200ms\nSELECT 1 UNION ALL SELECT length(pg_sleep(60)::text)",
 		}), SourceURL: source, Output: out,
 	})
-	execute(t, source, `CREATE FUNCTION fail(code text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'as asked for' USING ERRCODE = code; END $$`)
+	execute(t, source, `CREATE TABLE here (n int); CREATE FUNCTION fail(code text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'as asked for' USING ERRCODE = code; END $$`)
 	for report, want := range map[string]struct {
 		verdict string
 		text    string
 	}{
 		"zero":     {"dead", "division by zero"},
-		"settings": {"dead", "it returns no columns"},
+		"nothing":  {"dead", "it returns no columns"},
+		"delete":   {"dead", "reports only read"},
+		"into":     {"dead", "reports only read"},
+		"unlocked": {"retry", "read-write mode must be set before any query"},
 		"raise":    {"retry", "as asked for (SQLSTATE 40001)"},
 		"deadlock": {"retry", "as asked for (SQLSTATE 40P01)"},
 		"disk":     {"retry", "as asked for (SQLSTATE 53100)"},

@@ -24,11 +24,13 @@ type parser struct {
 	st      statement
 	out     strings.Builder // the statement so far
 	faults  []fault
-	lines   []int // of each parameter, where it is declared
+	lines   []int    // of each parameter, where it is declared
+	verbs   []string // that it may begin with; none: any
+	begun   bool
 }
 
-func parse(text string, d Dialect) (*statement, []fault) {
-	p := &parser{dialect: d, text: strings.TrimPrefix(text, "\ufeff")} // some editors begin with it
+func parse(text string, d Dialect, verbs []string) (*statement, []fault) {
+	p := &parser{dialect: d, verbs: verbs, text: strings.TrimPrefix(text, "\ufeff")} // some editors begin with it
 	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
 		return nil, []fault{{1, "it is not UTF-8 text: save it as such"}}
 	}
@@ -139,10 +141,23 @@ func (p *parser) statement() (end int) {
 			p.faultf(begin, "a second statement begins: a file has one, without BEGIN and COMMIT")
 			return end
 		}
+		p.begin(rest)
 		p.token(rest)
 		end = p.pos
 	}
 	return end
+}
+
+// begin looks at the first word of the statement, behind any parentheses.
+func (p *parser) begin(rest string) {
+	if p.begun || rest[0] == '(' {
+		return
+	}
+	p.begun = true
+	word := rest[:max(wordLength(rest), 1)]
+	if len(p.verbs) > 0 && !slices.Contains(p.verbs, strings.ToUpper(word)) {
+		p.faultf(p.pos, "it begins with %s: it must begin with one of %s", word, strings.Join(p.verbs, ", "))
+	}
 }
 
 // token copies what rest begins with. Of a quoted thing nothing is changed.

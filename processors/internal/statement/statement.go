@@ -68,9 +68,9 @@ type Bound struct {
 }
 
 // Load reads the .sql files of the folder that a variable names. kind is what
-// messages call a statement. The error joins the faults of all files, each with its
-// line.
-func Load(variable, dir, kind string, d Dialect) (*Set, error) {
+// messages call a statement; verbs are what one may begin with, if there are any. The
+// error joins the faults of all files, each with its line.
+func Load(variable, dir, kind string, d Dialect, verbs ...string) (*Set, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("%s is not set: set it to the folder with the .sql file of each %s", variable, kind)
 	}
@@ -98,7 +98,7 @@ func Load(variable, dir, kind string, d Dialect) (*Set, error) {
 			faultf("%w: Warren must be allowed to read it", err)
 			continue
 		}
-		st, found := parse(string(text), d)
+		st, found := parse(string(text), d, verbs)
 		for _, f := range found {
 			faultf("%s:%d: %s", path, f.line, f.text)
 		}

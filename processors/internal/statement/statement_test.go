@@ -46,7 +46,7 @@ func TestStatements(t *testing.T) {
 				if want == "" {
 					continue
 				}
-				got, faults := parse(test.text, Dialect(d))
+				got, faults := parse(test.text, Dialect(d), nil)
 				if len(faults) > 0 || got.sql != want {
 					t.Errorf("dialect %d: got %q, %v\nwant %q", d, got.sql, faults, want)
 				}
@@ -72,7 +72,7 @@ func TestLiteralsOfEachDialect(t *testing.T) {
 		`SELECT '{}'::jsonb @> b`:    {true, true},
 	} {
 		for d := range want {
-			if _, faults := parse(text, Dialect(d)); (len(faults) == 0) != want[d] {
+			if _, faults := parse(text, Dialect(d), nil); (len(faults) == 0) != want[d] {
 				t.Errorf("dialect %d: %s: got %v, want no fault: %v", d, text, faults, want[d])
 			}
 		}
@@ -95,7 +95,7 @@ func TestPostgresAgrees(t *testing.T) {
 		"SELECT -:a/* /* :x */ ; */, :b --;:x\n, :c, :d -- ':x",
 		`SELECT jsonb_build_object('a', :a) @> '{"a:x": 1}', jsonb '{}' ? :b, :c, :d`,
 	} {
-		st, faults := parse(head+body, Postgres)
+		st, faults := parse(head+body, Postgres, nil)
 		if len(faults) > 0 {
 			t.Errorf("%s: %v", body, faults)
 			continue
@@ -161,6 +161,27 @@ func TestEveryFaultOfEveryFile(t *testing.T) {
 	} {
 		if _, err := Load("REPORTS", dir, "report", Postgres); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", dir, err, want)
+		}
+	}
+}
+
+func TestVerbs(t *testing.T) {
+	for text, want := range map[string]string{
+		"select 1": "", "-- a comment\n(/* another */ SELECT 1) UNION SELECT 2": "", "WITH x AS (SELECT 1) SELECT * FROM x": "",
+		"COPY t TO PROGRAM 'sh'":                "it begins with COPY: it must begin with one of SELECT, WITH",
+		"-- param: n int\n\nATTACH :n AS other": "it begins with ATTACH",
+		"/* SELECT */ vacuum INTO 'x'":          "it begins with vacuum",
+		"\"SELECT\" 1":                          "it begins with \"",
+		"SELECTS 1":                             "it begins with SELECTS",
+	} {
+		for _, d := range []Dialect{Postgres, SQLite} {
+			_, faults := parse(text, d, []string{"SELECT", "WITH"})
+			switch {
+			case want == "" && len(faults) > 0:
+				t.Errorf("%s: got %v, want no fault", text, faults)
+			case want != "" && (len(faults) != 1 || !strings.HasPrefix(faults[0].text, want) || faults[0].line != 1+strings.Count(text, "\n")):
+				t.Errorf("%s: got %v, want %s", text, faults, want)
+			}
 		}
 	}
 }
@@ -270,7 +291,7 @@ func FuzzParse(f *testing.F) {
 		if postgres {
 			d = Postgres
 		}
-		st, faults := parse(text, d)
+		st, faults := parse(text, d, nil)
 		lines := 1 + strings.Count(text, "\n")
 		for _, f := range faults {
 			if f.line < 1 || f.line > lines || f.text == "" {
