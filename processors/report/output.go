@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
@@ -254,13 +255,28 @@ func (o *bucket) publish(ctx context.Context, f *draft, name, contentType string
 	}
 	_, err := o.client.PutObject(ctx, o.name, key, io.NewSectionReader(f.file, 0, f.bytes), f.bytes,
 		minio.PutObjectOptions{ContentType: contentType, DisableMultipart: true})
-	if reply, ok := errors.AsType[minio.ErrorResponse](err); ok {
-		err = fmt.Errorf("%s: %w", reply.Code, err)
-	}
 	if err != nil {
-		return "", fmt.Errorf("upload to %s: %w", location, err)
+		return "", fmt.Errorf("upload to %s: %w", location, bucketVerdict(ctx, err))
 	}
 	return location, nil
+}
+
+// bucketVerdict marks an error as unavailable if it would be that of any report: the
+// store is not reached, is busy, knows no such bucket, or takes nothing from us.
+func bucketVerdict(ctx context.Context, err error) error {
+	reply, answered := errors.AsType[minio.ErrorResponse](err)
+	if answered {
+		err = fmt.Errorf("%s: %w", reply.Code, err)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case !answered, reply.StatusCode >= http.StatusInternalServerError:
+		return consumer.Unavailable(err)
+	case slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests}, reply.StatusCode):
+		return consumer.Unavailable(err)
+	}
+	return err
 }
 
 func (o *bucket) Close() error {

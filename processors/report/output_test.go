@@ -99,8 +99,9 @@ func TestLeftovers(t *testing.T) {
 type store struct {
 	*gofakes3.GoFakeS3
 	url     string
-	fail    atomic.Pointer[string] // requests whose method and path begin so
-	uploads atomic.Int64           // that began
+	fail    atomic.Pointer[string] // the code of the error that a PUT is answered with
+	status  int
+	uploads atomic.Int64 // that began
 	blocked chan struct{}
 }
 
@@ -115,8 +116,8 @@ func newStore(t *testing.T) *store {
 		if r.Method == http.MethodPut {
 			s.uploads.Add(1)
 		}
-		if begin := s.fail.Load(); begin != nil && strings.HasPrefix(r.Method+" "+r.URL.String(), *begin) {
-			http.Error(w, "<Error><Code>AccessDenied</Code><Message>not you</Message></Error>", http.StatusForbidden)
+		if code := s.fail.Load(); code != nil && r.Method == http.MethodPut {
+			http.Error(w, "<Error><Code>"+*code+"</Code><Message>not now</Message></Error>", s.status)
 			return
 		}
 		if s.blocked != nil {
@@ -198,10 +199,22 @@ func TestBucketThatRefuses(t *testing.T) {
 	source := sqliteURL(t)
 	execute(t, source, "CREATE TABLE here (n int)")
 	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"small": "SELECT 1 AS n", "large": large, "fails": "SELECT abs(-9223372036854775807 - 1) AS n"}), SourceURL: source, Output: s.url})
-	for report, begin := range map[string]string{"small": "PUT /shop/daily/small", "large": "PUT /shop/daily/large"} {
-		s.fail.Store(&begin)
-		_, err := process(t.Context(), p, `{"report": "`+report+`"}`)
-		check(t, err, "retry", "report "+report+": upload to s3://shop/daily/"+report+"-", "AccessDenied")
+	for _, test := range []struct {
+		code    string
+		status  int
+		verdict string
+	}{
+		{"AccessDenied", http.StatusForbidden, "unavailable"},
+		{"SlowDown", http.StatusServiceUnavailable, "unavailable"},
+		{"InternalError", http.StatusInternalServerError, "unavailable"},
+		{"InvalidRequest", http.StatusBadRequest, "retry"},
+	} {
+		s.fail.Store(&test.code)
+		s.status = test.status
+		for _, report := range []string{"small", "large"} {
+			_, err := process(t.Context(), p, `{"report": "`+report+`"}`)
+			check(t, err, test.verdict, "report "+report+": upload to s3://shop/daily/"+report+"-", test.code)
+		}
 	}
 	s.fail.Store(nil)
 	before := s.uploads.Load()
@@ -213,11 +226,11 @@ func TestBucketThatRefuses(t *testing.T) {
 
 	missing := newProcessor(t, Config{Reports: reports(t, map[string]string{"small": "SELECT 1 AS n"}), SourceURL: source, Output: strings.Replace(s.url, "shop", "shed", 1)})
 	_, err = process(t.Context(), missing, `{"report": "small"}`)
-	check(t, err, "retry", "upload to s3://shed/daily/small-", "NoSuchBucket")
+	check(t, err, "unavailable", "upload to s3://shed/daily/small-", "NoSuchBucket")
 
 	away := newProcessor(t, Config{Reports: reports(t, map[string]string{"small": "SELECT 1 AS n"}), SourceURL: source, Output: "s3://shop?region=eu-west-1&endpoint=http://127.0.0.1:1"})
 	_, err = process(t.Context(), away, `{"report": "small"}`)
-	check(t, err, "retry", "upload to s3://shop/small-", "connection refused")
+	check(t, err, "unavailable", "upload to s3://shop/small-", "connection refused")
 	if objects := s.objects(t); len(objects) != 0 {
 		t.Errorf("there are %d objects, want none", len(objects))
 	}

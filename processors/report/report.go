@@ -17,7 +17,8 @@
 // result is a JSON object with location, rows, bytes and sha256.
 //
 // A message that is at fault, or whose query is, is dead-lettered. All else is tried
-// again: a database or bucket that is away, a timeout, a full disk.
+// again; no attempt is counted while the database, the bucket or the mail server is away,
+// or the disk full.
 package report
 
 import (
@@ -32,6 +33,7 @@ import (
 	"log/slog"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/disk"
 	"github.com/warrenmq/warren/processors/internal/mail"
 	"github.com/warrenmq/warren/processors/internal/statement"
 	"github.com/warrenmq/warren/processors/internal/strictjson"
@@ -156,7 +158,7 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	}
 	made, attachment, err := p.make(ctx, d, query, format, msg.Mail != nil, scope)
 	if err != nil {
-		return fmt.Errorf("report %s: %w", query.Name, err)
+		return fmt.Errorf("report %s: %w", query.Name, disk.Verdict(err))
 	}
 	if msg.Mail != nil {
 		if err := p.send(ctx, d, msg.Mail, mailed{query.Name, format, *made, attachment}); err != nil {

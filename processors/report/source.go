@@ -56,19 +56,33 @@ func (s *source) read(ctx context.Context, query *statement.Bound, to encoder) (
 	} else {
 		rows, err = s.readPostgres(ctx, query, to)
 	}
+	own, isOwn := errors.AsType[ownFault](err)
 	switch {
+	case isOwn:
+		err = own.error
 	case database.IsReadOnly(err):
 		err = consumer.Permanent(fmt.Errorf("it is to write, and reports only read: make it a statement of a queue with the processor sql (%w)", err))
 	case err != nil:
-		err = statement.Verdict(err)
+		err = statement.Verdict(ctx, err)
 	default:
 		err = to.end()
 	}
 	return rows, err
 }
 
+// An ownFault is one that arises while the database is read, but is not the database's.
+type ownFault struct{ error }
+
+// write tells an error of an encoder from one of the database.
+func write(err error) error {
+	if err != nil {
+		err = ownFault{err}
+	}
+	return err
+}
+
 // errNoColumns is for a query that is none.
-var errNoColumns = consumer.Permanent(errors.New("it returns no columns: make it a SELECT"))
+var errNoColumns = ownFault{consumer.Permanent(errors.New("it returns no columns: make it a SELECT"))}
 
 // readPostgres reads in a read-only transaction. Values come as PostgreSQL itself
 // writes them, which is exact for all types.
@@ -104,7 +118,7 @@ func (s *source) readPostgres(ctx context.Context, query *statement.Bound, to en
 		if len(names) == 0 {
 			return errNoColumns
 		}
-		if err := to.header(names); err != nil {
+		if err := write(to.header(names)); err != nil {
 			return err
 		}
 		cells := make([]cell, len(kinds))
@@ -112,7 +126,7 @@ func (s *source) readPostgres(ctx context.Context, query *statement.Bound, to en
 			for i, raw := range rows.RawValues() {
 				cells[i] = postgresCell(kinds[i], raw)
 			}
-			if err := to.row(cells); err != nil {
+			if err := write(to.row(cells)); err != nil {
 				return err
 			}
 			count++
@@ -213,7 +227,7 @@ func (s *source) readSQLite(ctx context.Context, query *statement.Bound, to enco
 	for i, t := range types {
 		names[i], targets[i] = t.Name(), &values[i]
 	}
-	if err := to.header(names); err != nil {
+	if err := write(to.header(names)); err != nil {
 		return 0, err
 	}
 	for rows.Next() {
@@ -223,7 +237,7 @@ func (s *source) readSQLite(ctx context.Context, query *statement.Bound, to enco
 		for i, v := range values {
 			cells[i] = sqliteCell(v, types[i].DatabaseTypeName())
 		}
-		if err := to.row(cells); err != nil {
+		if err := write(to.row(cells)); err != nil {
 			return count, err
 		}
 		count++

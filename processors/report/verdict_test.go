@@ -136,7 +136,7 @@ func TestWhatPostgresRefuses(t *testing.T) {
 		"unlocked": {"retry", "read-write mode must be set before any query"},
 		"raise":    {"retry", "as asked for (SQLSTATE 40001)"},
 		"deadlock": {"retry", "as asked for (SQLSTATE 40P01)"},
-		"disk":     {"retry", "as asked for (SQLSTATE 53100)"},
+		"disk":     {"unavailable", "as asked for (SQLSTATE 53100)"},
 		"slow":     {"retry", "it took longer than its timeout of 200ms"},
 	} {
 		_, err := process(t.Context(), p, `{"report": "`+report+`"}`)
@@ -204,10 +204,10 @@ func TestDatabaseThatIsAway(t *testing.T) {
 		return err == nil && n == 1
 	}, "the query is under way")
 	server.Kill()
-	check(t, <-outcome, "retry", "report slow: ")
+	check(t, <-outcome, "unavailable", "report slow: ")
 
 	_, err = process(t.Context(), p, `{"report": "one"}`)
-	check(t, err, "retry", "connection refused", "database postgres")
+	check(t, err, "unavailable", "connection refused", "database postgres")
 	if strings.Contains(err.Error(), pgtest.Password) {
 		t.Errorf("the error shows the password: %v", err)
 	}
@@ -221,7 +221,7 @@ func TestDatabaseThatIsAway(t *testing.T) {
 	u.User = url.UserPassword(u.User.Username(), "correct-horse")
 	wrong := newProcessor(t, Config{Reports: reports(t, map[string]string{"one": "SELECT 1 AS one"}), SourceURL: u.String(), Output: out})
 	_, err = process(t.Context(), wrong, `{"report": "one"}`)
-	check(t, err, "retry", "password authentication failed")
+	check(t, err, "unavailable", "password authentication failed")
 	if strings.Contains(err.Error(), "correct-horse") {
 		t.Errorf("the error shows the password: %v", err)
 	}
@@ -247,7 +247,7 @@ func TestSQLiteFileThatIsMissing(t *testing.T) {
 	out := t.TempDir()
 	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"one": "SELECT 1 AS one"}), SourceURL: "sqlite:" + path, Output: out})
 	_, err := process(t.Context(), p, `{"report": "one"}`)
-	check(t, err, "retry", "unable to open database file")
+	check(t, err, "unavailable", "unable to open database file")
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a file was made")
 	}
@@ -275,7 +275,7 @@ func TestFullDisk(t *testing.T) {
 	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"many": manyRows, "one": "SELECT 1 AS one"}), SourceURL: source, Output: dir})
 	for name := range formats {
 		_, err := process(t.Context(), p, `{"report": "many", "format": "`+name+`"}`)
-		check(t, err, "retry", "report many: ", dir, "no space left on device")
+		check(t, err, "unavailable", "report many: ", dir, "no space left on device")
 		isEmpty(t, dir)
 	}
 	made(t, p, `{"report": "one"}`)

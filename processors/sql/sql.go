@@ -93,7 +93,7 @@ func (p processor) Process(ctx context.Context, d consumer.Delivery, scope *cons
 	}
 	done, err := p.execute(ctx, tx, bound)
 	if err != nil {
-		return fmt.Errorf("statement %s: %w", bound.Name, statement.Ended(ctx, statement.Verdict(err)))
+		return fmt.Errorf("statement %s: %w", bound.Name, statement.Ended(ctx, statement.Verdict(ctx, err)))
 	}
 	rows, err := done.RowsAffected()
 	if err != nil {

@@ -136,9 +136,10 @@ func TestStatements(t *testing.T) {
 		b.check(`{"statement": "ad"}`, "dead", `there is no statement "ad"; there are: add, expire, syntax, table`)
 		b.check(`{"statement": "expire", "params": {"n": 1}}`, "dead", "params.before is missing", "params.n is unknown", "before timestamp")
 		b.check(`{"statement": "expire", "parameters": {}}`, "dead", `"parameters"`, "statement and params")
+		b.check("{\"statement\": \"add\", \"params\": {\"n\": \"Gr\xfc\xdfe\"}}", "dead", "not UTF-8")
 		b.check(`{"statement": "syntax"}`, "dead", "statement syntax: ", "syntax error")
 		b.check(`{"statement": "table"}`, "dead", "statement table: ", "nowhere")
-		b.check(`{"statement": "add", "params": {"n": 2}}`, "retry", "statement add: ", "constraint") // what it is unique against may go
+		b.check(`{"statement": "add", "params": {"n": 2}}`, "dead", "statement add: ", "constraint")
 	})
 }
 
@@ -180,6 +181,30 @@ func TestDatabaseThatIsAway(t *testing.T) {
 	server.Restart(t)
 	if _, err := b.run(`{"statement": "one"}`); err != nil {
 		t.Error(err)
+	}
+}
+
+// Another process that writes to the SQLite file is waited for, and is no fault of the
+// message.
+func TestBusyWriter(t *testing.T) {
+	url := "sqlite:" + filepath.Join(t.TempDir(), "warren.db")
+	b := newBench(t, url, map[string]string{"add": "INSERT INTO rows (n) VALUES (1)"})
+	b.execute("CREATE TABLE rows (n int)")
+	other, err := database.Open(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	tx, err := other.BeginTx(t.Context(), nil) // which locks out all others
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.check(`{"statement": "add"}`, "unavailable", consumer.ErrDatabase.Error(), "SQLITE_BUSY")
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.run(`{"statement": "add"}`); err != nil || got != `{"rows":1}` {
+		t.Errorf("got %s, %v, want one row", got, err)
 	}
 }
 

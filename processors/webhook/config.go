@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/warrenmq/warren/processors/internal/certs"
 )
 
 // parseURL reads URL; see Config. No part of it reaches the error.
@@ -104,9 +106,9 @@ func parseAuthorities(pem string) (*x509.CertPool, error) {
 	if pem == "" {
 		return nil, nil
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(pem)) {
-		return nil, errors.New("CA has no certificate in PEM form; to name a file, set CA_FILE")
+	pool, err := certs.Pool([]byte(pem))
+	if err != nil {
+		return nil, fmt.Errorf("CA %w; to name a file, set CA_FILE", err)
 	}
 	return pool, nil
 }

@@ -10,7 +10,7 @@ import (
 func Pool(pem []byte) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New("it has no certificate in PEM form")
+		return nil, errors.New("has no certificate in PEM form")
 	}
 	return pool, nil
 }

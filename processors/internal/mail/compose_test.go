@@ -7,11 +7,13 @@ import (
 	"mime"
 	"mime/multipart"
 	netmail "net/mail"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors/internal/disk"
 )
 
 // written is m as it is sent.
@@ -156,4 +158,18 @@ func TestComposeDoesNotCopyAttachments(t *testing.T) {
 	if got, most := after.TotalAlloc-before.TotalAlloc, uint64(2<<20); got > most {
 		t.Errorf("%d bytes were allocated, want at most %d", got, most)
 	}
+}
+
+func TestFullDiskOfAMaildir(t *testing.T) {
+	s := newSender(t, Config{Maildir: t.TempDir()})
+	m, err := s.compose(consumer.Delivery{}, hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	checkVerdict(t, disk.Verdict(writeDelivered(full, m)), "unavailable", "no space left on device")
 }

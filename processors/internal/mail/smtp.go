@@ -96,7 +96,7 @@ func readAuthorities(file string) (*x509.CertPool, error) {
 	}
 	pool, err := certs.Pool(pem)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s %w", file, err)
 	}
 	return pool, nil
 }

@@ -2,20 +2,29 @@ package statement
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
 )
 
-// Verdict marks an error of the database as permanent if the statement or its
-// parameters are at fault: then no retry helps.
-func Verdict(err error) error {
-	err = database.Explain(err)
-	if database.IsStatementFault(err) {
-		return consumer.Permanent(err)
+// Verdict marks an error of the database: as permanent if the statement, its parameters
+// or a constraint that they violate is at fault, which no retry helps, and as
+// unavailable if the database is away, refuses the connection, or has no room. What
+// ctx has cut short says nothing about the database.
+func Verdict(ctx context.Context, err error) error {
+	_, refused := errors.AsType[*pgconn.ConnectError](err)
+	explained := database.Explain(err)
+	switch {
+	case database.IsStatementFault(err), database.IsDataFault(err):
+		return consumer.Permanent(explained)
+	case ctx.Err() == nil && (refused || database.IsLost(err)):
+		return consumer.Unavailable(explained)
 	}
-	return err
+	return explained
 }
 
 // Limit returns ctx with the statement's own timeout, if it has one.
