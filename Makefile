@@ -10,7 +10,7 @@ help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/warren, one static file
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/warren .
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(if $(VERSION),-X github.com/warrenmq/warren/daemon.version=$(VERSION))' -o bin/warren .
 
 test: ## install what the tests need, and run them all
 	.ci/deps

@@ -17,7 +17,7 @@ import (
 )
 
 // adminURL is where the daemon's admin server listens, from its log.
-func (d *daemon) adminURL(t *testing.T) string {
+func (d *process) adminURL(t *testing.T) string {
 	t.Helper()
 	addr := regexp.MustCompile(`msg="admin server listens" addr=(\S+)`).FindStringSubmatch(d.log.String())
 	if addr == nil {

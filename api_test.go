@@ -112,7 +112,7 @@ func TestClientInPythonFetchesAReport(t *testing.T) {
 	}
 }
 
-// A checkedAPI asks the daemon, and holds every answer against docs/openapi.yaml.
+// A checkedAPI asks the daemon, and holds every answer against consumer/httpapi/openapi.yaml.
 type checkedAPI struct {
 	t      *testing.T
 	url    string
@@ -120,14 +120,14 @@ type checkedAPI struct {
 	seen   map[string]bool // operations and their statuses
 }
 
-func newCheckedAPI(t *testing.T, d *daemon) *checkedAPI {
+func newCheckedAPI(t *testing.T, d *process) *checkedAPI {
 	t.Helper()
-	doc, err := openapi3.NewLoader().LoadFromFile("docs/openapi.yaml")
+	doc, err := openapi3.NewLoader().LoadFromFile("consumer/httpapi/openapi.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := doc.Validate(t.Context(), openapi3.IsOpenAPI31OrLater()); err != nil {
-		t.Fatalf("docs/openapi.yaml: %v", err)
+		t.Fatalf("consumer/httpapi/openapi.yaml: %v", err)
 	}
 	doc.Servers = nil // the daemon's port is another
 	router, err := gorillamux.NewRouter(doc)
@@ -198,7 +198,7 @@ func (a *checkedAPI) await(id, state string) string {
 }
 
 // TestAPIIsAsDescribed takes messages through every state, and requests to every answer,
-// and holds them against docs/openapi.yaml.
+// and holds them against consumer/httpapi/openapi.yaml.
 func TestAPIIsAsDescribed(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
@@ -262,8 +262,12 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		a.ask(401, method, path, "{}", "Authorization", "Bearer "+apiToken[1:])
 	}
 	a.ask(403, "POST", "/v1/queues/orders", `{}`, "Origin", "https://evil.example")
-	if _, got := a.ask(200, "GET", "/v1/openapi.yaml", ""); got != string(openAPI) {
-		t.Error("/v1/openapi.yaml is not docs/openapi.yaml")
+	described, err := os.ReadFile("consumer/httpapi/openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, got := a.ask(200, "GET", "/v1/openapi.yaml", ""); got != string(described) {
+		t.Error("/v1/openapi.yaml is not consumer/httpapi/openapi.yaml")
 	}
 	for _, want := range []string{"publish 202", "publish 400", "publish 401", "publish 403", "publish 404", "publish 413", "state 200", "state 401", "state 404", "openapi 200", "openapi 401"} {
 		if !a.seen[want] {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,59 +15,120 @@ const (
 	amqp   = "github.com/rabbitmq/amqp091-go"
 )
 
-// arrows are the imports that are meant, by the first folder of who imports: other
-// folders of ours, each of which may also import packages of its own. The main
-// package has no folder, and internal is for tests and the demo.
+// arrows are the imports that are meant. A package belongs to the longest row that its
+// path begins with, "" being the main package alone; it may import packages of the rows
+// that stand there, and of its own. Nothing points up.
 var arrows = map[string][]string{
-	"":           {"processors", "consumer", "telemetry", "systemd"},
-	"processors": {"consumer"},
-	"consumer":   {amqp},
-	"telemetry":  {},
-	"systemd":    {},
-	"internal":   {"consumer", amqp},
+	"":                         {"daemon", "processors"},
+	"daemon":                   {"daemon/internal/cli", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/database", "consumer/state", "consumer/httpapi", "telemetry", "systemd"},
+	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/database", "consumer/state"},
+	"daemon/internal/settings": {"processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "telemetry"},
+
+	"processors":          {"processors/registry", "processors/internal", "consumer", "consumer/database"},
+	"processors/registry": {"consumer"},
+	"processors/internal": {"consumer", "consumer/database"},
+
+	"consumer/httpapi":         {"consumer", "consumer/state"},
+	"consumer/state":           {"consumer", "consumer/database", "consumer/internal"},
+	"consumer/database":        {"consumer", "consumer/internal"},
+	"consumer/consumertest":    {"consumer"},
+	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", amqp},
+	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", amqp},
+	"consumer/internal/broker": {"consumer/internal", amqp},
+	"consumer/internal":        {},
+
+	"telemetry": {},
+	"systemd":   {},
+	"internal":  {"consumer", "consumer/database", amqp}, // for tests, measurements and the demo
 }
 
 func TestImportsPointOneWay(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{.ImportPath}}{{range .Imports}} {{.}}{{end}}", "./...")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	list, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %v: %s", cmd.Args, err, stderr.Bytes())
-	}
 	seen := make(map[string]bool)
-	for line := range strings.Lines(string(list)) {
-		packages := strings.Fields(line)
-		from, ours := folder(packages[0])
+	for _, packages := range goList(t, "-deps", "-f", "{{.ImportPath}}{{range .Imports}} {{.}}{{end}}", "./...") {
+		from, ours := row(packages[0])
 		if !ours {
 			continue
 		}
 		seen[from] = true
 		for _, imported := range packages[1:] {
-			to, ours := folder(imported)
+			to, ours := row(imported)
 			if !ours && imported == amqp {
 				to = amqp
 			} else if !ours || to == from {
 				continue
 			}
 			if !slices.Contains(arrows[from], to) {
-				t.Errorf("%s imports %s; the packages below %q may import %q", packages[0], imported, from, arrows[from])
+				t.Errorf("%s imports %s; the packages of the row %q may import those of %q", packages[0], imported, from, arrows[from])
 			}
 		}
 	}
-	for _, folder := range []string{"", "processors", "consumer", "telemetry", "systemd"} {
-		if !seen[folder] {
-			t.Errorf("go list names no package below %q; it names\n%s", folder, list)
+	for _, name := range []string{"", "daemon", "daemon/internal/cli", "daemon/internal/settings", "processors", "consumer", "consumer/database", "consumer/internal/broker", "telemetry", "systemd"} {
+		if !seen[name] {
+			t.Errorf("go list names no package of the row %q", name)
 		}
 	}
 }
 
-// folder is the first folder of the path of a package of ours.
-func folder(pkg string) (string, bool) {
-	path, ours := strings.CutPrefix(pkg, module)
-	if !ours || path != "" && path[0] != '/' {
+// row is the row that a package of ours belongs to.
+func row(pkg string) (string, bool) {
+	path, ours := strings.CutPrefix(pkg+"/", module+"/")
+	if !ours {
 		return "", false
 	}
-	path, _, _ = strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return path, true
+	longest := ""
+	for name := range arrows {
+		if len(name) > len(longest) && strings.HasPrefix(path, name+"/") {
+			longest = name
+		}
+	}
+	if longest == "" {
+		return strings.TrimSuffix(path, "/"), true // a row that there is not, or the main package
+	}
+	return longest, true
+}
+
+// goList is what go list says, a line of words each.
+func goList(t *testing.T, args ...string) [][]string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v: %s", cmd.Args, err, stderr.Bytes())
+	}
+	var lines [][]string
+	for line := range strings.Lines(string(out)) {
+		if words := strings.Fields(line); len(words) > 0 {
+			lines = append(lines, words)
+		}
+	}
+	return lines
+}
+
+// The root has the program, and tests of it as a whole.
+func TestRootHasNoCode(t *testing.T) {
+	files := goList(t, "-f", `{{join .GoFiles " "}}`, ".")
+	if len(files) != 1 || !slices.Equal(files[0], []string{"main.go"}) {
+		t.Errorf("the root has %q, want main.go alone", files)
+	}
+}
+
+// maxConsumerLines comes down as packages leave: 3,500 can be read in a sitting.
+const maxConsumerLines = 6100
+
+// The life of a delivery can be read in a sitting.
+func TestConsumerIsShort(t *testing.T) {
+	lines := 0
+	for _, name := range goList(t, "-f", `{{range .GoFiles}}{{println .}}{{end}}{{range .IgnoredGoFiles}}{{println .}}{{end}}`, "./consumer") {
+		content, err := os.ReadFile(filepath.Join("consumer", name[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines += bytes.Count(content, []byte("\n"))
+	}
+	t.Logf("package consumer has %d lines", lines)
+	if lines > maxConsumerLines {
+		t.Errorf("package consumer has %d lines, more than %d: what can be a package below it?", lines, maxConsumerLines)
+	}
 }

@@ -38,8 +38,8 @@ var built = sync.OnceValues(func() (string, error) {
 	return path, err
 })
 
-// A daemon is warren run as a process of its own.
-type daemon struct {
+// A process is warren run as a process of its own.
+type process struct {
 	*exec.Cmd
 	log   syncBuffer
 	ended chan struct{} // closed when it has
@@ -64,7 +64,7 @@ func (b *syncBuffer) String() string {
 
 // start starts the daemon with these variables, and waits until it consumes. The
 // end of the test kills it, if it runs still.
-func start(t *testing.T, env ...string) *daemon {
+func start(t *testing.T, env ...string) *process {
 	t.Helper()
 	d := launch(t, env...)
 	rabbittest.Eventually(t, 20*time.Second, func() bool {
@@ -74,13 +74,13 @@ func start(t *testing.T, env ...string) *daemon {
 }
 
 // launch starts the daemon as start does, and waits for nothing.
-func launch(t *testing.T, env ...string) *daemon {
+func launch(t *testing.T, env ...string) *process {
 	t.Helper()
 	path, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{Cmd: exec.Command(path), ended: make(chan struct{})}
+	d := &process{Cmd: exec.Command(path), ended: make(chan struct{})}
 	d.Env = append([]string{"PATH=" + os.Getenv("PATH"), "WARREN_LOG_FORMAT=text", "WARREN_ADMIN_ADDR="}, env...)
 	d.Stderr = &d.log
 	if err := d.Start(); err != nil {
@@ -100,7 +100,7 @@ func launch(t *testing.T, env ...string) *daemon {
 	return d
 }
 
-func (d *daemon) hasEnded() bool {
+func (d *process) hasEnded() bool {
 	select {
 	case <-d.ended:
 		return true
@@ -110,7 +110,7 @@ func (d *daemon) hasEnded() bool {
 }
 
 // signal sends the signal and returns the time that the daemon takes to end.
-func (d *daemon) signal(t *testing.T, signals ...os.Signal) time.Duration {
+func (d *process) signal(t *testing.T, signals ...os.Signal) time.Duration {
 	t.Helper()
 	start := time.Now()
 	for _, s := range signals {
@@ -132,7 +132,7 @@ func (d *daemon) signal(t *testing.T, signals ...os.Signal) time.Duration {
 // commandQueue are the variables for a queue of that name whose handler is a shell
 // script.
 func commandQueue(v *rabbittest.Vhost, name, script string, more ...string) []string {
-	prefix := queuePrefix(name)
+	prefix := "WARREN_QUEUE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_"
 	return append([]string{
 		"WARREN_AMQP_URL=" + v.URL,
 		"WARREN_QUEUES=" + name,
@@ -184,7 +184,7 @@ func TestTenThousandCommands(t *testing.T) {
 	wantExit(t, d, 0)
 }
 
-func wantExit(t *testing.T, d *daemon, status int) {
+func wantExit(t *testing.T, d *process, status int) {
 	t.Helper()
 	if got := d.ProcessState.ExitCode(); got != status {
 		t.Errorf("exit status %d (%v), want %d", got, d.ProcessState, status)

@@ -2,14 +2,11 @@ package main
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
-	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -48,8 +45,8 @@ func output(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, status int) {
 
 func TestVersion(t *testing.T) {
 	stdout, stderr, status := output(t, warren(t, nil, "version"))
-	if want := "warren " + buildVersion() + " (go1."; status != 0 || stderr != "" || !strings.HasPrefix(stdout, want) {
-		t.Errorf("got %q, standard error %q and exit status %d, want %q..., nothing and 0", stdout, stderr, status, want)
+	if !strings.HasPrefix(stdout, "warren ") || !strings.Contains(stdout, " (go1.") || stderr != "" || status != 0 {
+		t.Errorf("got %q, standard error %q and exit status %d, want warren, its version and go1..., nothing and 0", stdout, stderr, status)
 	}
 }
 
@@ -103,18 +100,6 @@ func TestFaultsOfTheConfiguration(t *testing.T) {
 		}
 		if strings.Contains(stderr, "hunter2") {
 			t.Errorf("warren %q shows a password:\n%s", args, stderr)
-		}
-	}
-}
-
-func TestExitStatus(t *testing.T) {
-	for err, want := range map[error]int{
-		nil:                   0,
-		errors.New("a fault"): 1,
-		fmt.Errorf("%w: 3", consumer.ErrAbandoned): 2,
-	} {
-		if got := exitStatus(err); got != want {
-			t.Errorf("%v: got exit status %d, want %d", err, got, want)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func TestStartBeforeTheDatabase(t *testing.T) {
 	env := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_ADMIN_ADDR=", "WARREN_LOG_FORMAT=text", "WARREN_QUEUES=log", "WARREN_QUEUE_LOG_PROCESSOR=log",
 		"WARREN_DATABASE_URL=" + s.URL(), "WARREN_MIGRATE=true"}
 	for _, comesUp := range []bool{false, true} {
-		d := &daemon{Cmd: exec.CommandContext(t.Context(), path), ended: make(chan struct{})}
+		d := &process{Cmd: exec.CommandContext(t.Context(), path), ended: make(chan struct{})}
 		d.Env, d.Stderr = env, &d.log
 		if err := d.Start(); err != nil {
 			t.Fatal(err)

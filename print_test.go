@@ -35,7 +35,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 		"WARREN_QUEUES=mail,run  [environment]",
 		"WARREN_SHUTDOWN_TIMEOUT=25s  [environment; the default is 25s]",
 		"WARREN_ADMIN_ADDR=127.0.0.1:9466  [default]",
-		"    What requests there must bear as Authorization: Bearer, at least 16 characters; required unless the address is a loopback one, and for the API always.",
+		"    The bearer token required of requests there, at least 16 characters; it must be set unless the address is a loopback one, and for the API always.",
 		"# queue mail",
 		"WARREN_QUEUE_MAIL_TIMEOUT=90s  [environment; the default is 5m]",
 		"WARREN_QUEUE_MAIL_SMTP_URL=******  [credential warren_queue_mail_smtp_url]",
@@ -76,11 +76,11 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 }
 
 func TestConfigPrintsTheExample(t *testing.T) {
-	want, err := os.ReadFile(exampleFile)
+	want, err := os.ReadFile("config.example.env")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if stdout, stderr, status := output(t, warren(t, nil, "config", "--example")); stdout != string(want) || stderr != "" || status != 0 {
-		t.Errorf("got %q, standard error %q and exit status %d, want %s, nothing and 0", stdout, stderr, status, exampleFile)
+		t.Errorf("got %q, standard error %q and exit status %d, want config.example.env, nothing and 0", stdout, stderr, status)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/warrenmq/warren/processors"
 )
 
 // check and config look at the variables of every processor, and make none of what these
@@ -27,7 +29,7 @@ func TestCheckAndConfigChangeNothing(t *testing.T) {
 		"WARREN_AMQP_URL=amqp://127.0.0.1:1",
 		"WARREN_DATABASE_URL=sqlite:" + root + "/state/warren.db",
 		"WARREN_MIGRATE=true",
-		"WARREN_QUEUES=" + strings.Join(append(standard.Names(), "made", "mailed"), ","),
+		"WARREN_QUEUES=" + strings.Join(append(processors.Standard().Names(), "made", "mailed"), ","),
 		"WARREN_QUEUE_COMMAND_PROCESSOR=command",
 		"WARREN_QUEUE_COMMAND_COMMAND=true",
 		"WARREN_QUEUE_EMAIL_PROCESSOR=email",

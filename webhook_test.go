@@ -33,8 +33,7 @@ func TestWebhook(t *testing.T) {
 		switch {
 		case r.Header.Get("Webhook-Id") != "order-17":
 			http.Error(w, "no such order for "+r.Header.Get("Authorization"), http.StatusNotFound)
-		case r.Header.Get("X-Warren-Attempt") == "1":
-			first.Store(time.Now().UnixMilli())
+		case first.CompareAndSwap(0, time.Now().UnixMilli()):
 			w.Header().Set("Retry-After", "2")
 			w.WriteHeader(http.StatusServiceUnavailable)
 		default:

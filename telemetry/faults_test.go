@@ -57,7 +57,7 @@ func TestRefusedMetricsAreNoError(t *testing.T) {
 	t.Setenv("OTEL_TRACES_EXPORTER", "none")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	var out bytes.Buffer
-	tel, err := Start(t.Context(), "1.2.3", textLog(&out))
+	tel, err := Start(t.Context(), "warren", "1.2.3", textLog(&out))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestHangingTracesDoNotCostTheMetrics(t *testing.T) {
 	t.Setenv("OTEL_METRICS_EXPORTER", "otlp")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "4000") // ms; it is given up before
-	tel, err := Start(t.Context(), "1.2.3", slog.New(slog.DiscardHandler))
+	tel, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestHangingTracesDoNotCostTheMetrics(t *testing.T) {
 // read, in a process of its own: it would write them to the process's standard error.
 func TestSecretsOfTheExporterStaySecret(t *testing.T) {
 	if os.Getenv("START_TELEMETRY") != "" {
-		tel, err := Start(t.Context(), "1.2.3", slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		tel, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -61,13 +61,13 @@ type Telemetry struct {
 // OTEL_METRICS_EXPORTER is; OTEL_SDK_DISABLED=true turns both off. It connects in the
 // background: a collector that is away is logged, and keeps nothing from working. The
 // caller ends what was started with Shutdown.
-func Start(ctx context.Context, version string, log *slog.Logger) (*Telemetry, error) {
+func Start(ctx context.Context, name, version string, log *slog.Logger) (*Telemetry, error) {
 	faults := &faultLog{log: log, began: "telemetry is faulty, the work goes on", ended: "telemetry works again", quiet: quietTimeout}
 	otel.SetErrorHandler(faults)
 	otel.SetLogger(logr.New(sdkLog{log}))
 	res, err := resource.New(ctx,
 		resource.WithService(), // an instance id; not the name
-		resource.WithAttributes(semconv.ServiceName("warren"), semconv.ServiceVersion(version)),
+		resource.WithAttributes(semconv.ServiceName(name), semconv.ServiceVersion(version)),
 		resource.WithHost(), resource.WithProcessPID(), resource.WithTelemetrySDK(),
 		resource.WithFromEnv()) // the last one counts
 	if err != nil {

@@ -28,7 +28,7 @@ func TestNothingConfiguredNothingTraced(t *testing.T) {
 		for name, value := range env {
 			t.Setenv(name, value)
 		}
-		tel, err := Start(t.Context(), "1.2.3", slog.New(slog.DiscardHandler))
+		tel, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestNothingConfiguredNothingTraced(t *testing.T) {
 
 func TestPrometheusSeesMetrics(t *testing.T) {
 	clearOTEL(t)
-	tel, err := Start(t.Context(), "1.2.3", slog.New(slog.DiscardHandler))
+	tel, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestPrometheusSeesMetrics(t *testing.T) {
 func TestUnknownExporterIsAClearError(t *testing.T) {
 	clearOTEL(t)
 	t.Setenv("OTEL_TRACES_EXPORTER", "zipkin")
-	if _, err := Start(t.Context(), "1.2.3", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "OTEL_TRACES_EXPORTER") || !strings.Contains(err.Error(), "zipkin") {
+	if _, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "OTEL_TRACES_EXPORTER") || !strings.Contains(err.Error(), "zipkin") {
 		t.Errorf("got %v", err)
 	}
 }

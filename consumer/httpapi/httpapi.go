@@ -1,10 +1,11 @@
 // Package httpapi lets programs publish to the queues over HTTP, and ask what has
-// become of a message. docs/http.md describes it to its users, docs/openapi.yaml to
+// become of a message. docs/http.md describes it to its users, openapi.yaml to
 // their tools.
 package httpapi
 
 import (
 	"context"
+	_ "embed" // of the description
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -38,8 +39,6 @@ type Config struct {
 	MaxBodyBytes int64
 	// Propagator reads the trace of a request. Nil means that there is none.
 	Propagator propagation.TextMapPropagator
-	// OpenAPI is the description that is served.
-	OpenAPI []byte
 }
 
 // A Store keeps where messages stand. It is called by any goroutine.
@@ -50,6 +49,9 @@ type Store interface {
 	// if it is unknown.
 	State(ctx context.Context, messageID, queue string) (state.Message, bool, error)
 }
+
+//go:embed openapi.yaml
+var openAPI []byte
 
 type api struct {
 	Config
@@ -72,7 +74,7 @@ func New(cfg Config, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/messages/{id}", a.state)
 	mux.HandleFunc("GET /v1/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
-		_, _ = w.Write(cfg.OpenAPI) // the client may have gone
+		_, _ = w.Write(openAPI) // the client may have gone
 	})
 	return mux
 }

@@ -61,7 +61,7 @@ type Config struct {
 	// quotes included, but without a shell: nothing is expanded, piped or redirected.
 	// A program without a slash is looked up in /usr/local/sbin, /usr/local/bin,
 	// /usr/sbin, /usr/bin, /sbin and /bin.
-	Command string `envconfig:"COMMAND" required:"true" desc:"The program to run for each delivery, with its arguments, quoted as for a shell; the body is its standard input."`
+	Command string `envconfig:"COMMAND" required:"true" example:"/bin/cat" desc:"The program to run for each delivery, with its arguments, quoted as for a shell; the body is its standard input."`
 	// Mode is spawn: a process for each delivery.
 	Mode string `envconfig:"MODE" default:"spawn" desc:"How the program is run: spawn, a process for each delivery."`
 	// User is whom to run it as, with the user's groups. That takes a daemon that

@@ -37,8 +37,8 @@ import (
 type Config struct {
 	// SMTPURL, Maildir, From and FromAllowed are those of mail.Config, which tells more.
 	SMTPURL string `envconfig:"SMTP_URL" secret:"true" desc:"The server: smtp://user:password@host:587, with STARTTLS, or smtps://user:password@host:465. ?tls=none is plain, ?cacertfile=/path/ca.pem trusts that authority. Set this or MAILDIR."`
-	Maildir string `envconfig:"MAILDIR" desc:"A Maildir folder to put the mails into instead of sending them. Set this or SMTP_URL."`
-	From    string `envconfig:"FROM" required:"true" desc:"The sender of a mail that names none, such as \"Shop <shop@example.com>\"."`
+	Maildir string `envconfig:"MAILDIR" example:"/var/lib/warren/mail" desc:"A Maildir folder to put the mails into instead of sending them. Set this or SMTP_URL."`
+	From    string `envconfig:"FROM" required:"true" example:"Shop <shop@example.com>" desc:"The sender of a mail that names none, such as \"Shop <shop@example.com>\"."`
 	// FromAllowed bounds what a publisher may have a mail say.
 	FromAllowed string `envconfig:"FROM_ALLOWED" desc:"The senders that a message may name beside FROM, comma-separated: billing@example.com, @example.com for all of a domain, or * for any; not set, none."`
 	// Templates is a folder with NAME.html and NAME.txt, read once at start.

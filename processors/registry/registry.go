@@ -19,6 +19,8 @@ import (
 //	required   true if it must be set
 //	positive   true if zero and less are faults
 //	secret     true if no message may show its value
+//	example    what config --example sets it to; a queue of a processor with a required
+//	           variable that has neither this nor a default is not among its queues
 type Config interface {
 	// Validate returns every fault of the variables, joined, each with the name of its
 	// variable and the remedy. It changes nothing and connects to nothing: what it may

@@ -66,7 +66,7 @@ type Config struct {
 	// URL is where to post to. A user and password in it are sent as basic
 	// authentication. No part of it but the host is logged or traced: with some
 	// services, whoever knows the path may post.
-	URL string `envconfig:"URL" required:"true" secret:"true" desc:"Where to POST each body to: https://hooks.example.com/orders."`
+	URL string `envconfig:"URL" required:"true" secret:"true" example:"https://hooks.example.com/orders" desc:"Where to POST each body to: https://hooks.example.com/orders."`
 	// Secret is one secret or several, separated by commas: every request is then
 	// signed with each, so that its receiver can go over to the next.
 	Secret string `envconfig:"SECRET" secret:"true" desc:"The secret to sign with as Standard Webhooks has it, whsec_ and base64; several, comma-separated, while receivers change from one to the next; not set, requests are not signed."`

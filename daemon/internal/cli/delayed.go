@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
 type delayedCommand struct {
@@ -22,11 +23,11 @@ type delayedListCommand struct {
 }
 
 // Run prints the list.
-func (l *delayedListCommand) Run(ctx context.Context, std streams) error {
+func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	if l.Limit < 1 {
 		return fmt.Errorf("--limit is %d; it must be at least 1", l.Limit)
 	}
-	nodes, err := loadNodes()
+	nodes, err := settings.Nodes()
 	if err != nil {
 		return err
 	}
@@ -37,10 +38,10 @@ func (l *delayedListCommand) Run(ctx context.Context, std streams) error {
 		return fmt.Errorf("delayed messages not listed: %w", err)
 	}
 	if more > 0 {
-		fmt.Fprintf(std.err, "warren: %d more wait that were not looked at; --limit says how many are, of each wait queue\n", more)
+		fmt.Fprintf(a.Err, "%s: %d more wait that were not looked at; --limit says how many are, of each wait queue\n", a.Name, more)
 	}
 	if l.JSON {
-		encoder := json.NewEncoder(std.out)
+		encoder := json.NewEncoder(a.Out)
 		for _, w := range waiting {
 			if err := encoder.Encode(w); err != nil {
 				return err
@@ -48,7 +49,7 @@ func (l *delayedListCommand) Run(ctx context.Context, std streams) error {
 		}
 		return nil
 	}
-	table := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	table := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "QUEUE\tDUE\tIN\tATTEMPTS\tMESSAGE ID\tERROR")
 	for _, w := range waiting {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", printable(w.Queue), w.Due.Local().Format(time.RFC3339), time.Until(w.Due).Round(time.Second),

@@ -1,4 +1,4 @@
-package main
+package daemon
 
 import (
 	"context"
@@ -10,17 +10,16 @@ import (
 	"github.com/dustin/go-humanize/english"
 
 	"github.com/warrenmq/warren/consumer"
-	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/systemd"
 	"github.com/warrenmq/warren/telemetry"
 )
 
 // service is what systemd is told of the consumer, until ctx ends and while it then
 // stops.
-func service(ctx context.Context, c *consumer.Consumer, cfg *config) systemd.Daemon {
+func (d *daemon) service(ctx context.Context) systemd.Daemon {
 	return systemd.Daemon{
 		Ready: func() bool {
-			for _, check := range readiness(c.Status(), cfg.database) {
+			for _, check := range d.readiness() {
 				if !check.Ready {
 					return false
 				}
@@ -28,26 +27,27 @@ func service(ctx context.Context, c *consumer.Consumer, cfg *config) systemd.Dae
 			return true
 		},
 		Status: func() string {
-			line := statusLine(c.Status(), ctx.Err() != nil, time.Now())
-			if cfg.database != nil && cfg.database.Reason() != "" {
-				line += ", the database cannot be used: " + cfg.database.Reason()
+			line := statusLine(d.consumer.Status(), ctx.Err() != nil, time.Now())
+			if d.database != nil && d.database.Reason() != "" {
+				line += ", the database cannot be used: " + d.database.Reason()
 			}
 			return line
 		},
-		Healthy:     c.Healthy,
-		StopTimeout: cfg.consumer.ShutdownTimeout,
+		Healthy:     d.consumer.Healthy,
+		StopTimeout: d.Consumer.ShutdownTimeout,
 	}
 }
 
 // readiness is what being ready consists of: each queue is being consumed, and the
 // database, if there is one, can be used.
-func readiness(s consumer.Status, db *database.Database) []telemetry.Check {
+func (d *daemon) readiness() []telemetry.Check {
+	s := d.consumer.Status()
 	out := make([]telemetry.Check, len(s.Queues), len(s.Queues)+1)
 	for i, q := range s.Queues {
 		out[i] = telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason}
 	}
-	if db != nil {
-		reason := db.Reason()
+	if d.database != nil {
+		reason := d.database.Reason()
 		out = append(out, telemetry.Check{Name: "database", Ready: reason == "", Reason: reason})
 	}
 	return out

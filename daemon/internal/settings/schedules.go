@@ -1,9 +1,8 @@
-package main
+package settings
 
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 	_ "time/tzdata" // where there is no /usr/share/zoneinfo
@@ -56,42 +55,21 @@ func withNumbers(v any) any {
 			v[i] = withNumbers(v[i])
 		}
 	case json.Number:
-		return scalar(v.String())
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64() // what is too large for it is an infinity
+		return f
 	}
 	return v
 }
 
-// schedulePrefix begins the names of the variables of a schedule.
-func schedulePrefix(name string) string {
-	return envPrefix + "SCHEDULE_" + strings.ToUpper(strings.NewReplacer("-", "_", ".", "_").Replace(name)) + "_"
-}
-
-// readSchedules reads the variables of the schedules of these names.
-func readSchedules(env *environment, names []string) []consumer.Schedule {
-	var seen []string
-	var out []consumer.Schedule
-	for _, name := range names {
-		switch name = strings.TrimSpace(name); {
-		case !isQueueName(name):
-			env.faultf("WARREN_SCHEDULES: schedule %q cannot have variables; a name is made of letters, digits, -, . and _", name)
-		case slices.Contains(seen, name):
-			env.faultf("WARREN_SCHEDULES names the schedule %s twice", name)
-		default:
-			seen = append(seen, name)
-			if s, ok := readSchedule(env, name); ok {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
-}
-
 // readSchedule reads the variables of a schedule. It reports false if one of them
 // cannot be read: what it says as a whole cannot be looked at then.
-func readSchedule(env *environment, name string) (consumer.Schedule, bool) {
-	prefix := schedulePrefix(name)
+func readSchedule(r *reader, name string) (consumer.Schedule, bool) {
+	prefix := envPrefix("schedule", name)
 	var s scheduleSettings
-	if !env.know("schedule "+name, prefix, &s) || !env.read(prefix, &s) {
+	if !r.know("schedule "+name, prefix, &s) || !r.read(prefix, &s) {
 		return consumer.Schedule{}, false
 	}
 	return consumer.Schedule{

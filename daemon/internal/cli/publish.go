@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
 type publishCommand struct {
@@ -34,12 +35,12 @@ type publishCommand struct {
 }
 
 // Run publishes the message and prints its message-id once the broker has it.
-func (p *publishCommand) Run(ctx context.Context, std streams) error {
-	nodes, err := loadNodes()
+func (p *publishCommand) Run(ctx context.Context, a App) error {
+	nodes, err := settings.Nodes()
 	if err != nil {
 		return err
 	}
-	msg, err := p.message(std.in)
+	msg, err := p.message(a.Name, a.In)
 	if err != nil {
 		return err
 	}
@@ -48,12 +49,12 @@ func (p *publishCommand) Run(ctx context.Context, std streams) error {
 	if err := consumer.Publish(ctx, nodes, msg); err != nil {
 		return fmt.Errorf("message for %s not published: %w", p.Queue, err)
 	}
-	_, err = fmt.Fprintln(std.out, msg.MessageID)
+	_, err = fmt.Fprintln(a.Out, msg.MessageID)
 	return err
 }
 
-// message makes the message, its body from in if it is given in no other way.
-func (p *publishCommand) message(in io.Reader) (consumer.Message, error) {
+// message makes the message of the program, its body from in if it is given in no other way.
+func (p *publishCommand) message(program string, in io.Reader) (consumer.Message, error) {
 	headers, err := parseHeaders(p.Header)
 	if err != nil {
 		return consumer.Message{}, err
@@ -80,7 +81,7 @@ func (p *publishCommand) message(in io.Reader) (consumer.Message, error) {
 		CorrelationID: p.CorrelationID,
 		ReplyTo:       p.ReplyTo,
 		Type:          p.Type,
-		AppID:         "warren",
+		AppID:         program,
 		ContentType:   p.ContentType,
 		Priority:      p.Priority,
 		Expiration:    p.Expiration,

@@ -1,7 +1,6 @@
-package main
+package settings
 
 import (
-	_ "embed" // of the example file
 	"errors"
 	"fmt"
 	"io"
@@ -11,38 +10,24 @@ import (
 	"unicode"
 )
 
-//go:embed config.example.env
-var exampleEnv string
-
-type configCommand struct {
-	Example bool `help:"Print an environment file with every variable there is instead."`
-}
-
-// Run prints what the environment configures, whether or not the daemon would start with
-// it. It returns an error that names every fault if it would not.
-func (c configCommand) Run(std streams) error {
-	if c.Example {
-		_, err := io.WriteString(std.out, exampleEnv)
-		return err
-	}
-	env := newEnvironment()
-	cfg, err := readConfig(env, io.Discard)
-	if err == nil {
-		err = cfg.Close()
-	}
-	return errors.Join(env.print(std.out), err)
+// Print writes what the environment configures, whether or not the daemon would start
+// with it. It returns an error that names every fault if it would not.
+func Print(p Program, w io.Writer) error {
+	r := newReader()
+	_, err := load(r, p, io.Discard)
+	return errors.Join(r.print(w), err)
 }
 
 // print writes a line for each variable that was read, followed by what it means.
-func (e *environment) print(w io.Writer) error {
+func (r *reader) print(w io.Writer) error {
 	var b strings.Builder
 	owner := ""
-	for _, v := range e.vars {
-		if o := e.owners[v.name]; o != owner {
+	for _, v := range r.vars {
+		if o := r.owners[v.Name]; o != owner {
 			owner = o
 			fmt.Fprintf(&b, "# %s\n", owner)
 		}
-		fmt.Fprintf(&b, "%s\n    %s\n", v, v.tag.Get("desc"))
+		fmt.Fprintf(&b, "%s\n    %s\n", v, v.Help)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -50,12 +35,12 @@ func (e *environment) print(w io.Writer) error {
 
 // String is the line of v: its name, its value unless that is a secret, and where it is
 // from.
-func (v variable) String() string {
+func (v Variable) String() string {
 	text, origin, err := v.lookup()
-	byDefault := v.tag.Get("default")
+	byDefault := v.Default
 	switch {
 	case err != nil:
-		return v.name + "=  [cannot be read]"
+		return v.Name + "=  [cannot be read]"
 	case text == byDefault:
 	case v.is("secret"):
 		text = "******"
@@ -65,7 +50,7 @@ func (v variable) String() string {
 	if byDefault != "" && origin != "default" {
 		origin += "; the default is " + byDefault
 	}
-	return fmt.Sprintf("%s=%s  [%s]", v.name, text, origin)
+	return fmt.Sprintf("%s=%s  [%s]", v.Name, text, origin)
 }
 
 // userinfo is what a URL in a text has before its host. What was meant as a password may

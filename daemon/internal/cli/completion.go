@@ -1,28 +1,28 @@
-package main
+package cli
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
 )
 
-// completions are scripts that have a shell ask warren complete. A line of its answer is a
-// candidate, or a candidate, a tab and what it means; no line stands for files.
+// completions are scripts that have a shell ask the hidden subcommand complete. A line of its
+// answer is a candidate, or a candidate, a tab and what it means; no line stands for files.
+// {program} is the program's name, {function} the same where no hyphen may be.
 var completions = map[string]string{
-	"bash": `# Completion of warren in bash: source <(warren completion bash)
-_warren() {
+	"bash": `# Completion of {program} in bash: source <({program} completion bash)
+_{function}() {
 	local candidates
 	mapfile -t candidates < <("${COMP_WORDS[0]}" complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
 	COMPREPLY=("${candidates[@]%%$'\t'*}")
 }
-complete -o default -F _warren warren
+complete -o default -F _{function} {program}
 `,
-	"zsh": `#compdef warren
-# Completion of warren in zsh: source <(warren completion zsh)
-_warren() {
+	"zsh": `#compdef {program}
+# Completion of {program} in zsh: source <({program} completion zsh)
+_{program}() {
 	local answer
 	answer=$("${words[1]}" complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)
 	if [[ -z $answer ]]; then
@@ -31,16 +31,16 @@ _warren() {
 		return
 	fi
 	local -a candidates=("${(@f)${${answer//:/\\:}//$'\t'/:}}")
-	_describe warren candidates
+	_describe {program} candidates
 }
-if [[ $funcstack[1] == _warren ]]; then
-	_warren
+if [[ $funcstack[1] == _{program} ]]; then
+	_{program}
 else
-	compdef _warren warren
+	compdef _{program} {program}
 fi
 `,
-	"fish": `# Completion of warren in fish: warren completion fish | source
-function __warren_complete
+	"fish": `# Completion of {program} in fish: {program} completion fish | source
+function __{function}_complete
 	set -l words (commandline -opc)
 	set -l current (commandline -ct)
 	set -l candidates ($words[1] complete -- $words[2..-1] "$current" 2>/dev/null)
@@ -50,7 +50,7 @@ function __warren_complete
 	end
 	printf '%s\n' $candidates
 end
-complete -c warren -f -a '(__warren_complete)'
+complete -c {program} -f -a '(__{function}_complete)'
 `,
 }
 
@@ -59,19 +59,25 @@ type completionCommand struct {
 }
 
 // Run prints the script for the shell.
-func (c completionCommand) Run(std streams) error {
-	_, err := io.WriteString(std.out, completions[c.Shell])
+func (c completionCommand) Run(a App) error {
+	function := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, a.Name)
+	_, err := strings.NewReplacer("{program}", a.Name, "{function}", function).WriteString(a.Out, completions[c.Shell])
 	return err
 }
 
 type completeCommand struct {
-	Words []string `arg:"" passthrough:"" help:"Two dashes, and what follows warren so far; the last word is to be completed."`
+	Words []string `arg:"" passthrough:"" help:"Two dashes, and what follows the program so far; the last word is to be completed."`
 }
 
 // Run prints what the last word may become.
-func (c completeCommand) Run(app *kong.Context, std streams) error {
+func (c completeCommand) Run(app *kong.Context, a App) error {
 	for _, candidate := range complete(app.Model.Node, c.Words[1:]) {
-		fmt.Fprintln(std.out, candidate)
+		fmt.Fprintln(a.Out, candidate)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"io"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/processors"
 )
 
 func TestLoadConfig(t *testing.T) {
@@ -32,24 +33,21 @@ func TestLoadConfig(t *testing.T) {
 		"WARREN_QUEUE_MAIL_IN_RATE=0.5",
 		"WARREN_QUEUE_LOGS_PROCESSOR=log",
 	)
-	cfg, err := loadConfig(io.Discard)
+	cfg, err := Load(program, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cfg.Close(); err != nil {
-		t.Error(err)
+	if len(cfg.Processors) != 2 || cfg.Processors[0].Queue != (processors.Queue{Name: "mail.in", Concurrency: 3}) {
+		t.Errorf("got the processors %+v, want those of both queues", cfg.Processors)
 	}
-	for i := range cfg.consumer.Queues {
-		if cfg.consumer.Queues[i].Processor == nil {
-			t.Errorf("queue %d has no processor", i)
-		}
-		cfg.consumer.Queues[i].Processor = nil
+	for i := range cfg.Consumer.Queues {
+		cfg.Consumer.Queues[i].Processor = nil
 	}
 	want := consumer.Config{
 		Nodes:           []string{"amqp://u:p%2Cw@one/v", "amqps://two:5671"},
 		ShutdownTimeout: 3 * time.Second,
-		Worker:          worker(),
-		Version:         buildVersion(),
+		Worker:          program.worker(),
+		Version:         "v1.2.3",
 		Queues: []consumer.Queue{{
 			Name: "mail.in", Concurrency: 3, Prefetch: 5, Timeout: time.Minute, MaxAttempts: 4,
 			RetryBase: 2 * time.Second, RetryMax: 8 * time.Second, Type: consumer.Classic, Passive: true, MaxPriority: 9,
@@ -59,8 +57,8 @@ func TestLoadConfig(t *testing.T) {
 			RetryBase: time.Second, RetryMax: time.Hour, Type: consumer.Quorum, EnvPrefix: "WARREN_QUEUE_LOGS_",
 		}},
 	}
-	if !reflect.DeepEqual(cfg.consumer, want) {
-		t.Errorf("got %+v, want %+v", cfg.consumer, want)
+	if !reflect.DeepEqual(cfg.Consumer, want) {
+		t.Errorf("got %+v, want %+v", cfg.Consumer, want)
 	}
 }
 
@@ -83,7 +81,7 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 		"WARREN_QUEUE_G_COMMAND=/no/such/program",
 		"WARREN_QUEUE_G_MODE=threads",
 	)
-	cfg, err := loadConfig(io.Discard)
+	cfg, err := Load(program, io.Discard)
 	if err == nil {
 		t.Fatalf("got %+v, want an error", cfg)
 	}
@@ -94,11 +92,11 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 		"  WARREN_SHUTDOWN_TIMEOUT is -1s; it must be more than zero",
 		`  WARREN_LOG_LEVEL is "loud"; it must be debug, info, warn or error`,
 		`  WARREN_LOG_FORMAT: log format "xml" is unknown; it must be auto, json, text or journal`,
+		"  WARREN_QUEUES names the queue b.c twice",
+		`  WARREN_QUEUES: queue "d e" cannot have variables; a name is made of letters, digits, -, . and _`,
 		`  WARREN_QUEUE_A_TIMEOUT is "5min"; it must be a duration such as 500ms, 90s or 1h30m`,
 		"  WARREN_QUEUE_B_C_PROCESSOR must be set: what is done with a delivery: command, email, log, report, sql or webhook",
 		"  queue b.c and queue b-c would share the variable WARREN_QUEUE_B_C_PROCESSOR; rename one of them",
-		"  WARREN_QUEUES names the queue b.c twice",
-		`  WARREN_QUEUES: queue "d e" cannot have variables; a name is made of letters, digits, -, . and _`,
 		`  WARREN_QUEUE_F_PROCESSOR is "mail"; it must be one of command, email, log, report, sql, webhook`,
 		"  queue g (WARREN_QUEUE_G_...): COMMAND: ",
 		"  queue g (WARREN_QUEUE_G_...): MODE ",
@@ -114,7 +112,7 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 
 func TestWithoutQueuesOnlyThatIsAFault(t *testing.T) {
 	setenv(t, "WARREN_QUEUES=", "WARREN_QUEUE_A_PROCESSOR=log", "WARREN_QUEUE_A_TIMEOUT=1s")
-	_, err := loadConfig(io.Discard)
+	_, err := Load(program, io.Discard)
 	if want := "configuration: WARREN_QUEUES must be set: the queues to work"; err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want %s... and nothing else", err, want)
 	}
@@ -140,7 +138,7 @@ func TestAddressesOfNodes(t *testing.T) {
 		{"amqp://u:hunter2@:5672/", "names no host"},
 	} {
 		setenv(t, "WARREN_AMQP_URL="+test.url)
-		_, err := loadNodes()
+		_, err := Nodes()
 		switch {
 		case test.fault == "" && err != nil:
 			t.Errorf("%s: got %v, want no error", test.url, err)

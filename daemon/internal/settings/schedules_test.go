@@ -1,4 +1,4 @@
-package main
+package settings
 
 import (
 	"io"
@@ -25,7 +25,7 @@ func TestSchedulesOfTheEnvironment(t *testing.T) {
 		`WARREN_SCHEDULE_NIGHTLY_HEADERS={"tenant": "a", "n": 5, "f": 0.5, "list": [1, true]}`, "WARREN_SCHEDULE_NIGHTLY_TYPE=report",
 		"WARREN_SCHEDULE_CLEAN_UP_EVERY=30s", "WARREN_SCHEDULE_CLEAN_UP_QUEUE=elsewhere",
 	)
-	cfg, err := loadConfig(io.Discard)
+	cfg, err := Load(program, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestSchedulesOfTheEnvironment(t *testing.T) {
 		Name: "clean-up", Every: 30 * time.Second, Misfire: "once", Queue: "elsewhere", Body: []byte{}, ContentType: "application/json",
 		EnvPrefix: "WARREN_SCHEDULE_CLEAN_UP_",
 	}}
-	if got := cfg.consumer.Schedules; !reflect.DeepEqual(got, want) {
+	if got := cfg.Consumer.Schedules; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 }
@@ -53,7 +53,7 @@ func TestFaultsOfSchedulesInTheEnvironment(t *testing.T) {
 		"WARREN_SCHEDULE_BOTH_ONCE=true", "WARREN_SCHEDULE_BOTH_EVERY=1m", "WARREN_SCHEDULE_BOTH_QUEUE=reports",
 		"WARREN_SCHEDULE_HEADERS_EVERY=1m", "WARREN_SCHEDULE_HEADERS_QUEUE=reports", `WARREN_SCHEDULE_HEADERS_HEADERS={"token": "hunter2"`,
 	)
-	_, err := loadConfig(io.Discard)
+	_, err := Load(program, io.Discard)
 	if err == nil {
 		t.Fatal("got no error")
 	}

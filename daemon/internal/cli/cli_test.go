@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/warrenmq/warren/daemon/internal/settings"
+	"github.com/warrenmq/warren/processors"
+)
+
+// testApp is Warren without its daemon.
+var testApp = App{
+	Program: settings.Program{Name: "warren", Version: "v1.2.3", Processors: processors.Standard()},
+	In:      strings.NewReader(""), Out: io.Discard, Err: io.Discard,
+	Run: func(context.Context, settings.Program, io.Writer) error { return nil },
+}
+
+// A program of one's own speaks of itself, not of Warren.
+func TestNameOfTheProgram(t *testing.T) {
+	var out bytes.Buffer
+	app := testApp
+	app.Name, app.Out = "acme-worker", &out
+	execute := func(args ...string) string {
+		t.Helper()
+		out.Reset()
+		if err := app.Execute(t.Context(), args); err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+		return out.String()
+	}
+	if got := execute("version"); !strings.HasPrefix(got, "acme-worker v1.2.3 (go1.") {
+		t.Errorf("version: got %q", got)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := execute("completion", shell); strings.Contains(got, "warren") || strings.Contains(got, "{") && strings.Contains(got, "{program}") || !strings.Contains(got, "acme-worker") {
+			t.Errorf("completion %s: got\n%s", shell, got)
+		}
+	}
+	if got := execute("man", "1"); strings.Contains(got, "warren") || !strings.Contains(got, `acme\-worker \- worker daemon`) || strings.Contains(got, ".SH FILES") {
+		t.Errorf("man 1: got\n%s", got)
+	}
+	if got := execute("man", "5"); !strings.Contains(got, `/etc/acme\-worker/acme\-worker.env`) {
+		t.Errorf("man 5: got\n%s", got)
+	}
+	if err := app.Execute(t.Context(), []string{"pubish"}); err == nil || !strings.Contains(err.Error(), "acme-worker --help lists what there is") {
+		t.Errorf("an unknown subcommand: got %v", err)
+	}
+}

@@ -1,0 +1,281 @@
+// Package settings reads the variables that configure the daemon, says everything that
+// is wrong with them at once, and describes them: as they are, as an example, and for the
+// manual.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
+	"github.com/warrenmq/warren/processors"
+	"github.com/warrenmq/warren/telemetry"
+)
+
+// A Program is whose variables they are.
+type Program struct {
+	Name, Version string
+	Processors    processors.Set
+}
+
+// worker is what the program calls itself in the messages that it writes to.
+func (p Program) worker() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + " " + p.Name + "/" + p.Version
+}
+
+// A Config is all that the daemon is started with. Nothing changes it, and nothing in it
+// is open.
+type Config struct {
+	// Consumer is without the processors, the database, and what observes it.
+	Consumer   consumer.Config
+	Processors []Processor // of the queues, in their order
+	Log        *slog.Logger
+	Admin      telemetry.AdminConfig // without its handlers
+	MaxBody    int                   // bytes, of a message over HTTP
+	TraceLink  bool
+	Database   database.Config // URL is empty: none
+	Migrate    bool            // at the start
+	StatusTTL  time.Duration   // zero: no states are kept
+}
+
+// A Processor is the processor of a queue, validated.
+type Processor struct {
+	Queue     processors.Queue
+	EnvPrefix string // of the names of its variables
+	config    processors.Config
+}
+
+// Open makes the processor.
+func (p Processor) Open(log *slog.Logger) (consumer.Processor, error) {
+	opened, err := p.config.Open(p.Queue, log)
+	if err != nil {
+		return nil, fmt.Errorf("queue %s (%s...): %w", p.Queue.Name, p.EnvPrefix, err)
+	}
+	return opened, nil
+}
+
+// QueueNames are the names of the queues.
+func (c *Config) QueueNames() []string {
+	names := make([]string, len(c.Consumer.Queues))
+	for i, q := range c.Consumer.Queues {
+		names[i] = q.Name
+	}
+	return names
+}
+
+// Load reads the environment and validates what it asks for. It changes nothing and
+// connects to nothing. Its error names every fault, not only the first. The log goes to
+// stderr.
+func Load(p Program, stderr io.Writer) (*Config, error) { return load(newReader(), p, stderr) }
+
+// load does that, and leaves what it has read in r.
+func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
+	cfg := &Config{Consumer: consumer.Config{Nodes: readNodes(r), Worker: p.worker(), Version: p.Version}}
+
+	var daemon daemonSettings
+	r.know("the daemon", prefix, &daemon)
+	r.read(prefix, &daemon)
+	cfg.Consumer.ShutdownTimeout = daemon.ShutdownTimeout
+	var err error
+	if cfg.Log, err = telemetry.NewLogger(stderr, daemon.LogLevel, daemon.LogFormat); err != nil {
+		r.faultf("%sLOG_FORMAT: %w", prefix, err)
+	}
+	cfg.TraceLink = daemon.TraceLink
+	cfg.Admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Token: daemon.AdminToken, Pprof: daemon.AdminPprof}
+	cfg.MaxBody = daemon.AdminMaxBody
+	if cfg.Admin.Addr != "" {
+		r.fault(cfg.Admin.Validate())
+	}
+
+	db := readDatabase(r)
+	cfg.Migrate, cfg.StatusTTL = db.Migrate, db.StatusTTL
+	if db.StatusTTL < 0 {
+		r.faultf("%sSTATUS_TTL is %v; it must be 0 or more", prefix, db.StatusTTL)
+	}
+	for _, name := range readNames(r, "queue", daemon.Queues) {
+		cfg.readQueue(r, name, p.Processors, db.URL)
+	}
+	for _, name := range readNames(r, "schedule", daemon.Schedules) {
+		if s, ok := readSchedule(r, name); ok {
+			cfg.Consumer.Schedules = append(cfg.Consumer.Schedules, s)
+		}
+	}
+	if len(cfg.Consumer.Queues) > 0 {
+		r.fault(cfg.Consumer.Validate())
+		r.refuseUnknown()
+	} else { // no telling which variables of queues are meant
+		r.refuseUnknown(prefix + "QUEUE_")
+	}
+	if db.URL != "" {
+		cfg.Database = database.Config{URL: db.URL, InboxTTL: db.InboxTTL}
+		for _, q := range cfg.Consumer.Queues {
+			cfg.Database.Connections += q.Concurrency
+		}
+		r.fault(checkDatabase(cfg.Database))
+	}
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// Nodes reads only where the broker is.
+func Nodes() ([]string, error) {
+	r := newReader()
+	nodes := readNodes(r)
+	return nodes, r.err()
+}
+
+// Database reads only where the database is. It must be set.
+func Database() (database.Config, error) {
+	r := newReader()
+	s := readDatabase(r)
+	cfg := database.Config{URL: s.URL, InboxTTL: s.InboxTTL}
+	if s.URL == "" {
+		r.faultf("%sDATABASE_URL is not set; there is nothing to migrate without a database", prefix)
+	} else {
+		r.fault(checkDatabase(cfg))
+	}
+	return cfg, r.err()
+}
+
+func readDatabase(r *reader) databaseSettings {
+	var s databaseSettings
+	r.know("the daemon", prefix, &s)
+	r.read(prefix, &s)
+	return s
+}
+
+// checkDatabase returns the fault of a database's URL.
+func checkDatabase(cfg database.Config) error {
+	d, err := database.New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return fmt.Errorf("%sDATABASE_URL %w", prefix, err)
+	}
+	return d.Close() // it has never been connected
+}
+
+// readNodes returns the URLs of the nodes. Its faults leave out the URLs, which may
+// hold a password even where they cannot be parsed.
+func readNodes(r *reader) []string {
+	var s brokerSettings
+	r.know("the daemon", prefix, &s)
+	r.read(prefix, &s)
+	nodes := strings.Split(s.AMQPURL, ",")
+	for i, node := range nodes {
+		nodes[i] = strings.TrimSpace(node)
+		if err := checkNode(nodes[i]); err != nil {
+			r.faultf(prefix+"AMQP_URL: node %d of %d %w", i+1, len(nodes), err)
+		}
+	}
+	return nodes
+}
+
+func checkNode(node string) error {
+	u, err := url.Parse(node)
+	switch {
+	// What follows an unescaped / ? or # is no longer taken for the password.
+	case err != nil, strings.Contains(u.EscapedPath()+u.RawQuery+u.Fragment, "@"):
+		return errors.New("is not a URL; special characters in user and password are percent-encoded: / is %2F, @ is %40, a comma is %2C")
+	case u.Scheme != "amqp" && u.Scheme != "amqps":
+		return errors.New("begins with neither amqp:// nor amqps://; a comma in a password is written %2C")
+	case u.Hostname() == "":
+		return errors.New("names no host, as in amqp://user:password@host:5672/vhost")
+	}
+	return nil
+}
+
+// readNames returns the names of queues or schedules that can have variables.
+func readNames(r *reader, kind string, list []string) []string {
+	var names []string
+	variable := prefix + strings.ToUpper(kind) + "S"
+	for _, name := range list {
+		switch name = strings.TrimSpace(name); {
+		case !isEnvName(name):
+			r.faultf("%s: %s %q cannot have variables; a name is made of letters, digits, -, . and _", variable, kind, name)
+		case slices.Contains(names, name):
+			r.faultf("%s names the %s %s twice", variable, kind, name)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// isEnvName tells whether variables can be named after it.
+func isEnvName(name string) bool {
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+	return name != "" && strings.Trim(name, allowed) == ""
+}
+
+// envPrefix begins the names of the variables of a queue or schedule.
+func envPrefix(kind, name string) string {
+	return prefix + strings.ToUpper(kind+"_"+strings.NewReplacer("-", "_", ".", "_").Replace(name)) + "_"
+}
+
+// unopened stands for a processor that has not been opened.
+var unopened = consumer.ProcessorFunc(nil)
+
+// readQueue reads the variables of a queue and of its processor.
+func (c *Config) readQueue(r *reader, name string, set processors.Set, databaseURL string) {
+	owner, prefix := "queue "+name, envPrefix("queue", name)
+	s := newQueueSettings(set)
+	if !r.know(owner, prefix, s) {
+		c.Consumer.Queues = append(c.Consumer.Queues, consumer.Queue{Name: name, Processor: unopened})
+		return
+	}
+	r.read(prefix, s)
+	q := consumer.Queue{
+		Name:        name,
+		Processor:   unopened,
+		Concurrency: s.Concurrency,
+		Prefetch:    s.Prefetch,
+		Timeout:     s.Timeout,
+		MaxAttempts: s.MaxAttempts,
+		RetryBase:   s.RetryBase,
+		RetryMax:    s.RetryMax,
+		Type:        s.Type,
+		Passive:     !s.Declare,
+		MaxPriority: s.MaxPriority,
+		Exchange:    s.Exchange,
+		RoutingKeys: s.RoutingKeys,
+		Rate:        s.Rate,
+		EnvPrefix:   prefix,
+	}
+	c.Consumer.Queues = append(c.Consumer.Queues, q)
+
+	config, ok := set.Lookup(s.Processor)
+	if !ok {
+		if s.Processor != "" {
+			r.faultf("%sPROCESSOR is %q; it must be one of %s", prefix, s.Processor, strings.Join(set.Names(), ", "))
+		}
+		for _, name := range set.Names() { // any may be meant
+			config, _ := set.Lookup(name)
+			r.know(owner, prefix, config)
+		}
+		return
+	}
+	if !r.know(owner, prefix, config) || !r.read(prefix, config) {
+		return
+	}
+	processor := Processor{processors.Queue{Name: name, Concurrency: max(s.Concurrency, 1), DatabaseURL: databaseURL}, prefix, config}
+	if err := config.Validate(processor.Queue); err != nil {
+		for _, fault := range each(err) {
+			r.faultf("queue %s (%s...): %w", name, prefix, fault)
+		}
+		return
+	}
+	c.Processors = append(c.Processors, processor)
+}
