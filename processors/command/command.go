@@ -37,6 +37,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/mattn/go-shellwords"
 
@@ -91,7 +92,7 @@ func (c *Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) 
 }
 
 func (c *Config) processor() (*processor, error) {
-	var p processor
+	p := processor{killAfter: defaultKillAfter}
 	var faults [4]error
 	p.args, p.path, faults[0] = parseCommand(c.Command)
 	if c.Mode != "spawn" {
@@ -144,6 +145,7 @@ type processor struct {
 	args       []string
 	env        []string            // NAME=value, the queue's own
 	credential *syscall.Credential // nil: the daemon's own
+	killAfter  time.Duration       // defaultKillAfter, but in tests
 }
 
 // Process runs the program on d. It blocks until the program has ended, and what it
@@ -165,7 +167,7 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if err := cmd.Start(); err != nil {
 		return startError(err)
 	}
-	interrupted, err := wait(ctx, cmd)
+	interrupted, err := p.wait(ctx, cmd)
 	stderr.end()
 
 	status := cmd.ProcessState

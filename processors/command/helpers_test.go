@@ -122,7 +122,7 @@ func runUntil(t *testing.T, p consumer.Processor, mark string, cause error) (res
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	overdue := time.AfterFunc(20*time.Second, func() { cancel(context.DeadlineExceeded) })
+	overdue := time.AfterFunc(limit, func() { cancel(context.DeadlineExceeded) })
 	defer overdue.Stop()
 	var ended time.Time
 	log := &stderrLog{onLine: func(line string) {
@@ -153,13 +153,13 @@ func waitGone(t *testing.T, pids ...string) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	overdue := time.After(5 * time.Second)
+	overdue := time.After(limit)
 	for _, pid := range pids {
 		for isRunning(t, pid) {
 			select {
 			case <-tick.C:
 			case <-overdue:
-				t.Fatalf("process %s is still running 5s after the command has ended, want it killed", pid)
+				t.Fatalf("process %s is still running a minute after the command has ended, want it killed", pid)
 			}
 		}
 	}

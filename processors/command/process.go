@@ -15,9 +15,9 @@ import (
 	"github.com/warrenmq/warren/consumer"
 )
 
-// killAfter is how long a group has to end after SIGTERM, and how long output is
+// defaultKillAfter is how long a group has to end after SIGTERM, and how long output is
 // waited for that somebody outside of an ended group holds open.
-const killAfter = 500 * time.Millisecond
+const defaultKillAfter = 500 * time.Millisecond
 
 // command prepares one run of the program.
 func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, stderr io.Writer) (*exec.Cmd, error) {
@@ -33,7 +33,7 @@ func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, s
 		Stdout:      stdout, // nil: /dev/null
 		Stderr:      stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential},
-		WaitDelay:   killAfter,
+		WaitDelay:   defaultKillAfter,
 	}, nil
 }
 
@@ -42,7 +42,7 @@ func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, s
 //
 // exec.CommandContext would do neither: it kills one process, and kills by a number
 // that may have become another's.
-func wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
+func (p *processor) wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
 	group := cmd.Process.Pid
 	exited := make(chan struct{})
 	go func() {
@@ -56,7 +56,7 @@ func wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
 		kill(group, syscall.SIGTERM)
 		// Also when the leader ends at once: a shell does, but what it has called may
 		// have to clean up.
-		time.Sleep(killAfter)
+		time.Sleep(p.killAfter)
 	}
 	kill(group, syscall.SIGKILL)
 	<-exited
