@@ -27,7 +27,7 @@ func TestCheckAndConfigChangeNothing(t *testing.T) {
 	env := []string{
 		"TMPDIR=" + root,
 		"WARREN_AMQP_URL=amqp://127.0.0.1:1",
-		"WARREN_DATABASE_URL=sqlite:" + root + "/state/warren.db",
+		"WARREN_DATABASE_URL=sqlite:" + root + "/warren.db",
 		"WARREN_MIGRATE=true",
 		"WARREN_QUEUES=" + strings.Join(append(processors.Standard().Names(), "made", "mailed"), ","),
 		"WARREN_QUEUE_COMMAND_PROCESSOR=command",
@@ -62,8 +62,19 @@ func TestCheckAndConfigChangeNothing(t *testing.T) {
 		t.Errorf("config has made %q of %q", got, before)
 	}
 	stdout, stderr, status := output(t, warren(t, env, "check"))
-	if status != 1 || !strings.Contains(stdout, "FAULT  node 127.0.0.1:1") || !strings.Contains(stdout, "FAULT  database") {
+	if status != 1 || !strings.Contains(stdout, "FAULT  node 127.0.0.1:1") || !strings.Contains(stdout, "warren.db is not there; run warren migrate") {
 		t.Errorf("check: exit status %d, %s\n%s\nwant that neither the broker nor the database is there", status, stderr, stdout)
+	}
+	if got := tree(t, root); !slices.Equal(got, before) {
+		t.Errorf("check has made %q of %q", got, before)
+	}
+
+	if _, stderr, status := output(t, warren(t, env, "migrate")); status != 0 {
+		t.Fatalf("migrate: exit status %d, %s", status, stderr)
+	}
+	before = tree(t, root)
+	if stdout, _, _ = output(t, warren(t, env, "check")); !strings.Contains(stdout, "warren.db: Warren's tables are there") {
+		t.Errorf("check: %s\nwant that the tables are there", stdout)
 	}
 	if got := tree(t, root); !slices.Equal(got, before) {
 		t.Errorf("check has made %q of %q", got, before)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -90,7 +91,8 @@ func createSchema(ctx context.Context, conn *sql.Conn) error {
 }
 
 // Check returns an error if the database cannot be reached, or if Warren's tables
-// are missing or older than what this program needs.
+// are missing or older than what this program needs. It changes nothing; above all, it
+// makes no file for SQLite.
 func (d *Database) Check(ctx context.Context) error {
 	p, err := d.provider()
 	if err != nil {
@@ -98,11 +100,21 @@ func (d *Database) Check(ctx context.Context) error {
 	}
 	sources := p.ListSources()
 	need := sources[len(sources)-1].Version
-	if err := d.read.PingContext(ctx); err != nil {
+	read := d.read
+	if d.dsn.dialect == sqlite {
+		if _, err := os.Stat(d.dsn.path); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %s is not there; %s", ErrTables, d.dsn.name, remedy)
+		}
+		if read, err = d.dsn.openReader(true); err != nil {
+			return err
+		}
+		defer func() { _ = read.Close() }()
+	}
+	if err := read.PingContext(ctx); err != nil {
 		return d.explain(err)
 	}
 	var have int64
-	err = d.read.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+d.dsn.dialect.versions+" WHERE is_applied").Scan(&have)
+	err = read.QueryRowContext(ctx, "SELECT coalesce(max(version_id), 0) FROM "+d.dsn.dialect.versions+" WHERE is_applied").Scan(&have)
 	switch {
 	case isMissing(err):
 		return fmt.Errorf("%w: %s has none of Warren's tables; %s", ErrTables, d.dsn.name, remedy)

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 )
 
@@ -15,9 +16,19 @@ func OpenReader(text string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.openReader(false)
+}
+
+// openReader opens the database to read from. If no trace is to be left and nobody uses a
+// file of SQLite just now, it is read as if it could not change: SQLite would otherwise
+// put its log of changes, empty, and an index of that beside it.
+func (p dsn) openReader(traceless bool) (*sql.DB, error) {
 	if p.config != nil {
 		return p.open()
 	}
 	settings := url.Values{"mode": {"ro"}, "_query_only": {"true"}, "_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}}
+	if _, err := os.Stat(p.path + "-wal"); traceless && err != nil {
+		settings.Set("immutable", "1")
+	}
 	return sql.Open("sqlite", "file:"+strings.ReplaceAll(p.path, "%", "%25")+"?"+settings.Encode())
 }
