@@ -30,6 +30,9 @@ var built = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil { // for a daemon of another user
+		return "", err
+	}
 	path := filepath.Join(dir, "warren")
 	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
 	if err != nil {
@@ -76,6 +79,12 @@ func start(t *testing.T, env ...string) *process {
 // launch starts the daemon as start does, and waits for nothing.
 func launch(t *testing.T, env ...string) *process {
 	t.Helper()
+	return launchAs(t, nil, env...)
+}
+
+// launchAs is launch as the user with these ids; nil is who runs the test.
+func launchAs(t *testing.T, who *syscall.Credential, env ...string) *process {
+	t.Helper()
 	path, err := built()
 	if err != nil {
 		t.Fatal(err)
@@ -83,6 +92,7 @@ func launch(t *testing.T, env ...string) *process {
 	d := &process{Cmd: exec.Command(path), ended: make(chan struct{})}
 	d.Env = append([]string{"PATH=" + os.Getenv("PATH"), "WARREN_LOG_FORMAT=text", "WARREN_ADMIN_ADDR="}, env...)
 	d.Stderr = &d.log
+	d.SysProcAttr = &syscall.SysProcAttr{Credential: who}
 	if err := d.Start(); err != nil {
 		t.Fatal(err)
 	}

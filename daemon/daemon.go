@@ -60,7 +60,10 @@ func Main(set processors.Set) {
 		In:      os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		Run: run,
 	}
-	err := app.Execute(ctx, os.Args[1:])
+	err := hide()
+	if err == nil {
+		err = app.Execute(ctx, os.Args[1:])
+	}
 	if err != nil {
 		telemetry.WriteError(os.Stderr, app.Name+": "+err.Error())
 	}
