@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // A Processor does the work of one delivery. Process is called from many
@@ -29,11 +30,14 @@ func (f ProcessorFunc) Process(ctx context.Context, d Delivery, scope *Scope) er
 }
 
 // JSON adapts a function of a typed message to a [Processor]. A body that is not
-// JSON, or does not fit T, is dead-lettered without calling f: no retry changes
-// it. Members of the body that T does not have are ignored.
+// JSON in UTF-8, or does not fit T, is dead-lettered without calling f: no retry
+// changes it. Members of the body that T does not have are ignored.
 func JSON[T any](f func(ctx context.Context, msg T, scope *Scope) error) Processor {
 	return ProcessorFunc(func(ctx context.Context, d Delivery, scope *Scope) error {
 		var msg T
+		if !utf8.Valid(d.Body) { // of which encoding/json would make replacement characters
+			return Undecodable(fmt.Errorf("decode body as %T: it is not UTF-8", msg))
+		}
 		if err := json.Unmarshal(d.Body, &msg); err != nil {
 			return Undecodable(fmt.Errorf("decode body as %T: %w", msg, err))
 		}

@@ -153,11 +153,11 @@ func TestTimeouts(t *testing.T) {
 		if strings.HasPrefix(url, "sqlite:") {
 			slow = slowSQLite
 		}
-		b := newBench(t, url, map[string]string{"slow": slow, "slower": strings.Replace(slow, "200ms", "20s", 1)})
+		b := newBench(t, url, map[string]string{"slow": slow, "slower": strings.Replace(slow, "200ms", "2m", 1)})
 		b.execute("CREATE TABLE rows (n int)")
 		b.check(`{"statement": "slow"}`, "retry", "statement slow: ", "it took longer than its timeout of 200ms")
 
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, consumer.ErrTimeout)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, consumer.ErrTimeout) // to begin the transaction, too
 		defer cancel()
 		_, err := consumertest.RunDatabase(ctx, b.db, b.p, consumer.Delivery{Body: []byte(`{"statement": "slower"}`)})
 		if got := consumertest.Verdict(err); got != "retry" || !strings.Contains(err.Error(), consumer.ErrTimeout.Error()) {

@@ -23,6 +23,7 @@ type server struct {
 	*smtp.Server
 	address string
 	closed  chan struct{}
+	stalled chan struct{} // gets a value when a stall begins
 
 	mu       sync.Mutex
 	mails    []received
@@ -64,7 +65,7 @@ func always(action string, words ...string) fault {
 // is set, offers STARTTLS if cert is set, or speaks TLS from the start.
 func newServer(t testing.TB, login bool, cert *tls.Certificate, implicitTLS bool) *server {
 	t.Helper()
-	s := &server{closed: make(chan struct{}), refused: map[string]*smtp.SMTPError{}}
+	s := &server{closed: make(chan struct{}), stalled: make(chan struct{}, 10), refused: map[string]*smtp.SMTPError{}}
 	s.Server = smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
 		if login {
 			return &loginSession{session: session{server: s}}, nil
@@ -233,6 +234,7 @@ func (c *faultyConn) at(command string) bool {
 	case drop:
 		c.Close()
 	case stall:
+		c.server.stalled <- struct{}{}
 		<-c.server.closed
 	default:
 		_, _ = io.WriteString(c.Conn, action+"\r\n")

@@ -128,6 +128,9 @@ func (c *conn) bounded(ctx context.Context, f func() error) error {
 func (r *relay) dial(ctx context.Context) (*conn, error) {
 	dialer := net.Dialer{Timeout: connectTimeout}
 	bare, err := dialer.DialContext(ctx, "tcp", r.address)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	}
 	if err != nil {
 		return nil, consumer.Unavailable(fmt.Errorf("connect to the SMTP server: %w", err))
 	}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/warrenmq/warren/consumer"
 )
 
 // plainURL is an SMTP_URL of a server without TLS.
@@ -111,19 +113,28 @@ func TestFaultAtEachStage(t *testing.T) {
 			{"5xx", "554 5.7.1 never", never, []string{"554", "5.7.1 never"}},
 			{"421", "421 4.4.2 going down", "unavailable", []string{"421", "4.4.2 going down"}},
 			{"drop", drop, lost, []string{"SMTP server"}},
-			{"stall", stall, lost, []string{"SMTP server", context.DeadlineExceeded.Error()}},
+			{"stall", stall, lost, []string{"SMTP server", consumer.ErrTimeout.Error()}},
 		} {
 			t.Run(at.stage+" "+f.name, func(t *testing.T) {
 				s := newServer(t, false, nil, false)
 				s.setFault(always(f.action, at.words...))
 				p := newSender(t, Config{SMTPURL: plainURL(s)})
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithCancelCause(t.Context())
+				var stalls sync.WaitGroup
 				if f.action == stall {
-					ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+					stalls.Go(func() {
+						<-s.stalled
+						cancel(consumer.ErrTimeout)
+					})
 				}
-				defer cancel()
 				err := send(ctx, p, "1", hello)
-				checkVerdict(t, err, f.verdict, append(f.texts, at.stage)...)
+				stalls.Wait()
+				cancel(nil)
+				named := at.stage
+				if f.action == stall && at.stage == "greeting" {
+					named = "connect to the SMTP server" // whose end of the connection may be there first
+				}
+				checkVerdict(t, err, f.verdict, append(f.texts, named)...)
 				if got := s.received(); len(got) != 0 {
 					t.Errorf("the server took %d mails, want none", len(got))
 				}
@@ -163,9 +174,22 @@ func TestStalledHandshake(t *testing.T) {
 	}
 	defer l.Close()
 	p := newSender(t, Config{SMTPURL: "smtps://" + l.Addr().String()})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("took too long"))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if _, err := c.Read(make([]byte, 1)); err != nil { // the client begins
+			t.Error(err)
+		}
+		cancel(errors.New("took too long"))
+	})
 	err = send(ctx, p, "1", hello)
+	accepting.Wait()
 	checkVerdict(t, err, "unavailable", "took too long")
 }
 
