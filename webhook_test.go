@@ -72,3 +72,51 @@ func TestWebhook(t *testing.T) {
 		}
 	}
 }
+
+// TestWebhookThatIsDown has a receiver that is down at first, and then answers with what
+// no property and no result can hold. One attempt is all that the messages have.
+func TestWebhookThatIsDown(t *testing.T) {
+	var requests, done atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch n := requests.Add(1); {
+		case n <= 2:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case r.Header.Get("X-Warren-Attempt") != "1":
+			t.Errorf("the attempt is %s, want 1: the receiver was down", r.Header.Get("X-Warren-Attempt"))
+		case r.Header.Get("Webhook-Id") == "long":
+			done.Add(1)
+			_, _ = w.Write(make([]byte, 2<<20))
+		default:
+			done.Add(1)
+			w.Header().Set("Content-Type", "text/"+strings.Repeat("x", 300))
+			_, _ = io.WriteString(w, "odd")
+		}
+	}))
+	defer server.Close()
+
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "answers", nil)
+	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=webhook",
+		"WARREN_QUEUE_ORDERS_URL="+server.URL, "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=1")
+	v.Publish(t, "orders",
+		amqp091.Publishing{MessageId: "odd", CorrelationId: "odd", ReplyTo: "answers"},
+		amqp091.Publishing{MessageId: "long", CorrelationId: "long", ReplyTo: "answers"})
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "answers") == 2 }, "both are answered")
+	for _, a := range v.Drain(t, "answers") {
+		want := "application/octet-stream"
+		if a.CorrelationId == "long" {
+			want = "application/problem+json"
+		}
+		if a.ContentType != want {
+			t.Errorf("the answer to %s is %.100q of %s, want %s", a.CorrelationId, a.Body, a.ContentType, want)
+		}
+	}
+	if done.Load() != 2 || v.Ready(t, "orders.dead") != 0 {
+		t.Errorf("the work was done %d times, with %d dead letters, want 2 and none", done.Load(), v.Ready(t, "orders.dead"))
+	}
+	if strings.Contains(d.log.String(), "connection lost") {
+		t.Error("the connection was lost")
+	}
+	d.signal(t, syscall.SIGTERM)
+	wantExit(t, d, 0)
+}

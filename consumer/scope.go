@@ -137,12 +137,13 @@ func (h deliveryHandler) WithGroup(name string) slog.Handler {
 }
 
 // TempDir returns a directory that only this attempt uses, made the first time
-// and removed with all it holds when the scope ends.
+// and removed with all it holds when the scope ends. That it cannot be made, on a full
+// disk say, costs the message no attempt.
 func (s *Scope) TempDir() (string, error) {
 	if s.tempDir == "" {
 		dir, err := os.MkdirTemp("", "warren-")
 		if err != nil {
-			return "", fmt.Errorf("make the delivery's temporary directory: %w", err)
+			return "", Unavailable(fmt.Errorf("make the delivery's temporary directory: %w; make room in it, or have TMPDIR name another folder", err))
 		}
 		s.tempDir = dir
 	}

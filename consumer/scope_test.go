@@ -107,6 +107,15 @@ func TestScopeCloseFailureIsOnlyLogged(t *testing.T) {
 	}
 }
 
+func TestScopeTempDirThatCannotBeMade(t *testing.T) {
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "absent"))
+	_, err := Try(t.Context(), ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
+		_, err := s.TempDir()
+		return err
+	}), Delivery{}, slog.New(slog.DiscardHandler))
+	equal(t, VerdictOf(err), "unavailable")
+}
+
 func TestScopeTempDirLastsAsLongAsTheAttempt(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	var dir string

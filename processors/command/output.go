@@ -104,7 +104,7 @@ func (l *logLines) explain(ending string) string {
 		}
 		text = text[1:]
 	}
-	tail := strings.ToValidUTF8(strings.ReplaceAll(string(text), "\r\n", "\n"), "\uFFFD")
+	tail := strings.Map(printable, strings.ToValidUTF8(strings.ReplaceAll(string(text), "\r\n", "\n"), "\uFFFD"))
 	if over := len(tail) - maxErrorBytes; over > 0 { // what was not valid has grown
 		tail = strings.ToValidUTF8(tail[over:], "")
 	}
@@ -116,6 +116,17 @@ func (l *logLines) explain(ending string) string {
 		return ending + ":\n" + tail
 	}
 	return ending + ": " + strings.TrimSpace(tail)
+}
+
+// printable leaves out of an error what could do something to a terminal that shows it.
+func printable(r rune) rune {
+	switch {
+	case r == '\n', r == '\t', unicode.IsPrint(r):
+		return r
+	case r == '\r': // goes over the line again, as a bar of progress does
+		return '\n'
+	}
+	return -1
 }
 
 // isProgress tells whether the line says how far the work is, and passes that on.

@@ -42,6 +42,7 @@ func TestExplanationIsTheEnd(t *testing.T) {
 		"not valid":           {strings.Repeat("\xffa", 3*maxErrorBytes), "e: " + strings.Repeat("\uFFFDa", maxErrorBytes/4)},
 		"progress in between": {"one\n" + strings.Repeat("warren:progress 4 "+line, 1000) + "two", "e:\none\ntwo"},
 		"blank lines":         {"\n\n one\n\ntwo \n\n", "e:\n one\ntwo"},
+		"for a terminal":      {"\x1b[31mred\x07\u009b\u202e\x00 9%\r10%\tend\n", "e:\n[31mred 9%\n10%\tend"},
 		"nothing":             {" \n\n", "e"},
 	} {
 		for _, size := range []int{1, 7, 4096, 1 << 20} {

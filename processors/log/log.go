@@ -23,13 +23,17 @@ func (*Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) {
 	return consumer.ProcessorFunc(process), nil
 }
 
+// maxNames is how many names of headers are logged: a message can have thousands.
+const maxNames = 32
+
 // process logs the facts about d, and never its body or the values of its headers:
 // what a message says is not for everyone who reads a log.
 func process(_ context.Context, d consumer.Delivery, scope *consumer.Scope) error {
-	scope.Logger().Info("delivery",
-		"type", d.Type,
-		"content_type", d.ContentType,
-		"body_bytes", len(d.Body),
-		"headers", slices.Sorted(maps.Keys(d.Headers)))
+	names := slices.Sorted(maps.Keys(d.Headers))
+	args := []any{"type", d.Type, "content_type", d.ContentType, "body_bytes", len(d.Body), "headers", names[:min(len(names), maxNames)]}
+	if more := len(names) - maxNames; more > 0 {
+		args = append(args, "more_headers", more)
+	}
+	scope.Logger().Info("delivery", args...)
 	return nil
 }

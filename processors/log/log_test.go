@@ -3,6 +3,7 @@ package log_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -50,5 +51,23 @@ func TestLogsTheFactsAndNothingElse(t *testing.T) {
 	delete(got, "headers")
 	if !maps.Equal(got, want) {
 		t.Errorf("logged %v, want %v", got, want)
+	}
+}
+
+func TestNamesOfHeadersAreBounded(t *testing.T) {
+	p, err := new(warrenlog.Config).Open(registry.Queue{Name: "orders", Concurrency: 1}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	headers := make(map[string]any)
+	for i := range 8000 {
+		headers[fmt.Sprintf("%04d%s", i, strings.Repeat("x", 200))] = nil
+	}
+	var out bytes.Buffer
+	if _, err := consumertest.RunLog(t.Context(), p, consumer.Delivery{Headers: headers}, slog.New(slog.NewJSONHandler(&out, nil))); err != nil {
+		t.Error(err)
+	}
+	if out.Len() > 10_000 || !strings.Contains(out.String(), `"0031xxx`) || !strings.Contains(out.String(), `"more_headers":7968`) {
+		t.Errorf("logged %d bytes, %.300s, want the first 32 names and the number of the others", out.Len(), &out)
 	}
 }

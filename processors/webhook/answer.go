@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/processors/internal/result"
@@ -69,7 +70,7 @@ func (a *answer) excerpt(secrets *strings.Replacer) string {
 	body, _ := io.ReadAll(io.LimitReader(a.Body, 16*maxExcerptBytes))
 	text := strings.Join(strings.Fields(strings.ToValidUTF8(secrets.Replace(string(body)), "\uFFFD")), " ")
 	text = strings.Map(func(r rune) rune {
-		if isControl(r) {
+		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r

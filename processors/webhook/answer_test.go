@@ -221,9 +221,9 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 }
 
 func TestAnswerInTheErrorIsShortAndClean(t *testing.T) {
-	p := newProcessor(t, webhook.Config{URL: serve(t, answering(400, "<p>\n\x1b[31mno\xff\x00 "+strings.Repeat("ä", 5000)))})
+	p := newProcessor(t, webhook.Config{URL: serve(t, answering(400, "<p>\n\x1b[31mno\xff\x00\u009b\u202e "+strings.Repeat("ä", 5000)))})
 	_, err := consumertest.Run(t.Context(), p, consumer.Delivery{})
-	wantError(t, err, "<p> [31mno\uFFFD ää", "...", "not", "\n", "\x1b", "\x00")
+	wantError(t, err, "<p> [31mno\uFFFD ää", "...", "not", "\n", "\x1b", "\x00", "\u009b", "\u202e")
 	if n := len(err.Error()); n > 400 {
 		t.Errorf("the error has %d bytes, want 400 at most", n)
 	}
