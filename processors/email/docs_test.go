@@ -47,9 +47,8 @@ func TestDocumentedMail(t *testing.T) {
 		t.Errorf("got %+v", m)
 	}
 
-	fields := reflect.TypeFor[message]()
-	for i := range fields.NumField() {
-		if name := fields.Field(i).Tag.Get("json"); !strings.Contains(page, "`"+name+"`") || !strings.Contains(messageFields, name) {
+	for field := range reflect.TypeFor[message]().Fields() {
+		if name := field.Tag.Get("json"); !strings.Contains(page, "`"+name+"`") || !strings.Contains(messageFields, name) {
 			t.Errorf("the field %s is not documented, or not in the error for an unknown one", name)
 		}
 	}

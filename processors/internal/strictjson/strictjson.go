@@ -189,8 +189,7 @@ var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
 // fieldOf is the field of t that encoding/json reads the member of that name into.
 func fieldOf(t reflect.Type, name string) (reflect.StructField, bool) {
-	for i := range t.NumField() {
-		field := t.Field(i)
+	for field := range t.Fields() {
 		tag, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if tag == "" {
 			tag = field.Name
