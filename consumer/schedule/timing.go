@@ -3,6 +3,8 @@ package schedule
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,7 +51,7 @@ func parseCron(expression, zone string) (timing, error) {
 	if strings.HasPrefix(expression, "@every") {
 		return nil, errors.New("@every is what EVERY is for; set that in place of CRON")
 	}
-	parsed, err := crontab.Parse(expression)
+	parsed, err := crontab.Parse(withinRange(expression))
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +71,56 @@ func parseCron(expression, zone string) (timing, error) {
 		return nil, errors.New("no day is like that")
 	}
 	return t, nil
+}
+
+// fields are those of a cron expression, the last ones first: what * means, their bounds
+// and names.
+var fields = []struct {
+	all         string
+	first, last int
+	names       []string
+}{
+	{"0-6", 0, 7, []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
+	{"1-12", 1, 12, []string{"", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"}},
+	{"1-31", 1, 31, nil},
+	{"0-23", 0, 23, nil},
+	{"0-59", 0, 59, nil},
+	{"0-59", 0, 59, nil},
+}
+
+// withinRange puts the first of a range for one with a step that leads past its end, as
+// 8-10/3: crontab(5) takes such a step, the library does not.
+func withinRange(expression string) string {
+	parts := strings.Fields(expression)
+	if len(parts) < 5 || len(parts) > len(fields) {
+		return expression
+	}
+	for i := range parts {
+		field := fields[len(parts)-1-i]
+		number := func(s string) (int, bool) {
+			if n := slices.Index(field.names, strings.ToLower(s)); n >= 0 {
+				return n, true
+			}
+			n, err := strconv.Atoi(s)
+			return n, err == nil
+		}
+		items := strings.Split(parts[i], ",")
+		for j, item := range items {
+			span, by, found := strings.Cut(item, "/")
+			if span == "*" {
+				span = field.all
+			}
+			from, to, _ := strings.Cut(span, "-")
+			first, isFirst := number(from)
+			last, isLast := number(to)
+			step, err := strconv.Atoi(by)
+			if found && isFirst && isLast && err == nil && first >= field.first && first <= last && last <= field.last && step > last-first {
+				items[j] = strconv.Itoa(first)
+			}
+		}
+		parts[i] = strings.Join(items, ",")
+	}
+	return strings.Join(parts, " ")
 }
 
 func cutZone(expression string) (zone, rest string, found bool) {

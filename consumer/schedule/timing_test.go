@@ -44,6 +44,12 @@ func TestCronInstants(t *testing.T) {
 		{"0 2 L * *", "Europe/Berlin", "2027-12-31T12:00:00+01:00", "01-31T02:00+01:00 02-29T02:00+01:00 03-31T02:00+02:00"},
 		{"0 2 29 2 *", "America/New_York", "2026-01-01T00:00:00-05:00", "02-29T02:00-05:00 02-29T02:00-05:00"},
 		{"0 9 13 * FRI", "UTC", "2026-01-01T00:00:00Z", "01-02T09:00Z 01-09T09:00Z 01-13T09:00Z"}, // either, as in crontab(5)
+		// A step that leads past the end of its range.
+		{"0 8-10/3 * * *", "UTC", "2026-01-01T00:00:00Z", "01-01T08:00Z 01-02T08:00Z"},
+		{"*/90 3-4/2,8-10/2 * * *", "UTC", "2026-01-01T00:00:00Z", "01-01T03:00Z 01-01T08:00Z 01-01T10:00Z 01-02T03:00Z"},
+		{"0 0 * Feb-mar/5 *", "UTC", "2026-02-27T12:00:00Z", "02-28T00:00Z 02-01T00:00Z"},
+		{"0 0 12 * * MON-FRI/7", "UTC", "2026-01-01T00:00:00Z", "01-05T12:00Z 01-12T12:00Z"},
+		{"0 12 * * */7", "UTC", "2026-01-01T00:00:00Z", "01-04T12:00Z 01-11T12:00Z"},
 		{"@monthly", "Europe/Berlin", "2026-09-30T12:00:00+02:00", "10-01T00:00+02:00 11-01T00:00+01:00"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -143,6 +149,8 @@ func TestFaultsOfCron(t *testing.T) {
 		{"", "", "empty"},
 		{"0 2 * *", "", "expected 5 to 6 fields, found 4"},
 		{"0 25 * * *", "", "above maximum (23)"},
+		{"0 8-25/30 * * *", "", "above maximum (23)"},
+		{"0 10-8/0 * * *", "", "positive"},
 		{"@reboot", "", "unrecognized descriptor"},
 		{"@every 5s", "", "EVERY"},
 		{"0 0 30 2 *", "", "no day is like that"},
