@@ -2,6 +2,7 @@ package schedule
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -35,6 +36,7 @@ type loop struct {
 	outage   outage.Outage // of the election
 	unfired  outage.Outage
 	ahead    outage.Outage // the record is ahead of this host's clock
+	patience time.Duration // with a queue that refuses what is fired
 	turns    *time.Ticker
 	timeouts timeouts
 	state    state
@@ -42,7 +44,7 @@ type loop struct {
 
 // timeouts are those below, but in tests.
 type timeouts struct {
-	renew, token, fire time.Duration
+	renew, token, fire, refused time.Duration
 }
 
 var defaultTimeouts = timeouts{
@@ -54,6 +56,8 @@ var defaultTimeouts = timeouts{
 	token: 5 * time.Second,
 	// fire is how long a firing may take to be confirmed.
 	fire: 10 * time.Second,
+	// refused is how long a term goes on while the queue refuses what is fired.
+	refused: 10 * time.Second,
 }
 
 // newLoop makes a loop of a valid schedule, which has its defaults.
@@ -79,6 +83,7 @@ func newLoop(s Schedule, r *Runner) (*loop, error) {
 		conns:    make(chan *broker.Conn, 1),
 		blocks:   make(chan bool, 1),
 		timeouts: defaultTimeouts,
+		patience: defaultTimeouts.refused,
 	}
 	if timing != nil {
 		l.plan = &plan{timing, s.Name, s.Jitter, s.Misfire}
@@ -152,13 +157,16 @@ func (l *loop) run(ctx, work context.Context) {
 		if conn.IsClosed() {
 			continue // the Runner says why, and brings another one
 		}
-		l.outage.Begin(l.log, slog.LevelWarn, "cannot take part in the election of the schedule's leader, trying again", err)
-		l.runner.reportUnable()
 		if led {
 			backoff = broker.Backoff()
 		}
 		d, _ := backoff.Next()
 		retryAt = time.After(d)
+		if errors.Is(err, errRefusing) {
+			continue // and has been logged
+		}
+		l.outage.Begin(l.log, slog.LevelWarn, "cannot take part in the election of the schedule's leader, trying again", err)
+		l.runner.reportUnable()
 	}
 }
 
@@ -175,6 +183,7 @@ func (l *loop) attend(ctx, work context.Context, conn *broker.Conn) (led bool, e
 		if l.leading {
 			l.leading, led = false, true
 			l.state.leading.Store(false)
+			l.state.ahead.Store(0)
 			l.log.Info("leads the schedule no longer")
 		}
 	}()

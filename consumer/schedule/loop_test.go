@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -244,8 +245,22 @@ func seasoned(t *testing.T, v *rabbittest.Vhost, s Schedule, records ...record) 
 	t.Helper()
 	v.Declare(t, s.tokenQueue(), broker.TokenArguments())
 	for _, r := range records {
-		v.Publish(t, s.tokenQueue(), r.token(s.Name, "old"))
+		v.Publish(t, s.tokenQueue(), signed(s, r))
 	}
+}
+
+// signed is a token of the user of the tests.
+func signed(s Schedule, r record) amqp.Publishing {
+	msg := r.token(s.Name, s.rule(), "old")
+	msg.UserId = "guest"
+	return msg
+}
+
+// unsigned is a token as a release before wrote it, or as anybody may.
+func unsigned(s Schedule, r record) amqp.Publishing {
+	msg := r.token(s.Name, "", "old")
+	delete(msg.Headers, headerOwnRule)
+	return msg
 }
 
 // awayFromEdge is a duration of about an hour of which no multiple is within five
@@ -312,7 +327,7 @@ func TestAnotherRule(t *testing.T) {
 	}
 	r.end()
 	equal(t, v.Ready(t, "jobs"), 0)
-	equal(t, recordOf(&v.Drain(t, s.tokenQueue())[0]).rule, s.rule())
+	equal(t, recordOf(&v.Drain(t, s.tokenQueue())[0], now).rule, s.rule())
 }
 
 func TestScheduleOfAMissingQueue(t *testing.T) {
@@ -419,8 +434,13 @@ func TestARecordAheadOfTheClock(t *testing.T) {
 		return contains(r.log, "lies ahead of this host's clock") && contains(r.log, "delete the queue warren.schedule.tick")
 	}, "it says so")
 	equal(t, v.Ready(t, "jobs"), 0)
+	status := r.Status()[0]
+	if !strings.Contains(status.Fault, "ahead of this host's clock") || status.Ahead < time.Second || status.Ahead > 12*time.Second {
+		t.Errorf("the status is %+v", status)
+	}
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "jobs") > 0 }, "it fires when it is time")
 	equal(t, contains(r.log, "agrees with the last planned time again"), true)
+	equal(t, r.Status()[0].Ahead, 0)
 }
 
 // What keeps the queue of the tokens from being declared is said with a remedy that there
@@ -471,4 +491,197 @@ func TestABacklogOfFirings(t *testing.T) {
 	r.end()
 	withoutGaps(t, firings(t, v, "jobs", "tick"), time.Second)
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, s.tokenQueue()) == 1 }, "one token is left")
+}
+
+// TestTokensOfOthers has somebody who may publish to every queue try to silence a schedule,
+// to have it begin in 1970, and to break its leader, while one leads and as another takes
+// over.
+func TestTokensOfOthers(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
+	leader, next := runScheduled(t, v.URL, "", s), (*running)(nil)
+	awaitLeader(t, leader)
+	var forged []amqp.Publishing
+	for _, done := range []time.Time{time.Now().Add(time.Hour), time.Now().AddDate(100, 0, 0), time.Unix(0, 0), time.UnixMilli(math.MaxInt64), time.Now().Add(-time.Hour)} {
+		forged = append(forged, unsigned(s, record{done: done, rule: s.rule(), versions: []string{"v"}}))
+	}
+	forged = append(forged, amqp.Publishing{Body: []byte("what is this?")}, amqp.Publishing{Headers: amqp.Table{headerDone: amqp.Table{"a": "b"}}})
+	goesOn := func(what string) {
+		t.Helper()
+		before := v.Ready(t, "jobs")
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= before+2 }, what)
+	}
+	goesOn("it fires")
+	v.Publish(t, s.tokenQueue(), forged...)
+	goesOn("it fires still")
+	rabbittest.Eventually(t, 5*time.Second, func() bool {
+		return contains(leader.log, "does not come from this daemon's user, it is ignored") && v.Unacked(t, s.tokenQueue()) == 1
+	}, "they are ignored, and gone")
+
+	next = runScheduled(t, v.URL, "", s)
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, s.tokenQueue()) == 2 }, "the next one has sent its probe")
+	url := v.AddUser(t, "publisher", "pw", "^$", ".*", "^$")
+	publish, err := broker.Dialer{}.Dial(t.Context(), url, broker.Options{Purpose: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer publish.Close()
+	ended := make(chan struct{})
+	go func() { // as the leader ends
+		defer close(ended)
+		leader.end()
+	}()
+	for range 50 {
+		for _, msg := range forged {
+			if err := publish.Publish(t.Context(), broker.Outgoing{Key: s.tokenQueue(), Message: msg}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	<-ended
+	awaitLeader(t, next)
+	goesOn("the next one fires")
+	withoutGaps(t, firings(t, v, "jobs", "tick"), time.Second)
+	equal(t, contains(next.log, "goes on from the record"), false)
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, s.tokenQueue()) == 0 && v.Unacked(t, s.tokenQueue()) == 1 }, "they are all gone")
+}
+
+// TestUpgrade goes on where a release has stopped that did not sign its tokens, and where
+// daemons have that log in as another user: nothing is fired again, nothing is left out.
+func TestUpgrade(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	v.Declare(t, "seeds", nil)
+	tick := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
+	seed := Schedule{Name: "seed", Once: true, Queue: "seeds"}
+	done := time.Now().Add(-5 * time.Second).Truncate(time.Second).UTC()
+	for _, s := range []Schedule{tick, seed} {
+		v.Declare(t, s.tokenQueue(), broker.TokenArguments())
+	}
+	// The probe of a daemon that is there already lies between two tokens of the leader.
+	v.Publish(t, tick.tokenQueue(), unsigned(tick, record{done: done.Add(-time.Second), rule: tick.rule()}), signed(tick, record{}), unsigned(tick, record{done: done, rule: tick.rule()}))
+	v.Publish(t, seed.tokenQueue(), unsigned(seed, record{versions: []string{"v1"}}))
+
+	r := runScheduled(t, v.URL, "v1", tick, seed)
+	awaitLeader(t, r)
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= 7 }, "it goes on")
+	equal(t, strings.Count(r.log.String(), "goes on from the record of an earlier release"), 3)
+
+	// And now the user changes.
+	other := runScheduled(t, v.AddUser(t, "successor", "pw", ".*", ".*", ".*"), "v1", tick, seed)
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, seed.tokenQueue()) == 1 && contains(r.log, "does not come from") }, "it has sent a probe")
+	r.end()
+	awaitLeader(t, other)
+	before := v.Ready(t, "jobs")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= before+3 }, "the other user's goes on")
+	other.end()
+
+	got := firings(t, v, "jobs", "tick")
+	withoutGaps(t, got, time.Second)
+	equal(t, got[0], done.Add(time.Second))
+	equal(t, v.Ready(t, "seeds"), 0)
+
+	// An unsigned record from the future counts up to now.
+	v.DeleteQueue(t, tick.tokenQueue())
+	v.Declare(t, tick.tokenQueue(), broker.TokenArguments())
+	v.Publish(t, tick.tokenQueue(), unsigned(tick, record{done: time.Now().Add(time.Hour), rule: tick.rule()}))
+	again := runScheduled(t, v.URL, "v1", tick)
+	awaitLeader(t, again)
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= 2 }, "it fires at once")
+}
+
+// Daemons that do not agree on the rule say so, whoever leads.
+func TestTwoRulesOfOneSchedule(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	a := runScheduled(t, v.URL, "", Schedule{Name: "tick", Every: time.Second, Queue: "jobs"})
+	awaitLeader(t, a)
+	b := runScheduled(t, v.URL, "", Schedule{Name: "tick", Cron: "0 2 * * *", Queue: "jobs"})
+	rabbittest.Eventually(t, 5*time.Second, func() bool {
+		return contains(a.log, `another daemon has another rule of the schedule`) && contains(a.log, `its="cron 0 2 * * * (UTC)" own="every 1s"`)
+	}, "the leader says so")
+	a.end()
+	awaitLeader(t, b)
+	equal(t, contains(b.log, `level=WARN msg="the schedule follows another rule from now on" schedule=tick was="every 1s" is="cron 0 2 * * * (UTC)"`), true)
+}
+
+// TestAQueueThatRefuses: whoever cannot publish leaves it to another to try.
+func TestAQueueThatRefuses(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", amqp.Table{amqp.QueueTypeArg: "classic", amqp.QueueMaxLenArg: 1, amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish})
+	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
+	quick := func(r *Runner) { r.loops[0].timeouts.refused, r.loops[0].patience = time.Second, time.Second }
+	start := func() *running { return runConfig(t, v.URL, Config{Schedules: []Schedule{s}}, quick) }
+	a, b := start(), start()
+	for _, r := range []*running{a, b, a} {
+		awaitLeader(t, r)
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return !r.leading() }, "the next one may try")
+		equal(t, contains(r.log, "cannot fire the schedule, trying again"), true)
+		equal(t, contains(r.log, "cannot take part"), false)
+	}
+	fired := func() int64 { return a.loops[0].state.fired.Load() + b.loops[0].state.fired.Load() }
+	before := fired()
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		v.Drain(t, "jobs")
+		return fired() >= before+5
+	}, "it fires again when there is room")
+}
+
+// All schedules share a connection; a fault of the one's channel is nothing to the other.
+func TestSchedulesShareAConnection(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	p, q := rabbittest.NewProxy(t, v.Node.Addr()), rabbittest.NewProxy(t, v.Node.Addr())
+	v.Declare(t, "warren.schedule.c", nil) // of the wrong kind
+	var all []Schedule
+	for _, name := range []string{"a", "b", "c"} {
+		all = append(all, Schedule{Name: name, Every: time.Second, Queue: "jobs"})
+	}
+	r := runScheduled(t, v.URLAt(p.Addr), "", all...)
+	leads := func(n int) bool { return strings.Count(r.log.String(), "msg=\"leads the schedule\"") == n }
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return leads(2) && contains(r.log, "exists with another") }, "two lead, and the third cannot")
+	connections, _, err := v.Node.Connections(v.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, connections, 1)
+	v.DeleteQueue(t, "warren.schedule.a")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return leads(3) }, "a leads again")
+	equal(t, contains(r.log, "leads the schedule no longer\" schedule=b"), false)
+
+	// One cannot take part, and there is another node: perhaps it can there.
+	r.Offer(v.URLAt(q.Addr))
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return leads(5) }, "both lead there")
+	p.Cut()
+	p.Refuse()
+	v.DeleteQueue(t, "warren.schedule.c")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return leads(6) }, "all lead")
+	equal(t, contains(r.log, noConnection), false)
+
+	q.Cut()
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return leads(9) }, "all lead with a new connection")
+	equal(t, strings.Count(r.log.String(), noConnection), 1)
+	equal(t, contains(r.log, "the schedules are connected again"), true)
+}
+
+// TestTheEndUnderAnAlarm ends while nothing is taken, with a term that cannot begin.
+func TestTheEndUnderAnAlarm(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	r := runScheduled(t, v.URL, "", Schedule{Name: "a", Every: time.Second, Queue: "jobs"}, Schedule{Name: "b", Every: time.Hour, Queue: "jobs"})
+	awaitLeader(t, r)
+	if err := v.Node.MemoryAlarm(true); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return strings.Count(r.log.String(), "the schedule waits") == 2 }, "both wait")
+	v.DeleteQueue(t, "warren.schedule.b")
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return contains(r.log, "leads the schedule no longer\" schedule=b") }, "one has lost its term")
+	equal(t, r.Healthy(time.Now()), nil)
+	if took := r.end(); took > 5*time.Second {
+		t.Errorf("the end took %v", took)
+	}
+	if err := v.Node.MemoryAlarm(false); err != nil {
+		t.Fatal(err)
+	}
 }

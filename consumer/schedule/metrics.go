@@ -48,6 +48,8 @@ func (r *Runner) observe(meters metric.MeterProvider) error {
 		func(s *state) int64 { return s.last.Load() })
 	gauge("warren.schedule.lag", "s", "How long a firing has been due in the process that leads; else 0.",
 		func(s *state) int64 { return int64(s.lag(time.Now()) / time.Second) })
+	gauge("warren.schedule.ahead", "s", "How far the record of what is done lies ahead of the clock of the process that leads, which fires nothing until then; else 0.",
+		func(s *state) int64 { return int64(s.aheadOf(time.Now()) / time.Second) })
 	counter("warren.schedule.fired", "{message}", "Messages that schedules have published, confirmed.",
 		func(s *state) int64 { return s.fired.Load() })
 	counter("warren.schedule.misfires", "{misfire}", "How often planned times were found to have passed, and not made up for.",

@@ -21,6 +21,9 @@ import (
 // that is how long a host that vanished still leads.
 const heartbeat = time.Second
 
+// maxShort is the length of AMQP's short strings, such as a message-id.
+const maxShort = 255
+
 // Config is what a [Runner] is made from.
 type Config struct {
 	// Schedules are the schedules to run. Each name may stand only once.
@@ -47,6 +50,9 @@ func (c Config) Validate() error {
 		}
 		seen[s.Name] = true
 		errs = append(errs, s.Validate())
+		if most := min(maxVersion, maxShort-len(s.Name+"@")); s.Once && len(c.Version) > most {
+			errs = append(errs, fmt.Errorf("schedule %s fires once for each version; that of this program, %.20s..., may have %d bytes", s.Name, c.Version, most))
+		}
 	}
 	return errors.Join(errs...)
 }

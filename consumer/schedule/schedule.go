@@ -30,6 +30,9 @@ const (
 	tokenPrefix = ownPrefix + "schedule."
 )
 
+// maxName leaves room in the message-id for a planned time.
+const maxName = maxShort - len("@2006-01-02T15:04:05Z")
+
 // A Schedule publishes a message to a queue at planned times: each of them once,
 // however many Runners have the schedule. Exactly one of Every, Cron and Once is set.
 type Schedule struct {
@@ -119,8 +122,8 @@ func (s Schedule) Validate() error {
 	if s.Name == "" {
 		fault("a schedule has no name")
 	}
-	if len(s.tokenQueue()) > 255 {
-		fault("schedule name %.20s... is too long: with %s before it, it may have 255 bytes", s.Name, tokenPrefix)
+	if len(s.Name) > maxName {
+		fault("schedule name %.20s... is too long: it may have %d bytes", s.Name, maxName)
 	}
 	if s.Queue == "" {
 		fault("%s must be set: the queue that schedule %s publishes to", of("QUEUE"), s.Name)
@@ -154,6 +157,9 @@ func (s Schedule) Validate() error {
 	}
 	if _, err := s.outgoing(); err != nil {
 		fault("the message of schedule %s: %w; look at %s", s.Name, err, of("HEADERS"))
+	}
+	if rule := s.rule(); len(rule) > maxRule {
+		fault("%s has %d bytes; a rule may have %d", of("CRON"), len(rule), maxRule)
 	}
 	if s.Jitter < 0 {
 		fault("%s is %v; it must be positive", of("JITTER"), s.Jitter)

@@ -1,6 +1,8 @@
 package schedule
 
 import (
+	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,14 +135,16 @@ func TestJitter(t *testing.T) {
 
 func TestRecordsSurviveTheBroker(t *testing.T) {
 	r := record{done: time.UnixMilli(1_795_226_400_123).UTC(), rule: "every 5s"}.withVersion("v1").withVersion("v2").withVersion("v1")
-	msg := r.token("nightly", "id")
+	now := r.done.Add(time.Hour)
+	msg := r.token("nightly", "every 5s", "id")
 	if err := msg.Headers.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, recordOf(&amqp.Delivery{Headers: msg.Headers}), r)
+	equal(t, recordOf(&amqp.Delivery{Headers: msg.Headers}, now), r)
 	equal(t, r.versions, []string{"v1", "v2"})
-	equal(t, recordOf(&amqp.Delivery{Headers: record{}.token("nightly", "id").Headers}), record{})
-	equal(t, recordOf(&amqp.Delivery{Headers: amqp.Table{headerDone: "soon", headerVersions: int32(1)}}), record{})
+	equal(t, recordOf(&amqp.Delivery{Headers: record{}.token("nightly", "every 5s", "id").Headers}, now), record{})
+	equal(t, r.until(now), r)
+	equal(t, r.until(r.done.Add(-time.Hour)).done, r.done.Add(-time.Hour))
 
 	older := record{done: r.done.Add(-time.Second), rule: "every 7s", versions: []string{"v3"}}
 	for _, m := range []record{r.merged(older), older.merged(r)} {
@@ -151,4 +155,26 @@ func TestRecordsSurviveTheBroker(t *testing.T) {
 		many = many.withVersion(time.Duration(i).String())
 	}
 	equal(t, []any{len(many.versions), many.versions[maxVersions-1]}, []any{maxVersions, "299ns"})
+}
+
+// What no daemon writes is not believed of a token, whoever wrote it.
+func TestRecordsHaveBounds(t *testing.T) {
+	now := time.Date(2026, 11, 21, 2, 0, 0, 0, time.UTC)
+	long := strings.Repeat("x", 100_000)
+	for _, headers := range []amqp.Table{
+		{headerDone: "soon", headerVersions: int32(1)},
+		{headerDone: int64(0)}, {headerDone: int64(-1)}, {headerDone: int64(math.MaxInt64)}, {headerDone: int64(math.MinInt64)},
+		{headerDone: now.AddDate(2, 0, 0).UnixMilli(), headerRule: "every 1s"},
+		{headerDone: now.Unix(), headerRule: "every 1s"}, // seconds: 1970
+		{headerVersions: []any{long, int32(1), nil, amqp.Table{"a": "b"}}},
+		{headerVersions: amqp.Table{"a": "b"}},
+	} {
+		equal(t, recordOf(&amqp.Delivery{Headers: headers}, now), record{})
+	}
+	equal(t, recordOf(&amqp.Delivery{Headers: amqp.Table{headerDone: now.UnixMilli(), headerRule: long}}, now), record{done: now})
+	var many []any
+	for i := range 10_000 {
+		many = append(many, strconv.Itoa(i))
+	}
+	equal(t, len(recordOf(&amqp.Delivery{Headers: amqp.Table{headerVersions: many}}, now).versions), maxVersions)
 }

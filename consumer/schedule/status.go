@@ -18,6 +18,9 @@ type Status struct {
 	Next time.Time
 	// Last is the planned time that it has fired last; zero if it has not.
 	Last time.Time
+	// Ahead is how far the record of what is done lies ahead of this host's clock, if it
+	// leads: nothing is fired until then.
+	Ahead time.Duration
 	// Fault is why it cannot fire, or not take part in the election of the leader.
 	Fault string
 }
@@ -27,7 +30,7 @@ type Status struct {
 func (r *Runner) Status() []Status {
 	var out []Status
 	for _, l := range r.loops {
-		out = append(out, l.state.status(l.Name))
+		out = append(out, l.state.status(l.Name, time.Now()))
 	}
 	return out
 }
@@ -58,6 +61,7 @@ type state struct {
 	next     atomic.Int64 // when it is due next
 	last     atomic.Int64 // the planned time that was fired last
 	fired    atomic.Int64
+	ahead    atomic.Int64 // up to when all is done, if that is ahead of the clock
 	misfires atomic.Int64
 	turned   pulse.Pulse
 	fault    atomic.Pointer[string]
@@ -80,13 +84,16 @@ func (s *state) setNext(due time.Time) {
 	s.next.Store(due.Unix())
 }
 
-func (s *state) status(name string) Status {
+func (s *state) status(name string, now time.Time) Status {
 	out := Status{Schedule: name, Leading: s.leading.Load()}
 	if next := s.next.Load(); next != 0 && out.Leading {
 		out.Next = time.Unix(next, 0)
 	}
 	if last := s.last.Load(); last != 0 {
 		out.Last = time.Unix(last, 0)
+	}
+	if out.Ahead = s.aheadOf(now); out.Ahead > 0 {
+		out.Fault = fmt.Sprintf("what is done lies %v ahead of this host's clock, nothing is fired until then", out.Ahead.Round(time.Second))
 	}
 	if fault := s.fault.Load(); fault != nil {
 		out.Fault = *fault
@@ -101,4 +108,13 @@ func (s *state) lag(now time.Time) time.Duration {
 		return 0
 	}
 	return max(0, now.Sub(time.Unix(next, 0)))
+}
+
+// aheadOf is how far the record is ahead of now, if this process leads.
+func (s *state) aheadOf(now time.Time) time.Duration {
+	done := s.ahead.Load()
+	if done == 0 {
+		return 0
+	}
+	return max(0, time.Unix(done, 0).Sub(now))
 }

@@ -20,6 +20,7 @@ import (
 
 var (
 	errNotHanded = errors.New("the broker did not hand back the schedule's own token in time: another daemon leads, or its queue has no leader")
+	errRefusing  = errors.New("no longer leads, since another daemon may be able to publish")
 	errInDoubt   = errors.New("whether the broker has the message is not known, so that it is published again, with the same message-id")
 )
 
@@ -36,9 +37,14 @@ type term struct {
 	deliveries <-chan amqp.Delivery
 
 	held    []uint64 // the tags of the tokens that are not acknowledged, in their order
+	sealed  bool     // a record of our own has come: no other is believed any more
+	foreign outage.Outage
+	others  []string // rules that other processes have
 	blocked outage.Outage
-	retries retry.Backoff // nil while firings succeed
-	retryAt time.Time     // a failed firing
+
+	retries     retry.Backoff // nil while firings succeed
+	retryAt     time.Time     // a failed firing
+	failingFrom time.Time     // since when it fails
 }
 
 func (l *loop) newTerm(conn *broker.Conn) (*term, error) {
@@ -86,13 +92,13 @@ func (t *term) serve(ctx, work context.Context) error {
 			if !open {
 				return t.ended()
 			}
-			t.take(&d)
-			if !t.leading {
+			if taken := t.take(&d); taken && !t.leading {
 				if err := t.lead(ctx, work); err != nil {
 					return err
 				}
 			}
 		case <-renew.C:
+			t.foreign.End(t.log, "nothing more of others has come to the schedule's own queue")
 			renewed := t.probe
 			if t.leading {
 				renewed = t.claim
@@ -110,11 +116,48 @@ func (t *term) serve(ctx, work context.Context) error {
 	}
 }
 
-// take adds to what is known what a token says. It stays unacknowledged until a claim.
-func (t *term) take(d *amqp.Delivery) {
-	t.known = t.known.merged(recordOf(d))
+// take adds to what is known what a token says, which stays unacknowledged until a claim.
+// It tells whether it has.
+//
+// A token is believed if it bears our own user-id, which the broker has checked. One that
+// does not is that of an earlier release, or of daemons that log in as another user; it
+// may be anybody's. The token of whoever led before always comes first: so those others
+// are heeded only until a record of our own has come, and never ahead of the clock.
+func (t *term) take(d *amqp.Delivery) bool {
+	now := time.Now()
+	r := recordOf(d, now)
+	own := t.conn.User == "" || d.UserId == t.conn.User
+	switch {
+	case own:
+		t.sealed = t.sealed || !r.isEmpty()
+		t.compare(text(d.Headers[headerOwnRule], maxRule))
+	case t.sealed:
+		t.foreign.Begin(t.log, slog.LevelWarn, "a message in the schedule's own queue does not come from this daemon's user, it is ignored",
+			fmt.Errorf("user-id %q, message-id %q: from a daemon of an earlier release, or of another user, or from somebody who should not write to %s",
+				d.UserId, d.MessageId, t.tokenQueue()))
+		_ = t.ch.Ack(d.DeliveryTag, false) // if not, the channel is closed
+		return false
+	default:
+		if r = r.until(now); !r.isEmpty() {
+			t.log.Info("goes on from the record of an earlier release, or of another user", "user_id", d.UserId, "done", r.done, "versions_fired", r.versions)
+		}
+	}
+	t.known = t.known.merged(r)
 	t.held = append(t.held, d.DeliveryTag)
+	return true
 }
+
+// compare warns, once in a term, of a process in which the schedule has another rule.
+func (t *term) compare(rule string) {
+	if rule == "" || rule == t.rule() || slices.Contains(t.others, rule) || len(t.others) == maxOthers {
+		return
+	}
+	t.others = append(t.others, rule)
+	t.log.Warn("another daemon has another rule of the schedule; whoever leads fires by its own: let all have the same", "its", rule, "own", t.rule())
+}
+
+// maxOthers is how many other rules are logged in a term.
+const maxOthers = 10
 
 // probe publishes a token with what is known. Should nobody lead, it is handed back.
 func (t *term) probe(ctx, work context.Context) error {
@@ -147,7 +190,7 @@ func (t *term) claim(ctx, work context.Context) error {
 
 // token is a message with all that is known.
 func (t *term) token(id string) broker.Outgoing {
-	return broker.Outgoing{Key: t.tokenQueue(), Message: t.known.token(t.Name, id)}
+	return broker.Outgoing{Key: t.tokenQueue(), Message: t.known.token(t.Name, t.rule(), id)}
 }
 
 // handed waits for the token of that id, and takes all that come before.
@@ -159,8 +202,7 @@ func (t *term) handed(work context.Context, id string) error {
 			if !open {
 				return t.ended()
 			}
-			t.take(&d)
-			if d.MessageId == id {
+			if taken := t.take(&d); taken && d.MessageId == id {
 				return nil
 			}
 		case active := <-t.blocks:
@@ -191,7 +233,7 @@ func (t *term) lead(ctx, work context.Context) error {
 			if since := now.Add(-misfireGrace); since.After(t.known.done) {
 				t.known.done = since
 			}
-			t.log.Info("the schedule follows another rule from now on", "was", was, "is", rule)
+			t.log.Warn("the schedule follows another rule from now on", "was", was, "is", rule)
 		}
 		t.known.rule = rule
 		if err := t.claim(ctx, work); err != nil {
@@ -205,7 +247,7 @@ func (t *term) lead(ctx, work context.Context) error {
 }
 
 func (t *term) leads() {
-	t.leading = true
+	t.leading, t.sealed = true, true
 	t.state.leading.Store(true)
 }
 
@@ -224,10 +266,12 @@ func (t *term) untilDue() time.Duration {
 		}
 		now := time.Now()
 		if by := t.known.done.Sub(now); by > aheadBy {
+			t.state.ahead.Store(t.known.done.Unix())
 			t.ahead.Begin(t.log, slog.LevelWarn, "the last planned time that is done lies ahead of this host's clock, nothing is fired until then",
 				fmt.Errorf("all up to %s is done; look at the clocks of the hosts, and if that time is wrong, delete the queue %s while no daemon runs",
 					t.known.done.Format(time.RFC3339), t.tokenQueue()))
 		} else {
+			t.state.ahead.Store(0)
 			t.ahead.End(t.log, "the clock of this host agrees with the last planned time again")
 		}
 	case slices.Contains(t.known.versions, t.version()):
@@ -281,13 +325,17 @@ func (t *term) fireDue(ctx, work context.Context) error {
 	if f.id != "" {
 		err := t.fire(ctx, work, f)
 		switch {
-		case errors.Is(err, broker.ErrUnroutable), errors.Is(err, broker.ErrRefused):
+		case errors.Is(err, broker.ErrUnroutable):
 			t.failed(err)
 			return nil
+		case errors.Is(err, broker.ErrRefused):
+			t.failed(err)
+			return t.refused(err)
 		case err != nil:
 			return fmt.Errorf("fire %s: %w: %w", f.id, errInDoubt, err)
 		}
 		t.retries, t.retryAt = nil, time.Time{}
+		t.patience = t.timeouts.refused
 		t.unfired.End(t.log, "the schedule fires again")
 		t.state.setFault(nil)
 		t.state.fired.Add(1)
@@ -311,11 +359,25 @@ func (t *term) failed(err error) {
 	t.unfired.Begin(t.log, slog.LevelError, "cannot fire the schedule, trying again", err)
 	t.state.setFault(err)
 	if t.retries == nil {
-		t.retries = broker.Backoff()
+		t.retries, t.failingFrom = broker.Backoff(), time.Now()
 	}
 	d, _ := t.retries.Next()
 	t.retryAt = time.Now().Add(d)
 }
+
+// refused ends the term if the queue has refused what is fired for some time: a node that
+// has lost touch with the queue's leader looks like a full queue, and on another one, or
+// only on another channel, it may go on. If it does not, the next term lasts twice as long.
+func (t *term) refused(err error) error {
+	if time.Since(t.failingFrom) < t.patience {
+		return nil
+	}
+	t.patience = min(2*t.patience, maxPatience)
+	return fmt.Errorf("%w: %w", errRefusing, err)
+}
+
+// maxPatience bounds how long one daemon leads while the queue refuses what it fires.
+const maxPatience = 5 * time.Minute
 
 // fire publishes the message of a firing.
 func (t *term) fire(ctx, work context.Context, f firing) error {

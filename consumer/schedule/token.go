@@ -17,10 +17,21 @@ const (
 	headerDone     = "x-warren-schedule-done" // Unix milliseconds
 	headerRule     = "x-warren-schedule-rule"
 	headerVersions = "x-warren-schedule-versions"
+
+	headerOwnRule = "x-warren-schedule-own-rule" // that of whoever published the token
 )
 
-// maxVersions bounds how many versions a schedule that fires once remembers.
-const maxVersions = 100
+// Bounds of a record. A token is read even if it is not as Warren writes it, and what is
+// read is published again.
+const (
+	maxVersions    = 100 // that a schedule which fires once remembers
+	maxVersion     = 200 // bytes
+	maxRule        = 1000
+	furthestRecord = 366 * 24 * time.Hour // ahead of the clock
+)
+
+// oldestRecord is before all that Warren ever fired.
+var oldestRecord = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A record is what is known of the past of a schedule. It lasts in the broker, in the
 // token.
@@ -30,18 +41,37 @@ type record struct {
 	versions []string  // those for which a schedule that fires once has fired, the oldest first
 }
 
-// recordOf reads a token. What is not as Warren writes it is taken for unknown.
-func recordOf(d *amqp.Delivery) record {
+// recordOf reads a token at now. What is not as Warren writes it is taken for unknown.
+func recordOf(d *amqp.Delivery, now time.Time) record {
 	var r record
-	if done, ok := broker.Integer(d.Headers[headerDone]); ok {
-		r.done = time.UnixMilli(done).UTC()
+	if ms, ok := broker.Integer(d.Headers[headerDone]); ok {
+		if done := time.UnixMilli(ms).UTC(); done.After(oldestRecord) && done.Before(now.Add(furthestRecord)) {
+			r.done, r.rule = done, text(d.Headers[headerRule], maxRule)
+		}
 	}
-	r.rule, _ = d.Headers[headerRule].(string)
 	versions, _ := d.Headers[headerVersions].([]any)
 	for _, v := range versions {
-		if version, ok := v.(string); ok {
-			r.versions = append(r.versions, version)
+		if version := text(v, maxVersion); version != "" {
+			r = r.withVersion(version)
 		}
+	}
+	return r
+}
+
+// text is v if that is text of at most so many bytes.
+func text(v any, most int) string {
+	if s, ok := v.(string); ok && len(s) <= most {
+		return s
+	}
+	return ""
+}
+
+func (r record) isEmpty() bool { return r.done.IsZero() && len(r.versions) == 0 }
+
+// until is r as far as it has come to pass at now.
+func (r record) until(now time.Time) record {
+	if r.done.After(now) {
+		r.done = now.Truncate(time.Millisecond).UTC()
 	}
 	return r
 }
@@ -65,9 +95,10 @@ func (r record) withVersion(version string) record {
 	return r
 }
 
-// token is the message that carries r to whoever leads next.
-func (r record) token(schedule, id string) amqp.Publishing {
-	headers := amqp.Table{headerSchedule: schedule}
+// token is the message that carries r to whoever leads next, from a process in which the
+// schedule has a rule of its own.
+func (r record) token(schedule, ownRule, id string) amqp.Publishing {
+	headers := amqp.Table{headerSchedule: schedule, headerOwnRule: ownRule}
 	if !r.done.IsZero() {
 		headers[headerDone], headers[headerRule] = r.done.UnixMilli(), r.rule
 	}
