@@ -47,6 +47,7 @@ package-check: ## check the packages: the same bytes anywhere, lintian, installe
 
 lint: ## look for faults without running anything
 	$(GO) mod tidy -diff
+	cd examples/own-processor && $(GO) mod tidy -diff
 	$(GO) tool -modfile=.ci/lint/go.mod golangci-lint run ./...
 
 vuln: ## look for known vulnerabilities, if their database can be reached

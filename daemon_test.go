@@ -70,10 +70,16 @@ func (b *syncBuffer) String() string {
 func start(t *testing.T, env ...string) *process {
 	t.Helper()
 	d := launch(t, env...)
+	d.consumes(t)
+	return d
+}
+
+// consumes waits until it consumes a queue, or has ended.
+func (d *process) consumes(t *testing.T) {
+	t.Helper()
 	rabbittest.Eventually(t, 20*time.Second, func() bool {
 		return d.hasEnded() || strings.Contains(d.log.String(), "msg=consuming")
 	}, "the daemon consumes")
-	return d
 }
 
 // launch starts the daemon as start does, and waits for nothing.
@@ -89,6 +95,12 @@ func launchAs(t *testing.T, who *syscall.Credential, env ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return launchProgram(t, path, who, env...)
+}
+
+// launchProgram does that with another program.
+func launchProgram(t *testing.T, path string, who *syscall.Credential, env ...string) *process {
+	t.Helper()
 	d := &process{Cmd: exec.Command(path), ended: make(chan struct{})}
 	d.Env = append([]string{"PATH=" + os.Getenv("PATH"), "WARREN_LOG_FORMAT=text", "WARREN_ADMIN_ADDR="}, env...)
 	d.Stderr = &d.log
