@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -72,6 +73,7 @@ func TestReadinessFollowsTheConsumer(t *testing.T) {
 func TestWhatIsDocumentedIsMeasured(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	d := start(t, commandQueue(v, "orders", `read -r what; exit $what`, "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=2",
+		"WARREN_DATABASE_URL=sqlite:"+filepath.Join(t.TempDir(), "warren.db"), "WARREN_MIGRATE=true",
 		"WARREN_SCHEDULES=seed", "WARREN_SCHEDULE_SEED_ONCE=true", "WARREN_SCHEDULE_SEED_QUEUE=seeds")...)
 	v.Publish(t, "orders",
 		amqp091.Publishing{Body: []byte("0\n")}, amqp091.Publishing{Body: []byte("65\n")}, amqp091.Publishing{Body: []byte("1\n")},

@@ -25,7 +25,9 @@ type Config struct {
 	Worker string
 	// Version is the program's, for the metrics and for schedules that fire once.
 	Version string
-	// Database keeps transactions, inbox and outbox. Nil means that there are none.
+	// Outbox has messages that are published while Run runs. Nil means that there is none.
+	Outbox Outbox
+	// Database keeps transactions and the inbox. Nil means that there are none.
 	// It is closed by whoever made it, after Run has returned.
 	Database Database
 	// Observer is told what becomes of messages. Nil means that nobody is.

@@ -36,6 +36,7 @@ type Consumer struct {
 	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
 	session    atomic.Pointer[session]          // nil while not connected; as well
 	turned     pulse                            // the supervisor's
+	relayed    pulse                            // the outbox's
 
 	publishTimeout time.Duration // that of the constant, but in tests
 }
@@ -99,9 +100,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 		l.announce(time.Now())
 		loops.Go(func() { l.run(accepting, work) })
 	}
-	if c.cfg.Database != nil {
+	if c.cfg.Outbox != nil {
 		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected, meters: c.meters, log: c.log}
-		loops.Go(func() { r.run(accepting, work, c.cfg.Database) })
+		loops.Go(func() { r.run(accepting, work, c.cfg.Outbox, &c.relayed) })
 	}
 	ended := make(chan struct{})
 	others.Go(func() {

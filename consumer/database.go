@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// A Database keeps what processors do in transactions, which messages are done, and
-// messages to publish. Package database makes one. An error of Done, Begin or
-// Record means that the database cannot be used: no message is at fault for it.
+// A Database keeps what processors do in transactions, and which messages are done.
+// Package database makes one. An error that wraps ErrDatabase means that it cannot be
+// used: no message is at fault for that.
 type Database interface {
 	// Done tells whether the message's work is done, and what its result was.
 	Done(ctx context.Context, k InboxKey) (Result, bool, error)
@@ -24,12 +24,17 @@ type Database interface {
 	Begin(ctx context.Context, k *InboxKey) (Transaction, error)
 	// Record records that the message's work is done, outside of a transaction.
 	Record(ctx context.Context, k InboxKey) error
+}
+
+// An Outbox has messages to publish. That of package database is also its Database.
+type Outbox interface {
 	// Run publishes what is in the outbox. It blocks until ctx ends; all that it
-	// started has ended then. publish offers messages to the broker, in their
-	// order, and blocks until it has answered. An error in the place of a message
-	// says why no queue has it: with ErrBroker, that of the broker, which has
-	// nothing to do with the message. It may be used by several goroutines.
-	Run(ctx context.Context, publish func([]Message) []error)
+	// started has ended then. It calls progress whenever it gets on, at least every
+	// 30 seconds: who does not is taken for stuck. publish offers messages to the
+	// broker, in their order, and blocks until it has answered. An error in the place
+	// of a message says why no queue has it: with ErrBroker, that of the broker, which
+	// has nothing to do with the message. It may be used by several goroutines.
+	Run(ctx context.Context, progress func(), publish func([]Message) []error)
 }
 
 // A Transaction of a [Database] is that of one attempt.
@@ -95,7 +100,7 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	if m.Exchange == "" && m.RoutingKey == "" {
 		return m, errors.New("neither an exchange nor, as the routing key, a queue is named")
 	}
-	if err := sayableInJSON(m.Headers); err != nil {
+	if err := checkJSONValue(m.Headers); err != nil {
 		return m, err
 	}
 	m.MessageID = orDefault(m.MessageID, rand.Text())
@@ -111,17 +116,18 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	return m, nil
 }
 
-func sayableInJSON(v any) error {
+// checkJSONValue returns an error if v is not what JSON can say.
+func checkJSONValue(v any) error {
 	switch v := v.(type) {
 	case map[string]any:
 		for name, e := range v {
-			if err := sayableInJSON(e); err != nil {
+			if err := checkJSONValue(e); err != nil {
 				return fmt.Errorf("header %s: %w", name, err)
 			}
 		}
 	case []any:
 		for _, e := range v {
-			if err := sayableInJSON(e); err != nil {
+			if err := checkJSONValue(e); err != nil {
 				return err
 			}
 		}
@@ -143,9 +149,6 @@ func (s *Scope) transaction(ctx context.Context) (Transaction, error) {
 	}
 	tx, err := s.database.Begin(ctx, s.inboxKey)
 	if err != nil {
-		if !errors.Is(err, ErrDone) && ctx.Err() == nil {
-			err = fmt.Errorf("%w: %w", ErrDatabase, err)
-		}
 		s.databaseErr = err
 		return nil, err
 	}
@@ -162,18 +165,18 @@ func (r transactionResource) Commit(ctx context.Context) error {
 	if r.delivery.ReplyTo != "" {
 		kept = &r.result
 	}
-	return r.heed(r.tx.Commit(ctx, kept))
+	return r.noteLost(r.tx.Commit(ctx, kept))
 }
 
 func (r transactionResource) Close(ctx context.Context) error {
-	if err := r.heed(r.tx.Rollback(ctx)); !errors.Is(err, ErrDatabase) {
+	if err := r.noteLost(r.tx.Rollback(ctx)); !errors.Is(err, ErrDatabase) {
 		return err
 	}
 	return nil // it is rolled back all the same, and the attempt made again
 }
 
-// heed keeps an error that tells of a lost database.
-func (s *Scope) heed(err error) error {
+// noteLost keeps an error that tells of a lost database.
+func (s *Scope) noteLost(err error) error {
 	if errors.Is(err, ErrDatabase) {
 		s.databaseErr = err
 	}

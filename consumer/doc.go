@@ -11,7 +11,7 @@
 //	  │    └─ worker.work, at most Concurrency: one delivery each, from its headers to
 //	  │         its verdict; publishes; sends one result; never touches the channel
 //	  ├─ scheduleLoop.run, one per schedule: sole user of a connection of its own
-//	  ├─ relay.run, with a Database: publishes what is in its outbox
+//	  ├─ relay.run, with an Outbox: publishes what is in it
 //	  └─ enforce: the shutdown timeout
 //
 //	broker ─ deliveries ─▶ queueLoop ─ go ─▶ worker ─ results ─▶ queueLoop ─ ack, nack ─▶ broker

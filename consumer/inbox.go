@@ -28,9 +28,6 @@ func newInboxKey(queue, messageID string, body []byte) *InboxKey {
 // that of an attempt with the same result, and returns true.
 func (w *worker) recall(ctx context.Context, o *outcome) bool {
 	result, done, err := w.database.Done(ctx, *o.key)
-	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: %w", ErrDatabase, err)
-	}
 	o.answer, o.err, o.recorded, o.repeat = result, err, done, done
 	if done {
 		w.repeats.Add(1)

@@ -39,9 +39,10 @@ type relay struct {
 
 var errNotConnected = errors.New("not connected to the broker")
 
-// run runs the database until ctx ends. What is being published then has until work
+// run runs the outbox until ctx ends. What is being published then has until work
 // ends, but no longer than relayGrace.
-func (r *relay) run(ctx, work context.Context, db Database) {
+func (r *relay) run(ctx, work context.Context, o Outbox, turned *pulse) {
+	defer turned.end()
 	defer r.watching.Wait()
 	defer r.hangUp()
 	work, end := context.WithCancelCause(work)
@@ -60,12 +61,12 @@ func (r *relay) run(ctx, work context.Context, db Database) {
 		case <-ended:
 		}
 	})
-	db.Run(ctx, func(batch []Message) []error { return r.publish(ctx, work, batch) })
+	o.Run(ctx, func() { turned.beat(time.Now()) }, func(batch []Message) []error { return r.publish(ctx, work, batch) })
 	close(ended)
 	grace.Wait()
 }
 
-// publish offers a batch to the broker; see Database. While there is no broker, it
+// publish offers a batch to the broker; see Outbox. While there is no broker, it
 // takes a while to say so, unless ctx ends.
 func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
 	work, cancel := context.WithTimeoutCause(work, r.timeout, errNoConfirm)

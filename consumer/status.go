@@ -90,6 +90,9 @@ func (c *Consumer) Healthy() error {
 			return fmt.Errorf("the loop of queue %s has been stuck for %v; restart the daemon, and report its goroutines", l.worker.Name, since.Round(time.Second))
 		}
 	}
+	if since := c.relayed.since(time.Now()); since > stuckAfter {
+		return fmt.Errorf("the relay of the outbox has been stuck for %v; restart the daemon, and report its goroutines", since.Round(time.Second))
+	}
 	for _, l := range c.fires {
 		if since := l.state.turned.since(time.Now()); since > stuckAfter {
 			return fmt.Errorf("the loop of schedule %s has been stuck for %v; restart the daemon, and report its goroutines", l.Name, since.Round(time.Second))

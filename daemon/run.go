@@ -68,6 +68,9 @@ func (d *daemon) open(ctx context.Context) (err error) {
 			return err
 		}
 		d.teardown.add(step{name: d.database.Name(), close: d.database.Close, waits: true})
+		if err = d.database.Meter(d.telemetry.MeterProvider); err != nil {
+			return err
+		}
 		if d.StatusTTL > 0 {
 			if d.states, err = state.New(d.database, d.StatusTTL, d.telemetry.MeterProvider, d.Log); err != nil {
 				return err
@@ -114,7 +117,7 @@ func (d *daemon) openConsumer() (err error) {
 		TracerProvider: d.telemetry.TracerProvider, MeterProvider: d.telemetry.MeterProvider, Propagator: d.telemetry.Propagator, Link: d.TraceLink,
 	}
 	if d.database != nil {
-		cfg.Database = d.database
+		cfg.Database, cfg.Outbox = d.database, d.database
 	}
 	if d.states != nil {
 		cfg.Observer = d.states

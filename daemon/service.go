@@ -18,14 +18,7 @@ import (
 // stops.
 func (d *daemon) service(ctx context.Context) systemd.Daemon {
 	return systemd.Daemon{
-		Ready: func() bool {
-			for _, check := range d.readiness() {
-				if !check.Ready {
-					return false
-				}
-			}
-			return true
-		},
+		Ready: func() bool { return d.readiness().Ready() },
 		Status: func() string {
 			line := statusLine(d.consumer.Status(), ctx.Err() != nil, time.Now())
 			if d.database != nil && d.database.Reason() != "" {
@@ -40,15 +33,14 @@ func (d *daemon) service(ctx context.Context) systemd.Daemon {
 
 // readiness is what being ready consists of: each queue is being consumed, and the
 // database, if there is one, can be used.
-func (d *daemon) readiness() []telemetry.Check {
-	s := d.consumer.Status()
-	out := make([]telemetry.Check, len(s.Queues), len(s.Queues)+1)
-	for i, q := range s.Queues {
-		out[i] = telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason}
+func (d *daemon) readiness() telemetry.Readiness {
+	var out telemetry.Readiness
+	for _, q := range d.consumer.Status().Queues {
+		out.Queues = append(out.Queues, telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason})
 	}
 	if d.database != nil {
 		reason := d.database.Reason()
-		out = append(out, telemetry.Check{Name: "database", Ready: reason == "", Reason: reason})
+		out.Database = &telemetry.Check{Ready: reason == "", Reason: reason}
 	}
 	return out
 }

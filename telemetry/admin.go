@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -37,15 +38,27 @@ type AdminConfig struct {
 	// called at any time, by any goroutine, as Ready is.
 	Healthy func() error
 	// Ready returns what has to be ready. Required.
-	Ready func() []Check
+	Ready func() Readiness
 	// API serves the paths below /v1/, which always require the token. It bounds what
 	// it reads. Nil means that there are none.
 	API http.Handler
 }
 
+// A Readiness is all that has to be ready.
+type Readiness struct {
+	Queues   []Check
+	Database *Check // nil: there is none
+}
+
+// Ready tells whether everything is.
+func (r Readiness) Ready() bool {
+	notReady := func(c Check) bool { return !c.Ready }
+	return !slices.ContainsFunc(r.Queues, notReady) && (r.Database == nil || r.Database.Ready)
+}
+
 // A Check is one thing that has to be ready.
 type Check struct {
-	Name   string `json:"name"`
+	Name   string `json:"name,omitempty"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // why it is not
 }
@@ -194,14 +207,16 @@ func (c AdminConfig) guard(next http.Handler) http.Handler {
 	})
 }
 
-func writeReady(w http.ResponseWriter, checks []Check) {
+func writeReady(w http.ResponseWriter, r Readiness) {
 	status := http.StatusOK
-	for _, c := range checks {
-		if !c.Ready {
-			status = http.StatusServiceUnavailable
-		}
+	if !r.Ready() {
+		status = http.StatusServiceUnavailable
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"ready": status == http.StatusOK, "queues": checks}) // the client may have gone
+	_ = json.NewEncoder(w).Encode(struct { // the client may have gone
+		Ready    bool    `json:"ready"`
+		Queues   []Check `json:"queues"`
+		Database *Check  `json:"database,omitempty"`
+	}{r.Ready(), r.Queues, r.Database})
 }

@@ -24,7 +24,7 @@ func serve(t *testing.T, cfg AdminConfig) (url string, end func() error) {
 		cfg.Healthy = func() error { return nil }
 	}
 	if cfg.Ready == nil {
-		cfg.Ready = func() []Check { return []Check{{Name: "emails", Ready: true}} }
+		cfg.Ready = func() Readiness { return Readiness{Queues: []Check{{Name: "emails", Ready: true}}} }
 	}
 	admin, err := NewAdmin(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -71,8 +71,8 @@ func get(t *testing.T, method, url, authorization string) (status int, body stri
 
 func TestAdminAnswers(t *testing.T) {
 	var healthy error
-	ready := []Check{{Name: "emails", Ready: true}, {Name: "reports", Ready: true}}
-	url, _ := serve(t, AdminConfig{Healthy: func() error { return healthy }, Ready: func() []Check { return ready }})
+	ready := Readiness{Queues: []Check{{Name: "emails", Ready: true}, {Name: "reports", Ready: true}}}
+	url, _ := serve(t, AdminConfig{Healthy: func() error { return healthy }, Ready: func() Readiness { return ready }})
 	want := func(path string, status int, text string) {
 		t.Helper()
 		if got, body := get(t, "GET", url+path, ""); got != status || !strings.Contains(body, text) {
@@ -86,7 +86,7 @@ func TestAdminAnswers(t *testing.T) {
 	want("/", 404, "")
 
 	healthy = errors.New("the loop of queue emails has been stuck for 2m0s")
-	ready[1] = Check{Name: "reports", Reason: "queue reports is missing"}
+	ready.Queues[1] = Check{Name: "reports", Reason: "queue reports is missing"}
 	want("/healthz", 503, "queue emails has been stuck")
 	want("/readyz", 503, `{"name":"reports","ready":false,"reason":"queue reports is missing"}`)
 	_, body := get(t, "GET", url+"/readyz", "")
@@ -97,6 +97,8 @@ func TestAdminAnswers(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.Ready || len(answer.Queues) != 2 {
 		t.Errorf("/readyz answers %s, read as %+v with error %v", body, answer, err)
 	}
+	ready = Readiness{Queues: ready.Queues[:1], Database: &Check{Reason: "connection refused"}}
+	want("/readyz", 503, `{"ready":false,"queues":[{"name":"emails","ready":true}],"database":{"ready":false,"reason":"connection refused"}}`)
 	if status, _ := get(t, "POST", url+"/readyz", ""); status != http.StatusMethodNotAllowed {
 		t.Errorf("POST: got %d, want 405", status)
 	}

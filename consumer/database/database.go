@@ -11,6 +11,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
@@ -41,15 +42,19 @@ const ownConnections = 3 + 2 + AskingConnections
 // A Database is a pool of connections to one database. It may be used by any
 // number of goroutines.
 type Database struct {
-	dsn    dsn
-	write  *sql.DB
-	read   *sql.DB // on PostgreSQL the same
-	ttl    time.Duration
-	log    *slog.Logger
-	outage outage.Outage
+	dsn     dsn
+	write   *sql.DB
+	read    *sql.DB // on PostgreSQL the same
+	ttl     time.Duration
+	log     *slog.Logger
+	outage  outage.Outage
+	backlog atomic.Pointer[backlog] // nil: not known
 }
 
-var _ consumer.Database = (*Database)(nil)
+var (
+	_ consumer.Database = (*Database)(nil)
+	_ consumer.Outbox   = (*Database)(nil)
+)
 
 // New makes the pool of cfg. It connects to nothing yet. The caller closes the
 // Database. No error holds the URL.

@@ -11,7 +11,8 @@ type dialect struct {
 	answer  string // queue, message id, digest, content type, result
 	clean   string // age in seconds, most rows
 	enqueue string
-	next    string // most rows
+	next    string // most rows, targets to leave out as JSON, whether to read what was refused before
+	backlog string // how many rows, of which only so many are counted, and the age of the oldest in seconds
 	remove  string // ids, as JSON
 	fail    string // id, error, seconds until the next attempt
 }
@@ -35,9 +36,13 @@ var postgres = &dialect{
 		WHERE done_at < now() - make_interval(secs => $1) ORDER BY done_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
 	enqueue: `INSERT INTO warren.outbox` + outboxValues,
 	next: `SELECT ` + outboxColumns + ` FROM warren.outbox o
-		WHERE (o.retry_at IS NULL OR o.retry_at <= now()) AND NOT EXISTS (SELECT 1 FROM warren.outbox h
+		WHERE (o.retry_at IS NULL OR $3 AND o.retry_at <= now())
+		AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements($2::jsonb) AS b WHERE b->>0 = o.exchange AND b->>1 = o.routing_key)
+		AND NOT EXISTS (SELECT 1 FROM warren.outbox h
 			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
 		ORDER BY o.id LIMIT $1`,
+	backlog: `SELECT (SELECT count(*) FROM (SELECT 1 FROM warren.outbox LIMIT $1) AS counted),
+		coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM warren.outbox ORDER BY id LIMIT 1), 0)::float8`,
 	remove: `DELETE FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb))`,
 	fail: `UPDATE warren.outbox SET attempts = attempts + 1, error = $2, retry_at = clock_timestamp() + make_interval(secs => $3)
 		WHERE id = $1`,
@@ -54,9 +59,13 @@ var sqlite = &dialect{
 		WHERE done_at < unixepoch() - $1 ORDER BY done_at LIMIT $2)`,
 	enqueue: `INSERT INTO warren_outbox` + outboxValues,
 	next: `SELECT ` + outboxColumns + ` FROM warren_outbox o
-		WHERE (o.retry_at IS NULL OR o.retry_at <= unixepoch()) AND NOT EXISTS (SELECT 1 FROM warren_outbox h
+		WHERE (o.retry_at IS NULL OR $3 AND o.retry_at <= unixepoch())
+		AND NOT EXISTS (SELECT 1 FROM json_each($2) WHERE value->>0 = o.exchange AND value->>1 = o.routing_key)
+		AND NOT EXISTS (SELECT 1 FROM warren_outbox h
 			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
 		ORDER BY o.id LIMIT $1`,
+	backlog: `SELECT (SELECT count(*) FROM (SELECT 1 FROM warren_outbox LIMIT $1)),
+		coalesce((SELECT unixepoch() - created_at FROM warren_outbox ORDER BY id LIMIT 1), 0)`,
 	remove: `DELETE FROM warren_outbox WHERE id IN (SELECT value FROM json_each($1))`,
 	fail:   `UPDATE warren_outbox SET attempts = attempts + 1, error = $2, retry_at = unixepoch() + ceil($3) WHERE id = $1`,
 }

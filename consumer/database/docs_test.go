@@ -1,13 +1,16 @@
 package database
 
 import (
+	"log/slog"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/internal/pgtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -52,4 +55,37 @@ func TestDocumentedOutbox(t *testing.T) {
 			t.Errorf("got %s", m.Body)
 		}
 	})
+}
+
+// docs/database.md says how many connections a server has to have for a daemon.
+func TestDocumentedConnections(t *testing.T) {
+	page, err := os.ReadFile("../../docs/database.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := regexp.MustCompile(`(?s)as there are slots \(the sum of .CONCURRENCY.\), and\s+(\d+) more`).FindSubmatch(page)
+	if said == nil {
+		t.Fatal("docs/database.md does not say how many connections a daemon opens")
+	}
+	more, err := strconv.Atoi(string(said[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const slots = 5
+	d, err := New(Config{URL: pgtest.URL(t), Connections: slots}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	// As many as there can be are in use at once, and no other can be had.
+	for i := range slots + more {
+		conn, err := d.read.Conn(t.Context())
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer conn.Close()
+	}
+	if got := d.read.Stats(); got.MaxOpenConnections != slots+more || got.InUse != slots+more {
+		t.Errorf("the pool has %d connections and at most %d, documented are %d", got.InUse, got.MaxOpenConnections, slots+more)
+	}
 }

@@ -25,17 +25,20 @@ func (d *Database) answered() { d.outage.End(d.log, "the database can be used ag
 func (d *Database) Reason() string { return d.outage.Reason() }
 
 // usable takes the outcome of a step that no message can be at fault for, so that
-// an error says that the database cannot be used; unless ctx has ended.
+// an error says that the database cannot be used; unless ctx has ended, or the database
+// objects to a value: that is the message's own.
 func (d *Database) usable(ctx context.Context, step string, err error) error {
 	if err == nil {
 		d.answered()
 		return nil
 	}
+	fault := IsDataFault(err)
 	err = fmt.Errorf("%s: %w", step, d.explain(err))
-	if ctx.Err() == nil {
-		d.met(err)
+	if ctx.Err() != nil || fault {
+		return err
 	}
-	return err
+	d.met(err)
+	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
 }
 
 // lost takes the outcome of a step that the message may be at fault for, and marks
@@ -85,3 +88,8 @@ func newConnectFault(name string, err *pgconn.ConnectError) *connectFault {
 
 func (f *connectFault) Error() string { return f.text }
 func (f *connectFault) Unwrap() error { return f.cause }
+
+// Text is s as both databases can hold it: valid UTF-8 without NUL.
+func Text(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/warrenmq/warren/consumer"
 )
@@ -15,7 +14,7 @@ func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Resu
 	var r consumer.Result
 	soon, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	err := d.read.QueryRowContext(soon, d.dsn.dialect.done, k.Queue, k.MessageID, k.Digest[:]).Scan(&r.ContentType, &r.Body)
+	err := d.read.QueryRowContext(soon, d.dsn.dialect.done, k.Queue, Text(k.MessageID), k.Digest[:]).Scan(&r.ContentType, &r.Body)
 	done := err == nil
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
@@ -25,24 +24,29 @@ func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Resu
 
 // Record records, outside of any transaction, that the message's work is done.
 func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
-	_, err := d.write.ExecContext(ctx, d.dsn.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	_, err := d.write.ExecContext(ctx, d.dsn.dialect.record, k.Queue, Text(k.MessageID), k.Digest[:])
 	return d.usable(ctx, "record the message in the inbox", err)
 }
 
 // Begin begins a transaction and, unless k is nil, records in it that the message's
 // work is done. It blocks while another transaction that has recorded the same
 // message goes on, and returns [consumer.ErrDone] if that, or an earlier one, has
-// committed. On SQLite it blocks while there is any other.
+// committed. On SQLite it blocks while there is any other: if that takes until ctx ends,
+// it is no fault of the message.
 func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Transaction, error) {
+	begun := ctx.Err() == nil
 	tx, err := d.write.BeginTx(ctx, nil)
 	if err != nil {
-		return nil, d.usable(ctx, "begin a transaction", err)
+		if err = d.usable(ctx, "begin a transaction", err); begun && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
+		}
+		return nil, err
 	}
 	t := &transaction{d: d, tx: tx, key: k, ended: ctx.Err}
 	if k == nil {
 		return t, d.usable(ctx, "", nil)
 	}
-	r, err := tx.ExecContext(ctx, d.dsn.dialect.record, k.Queue, k.MessageID, k.Digest[:])
+	r, err := tx.ExecContext(ctx, d.dsn.dialect.record, k.Queue, Text(k.MessageID), k.Digest[:])
 	var recorded int64
 	if err == nil {
 		recorded, err = r.RowsAffected()
@@ -70,7 +74,7 @@ func (t *transaction) SQL() *sql.Tx { return t.tx }
 // Commit commits. A result that is not nil is kept, for repeats of the message.
 func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 	if r != nil && t.key != nil {
-		if _, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.answer, t.key.Queue, t.key.MessageID, t.key.Digest[:], r.ContentType, r.Body); err != nil {
+		if _, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.answer, t.key.Queue, Text(t.key.MessageID), t.key.Digest[:], Text(r.ContentType), r.Body); err != nil {
 			return t.lost(fmt.Errorf("keep the result in the inbox: %w", err))
 		}
 	}
@@ -92,28 +96,4 @@ func (t *transaction) lost(err error) error {
 		return err
 	}
 	return t.d.lost(err)
-}
-
-const (
-	cleanEvery = time.Minute
-	cleanBatch = 1000 // rows: so few that nobody waits for them
-)
-
-// clean forgets the messages that are older than the TTL, until ctx ends.
-func (d *Database) clean(ctx context.Context) {
-	for sleep(ctx, cleanEvery) {
-		for more := true; more && ctx.Err() == nil; {
-			n, err := d.cleanOnce(ctx)
-			more = err == nil && n == cleanBatch
-		}
-	}
-}
-
-func (d *Database) cleanOnce(ctx context.Context) (int64, error) {
-	var n int64
-	r, err := d.write.ExecContext(ctx, d.dsn.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
-	if err == nil {
-		n, err = r.RowsAffected()
-	}
-	return n, d.usable(ctx, "clean the inbox", err)
 }

@@ -104,8 +104,8 @@ func (k killingTransaction) Rollback(ctx context.Context) error {
 	return err
 }
 
-func (k killingDatabase) Run(ctx context.Context, publish func([]consumer.Message) []error) {
-	k.Database.Run(ctx, func(batch []consumer.Message) []error {
+func (k killingDatabase) Run(ctx context.Context, progress func(), publish func([]consumer.Message) []error) {
+	k.Database.Run(ctx, progress, func(batch []consumer.Message) []error {
 		k.at("before a batch is published")
 		if k.point == "while a batch is published" {
 			time.AfterFunc(rand.N(3*time.Millisecond), func() { k.at("while a batch is published") })
@@ -142,7 +142,7 @@ func beWorker() error {
 		return nil
 	})
 	c, err := consumer.New(consumer.Config{
-		Nodes: []string{os.Getenv("BROKER")}, Database: killingDatabase{db, k},
+		Nodes: []string{os.Getenv("BROKER")}, Database: killingDatabase{db, k}, Outbox: killingDatabase{db, k},
 		Queues: []consumer.Queue{{Name: "work", Processor: p, Concurrency: 16, Prefetch: 32}},
 	}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err != nil {

@@ -155,7 +155,7 @@ func TestRights(t *testing.T) {
 	ended, calls := make(chan struct{}), 0
 	go func() {
 		defer close(ended)
-		app.Run(ctx, func([]consumer.Message) []error {
+		app.Run(ctx, progress, func([]consumer.Message) []error {
 			if calls++; calls == 1 {
 				return []error{errors.New("refused")}
 			}

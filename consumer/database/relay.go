@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -34,23 +35,28 @@ const (
 	// settleTimeout bounds how long a daemon that is stopping takes to delete what
 	// it has published.
 	settleTimeout = 5 * time.Second
-	// relayTimeout is how long the relay waits for PostgreSQL.
+	// relayTimeout is how long the relay waits for the database.
 	relayTimeout = 30 * time.Second
-	// suspectsAtOnce is how many messages that were refused before are offered at
-	// once; each may have to wait for the broker's answer.
-	suspectsAtOnce = 16
+	// patience is how long the relay waits for the answers to what it has just offered
+	// before it goes on with other targets.
+	patience = time.Second
+	// freshAtOnce and suspectsAtOnce are how many offers may be under way at once: of
+	// new messages, and of those that were refused before, each by itself.
+	freshAtOnce, suspectsAtOnce = 16, 8
 )
 
 // Run publishes what is in the outbox, if no other process does, and cleans the
-// inbox. It blocks until ctx ends; all that it started has ended then.
-func (d *Database) Run(ctx context.Context, publish func([]consumer.Message) []error) {
-	var cleaning sync.WaitGroup
-	defer cleaning.Wait()
-	cleaning.Go(func() { d.clean(ctx) })
+// inbox. It blocks until ctx ends; all that it started has ended then. It calls
+// progress at least every half minute, unless it is stuck.
+func (d *Database) Run(ctx context.Context, progress func(), publish func([]consumer.Message) []error) {
+	var tending sync.WaitGroup
+	defer tending.Wait()
+	tending.Go(func() { d.tend(ctx) })
 	for ctx.Err() == nil {
 		pauses := retry.WithCappedDuration(3*time.Second, retry.NewExponential(200*time.Millisecond))
 		for worked := false; !worked && ctx.Err() == nil; {
-			worked = d.relay(ctx, publish)
+			progress()
+			worked = d.relay(ctx, progress, publish)
 			pause, _ := pauses.Next()
 			sleep(ctx, pause)
 		}
@@ -59,36 +65,145 @@ func (d *Database) Run(ctx context.Context, publish func([]consumer.Message) []e
 
 // relay publishes as the one relay of the database until ctx ends or the database
 // cannot be used. It tells whether it got anything done.
-func (d *Database) relay(ctx context.Context, publish func([]consumer.Message) []error) (worked bool) {
-	r, err := d.lead(ctx)
+func (d *Database) relay(ctx context.Context, progress func(), publish func([]consumer.Message) []error) (worked bool) {
+	r, err := d.lead(ctx, progress)
 	if d.usable(ctx, "become the relay of the outbox", err) != nil {
 		return false
 	}
 	defer r.close()
-	for ctx.Err() == nil {
-		batch, err := r.next(ctx)
-		if d.usable(ctx, "read the outbox", err) != nil {
-			return worked
+	r.publish = publish
+	for ctx.Err() == nil && err == nil {
+		progress()
+		if err = r.turn(ctx); d.usable(ctx, "work the outbox", err) == nil {
+			worked = true
 		}
-		if len(batch) == 0 {
-			err = r.wait(ctx)
-		} else {
-			err = r.settle(ctx, batch, offer(batch, publish))
-		}
-		if d.usable(ctx, "work the outbox", err) != nil {
-			return worked
-		}
-		worked = true
+	}
+	// What is on offer is waited for, or a message might be offered twice at once.
+	for r.underWay() > 0 {
+		r.take(<-r.answers)
+		progress()
+	}
+	if err == nil {
+		_ = d.usable(ctx, "work the outbox", r.settle(ctx))
 	}
 	return worked
 }
 
 // A relay is the one process that publishes from the outbox of a database.
 type relay struct {
-	d    *Database
-	db   querier
-	conn *sql.Conn // of PostgreSQL: holds the lock, and listens
-	file *os.File  // of SQLite: the lock
+	d        *Database
+	db       querier
+	conn     *sql.Conn // of PostgreSQL: holds the lock, and listens
+	file     *os.File  // of SQLite: the lock
+	progress func()
+	publish  func([]consumer.Message) []error
+
+	answers         chan offer
+	answered        []offer         // not settled yet
+	busy            map[target]bool // on offer or not settled yet
+	fresh, suspects int             // offers under way
+}
+
+// A target is what the order of messages is kept for.
+type target struct{ exchange, key string }
+
+// An offer is some rows that the broker is asked to take, in their order, and what came
+// of each.
+type offer struct {
+	rows    []outgoing
+	suspect bool
+	errs    []error
+}
+
+func (r *relay) underWay() int { return r.fresh + r.suspects }
+
+// turn reads what is to be published next, offers it and settles what the broker has
+// answered. A target that takes its time holds up no other: it is left out until it has
+// answered.
+func (r *relay) turn(ctx context.Context) error {
+	var batch []outgoing
+	if r.fresh < freshAtOnce {
+		var err error
+		if batch, err = r.next(ctx); err != nil {
+			return fmt.Errorf("read the outbox: %w", err)
+		}
+		r.progress()
+	}
+	r.offer(batch)
+	r.gather(ctx)
+	if len(r.answered) == 0 && len(batch) == 0 {
+		return r.wait(ctx)
+	}
+	return r.settle(ctx)
+}
+
+// offer has the rows of a batch published: those that were refused before each by
+// itself, since they may be refused again, and of the others each target by itself,
+// unless there are too many.
+func (r *relay) offer(batch []outgoing) {
+	groups := make([][]outgoing, freshAtOnce-r.fresh)
+	group := make(map[target]int)
+	for _, o := range batch {
+		t := o.target()
+		if o.attempts > 0 {
+			r.start(offer{rows: []outgoing{o}, suspect: true})
+			continue
+		}
+		if _, there := group[t]; !there {
+			group[t] = len(group) % len(groups)
+		}
+		groups[group[t]] = append(groups[group[t]], o)
+	}
+	for _, rows := range groups {
+		if len(rows) > 0 {
+			r.start(offer{rows: rows})
+		}
+	}
+}
+
+func (r *relay) start(o offer) {
+	messages := make([]consumer.Message, len(o.rows))
+	for i, row := range o.rows {
+		messages[i] = row.message
+		r.busy[row.target()] = true
+	}
+	if o.suspect {
+		r.suspects++
+	} else {
+		r.fresh++
+	}
+	go func() { // whom relay waits for
+		o.errs = r.publish(messages)
+		r.answers <- o
+	}()
+}
+
+// gather takes the answers that are there and, for a while, those to what is fresh.
+func (r *relay) gather(ctx context.Context) {
+	for len(r.answers) > 0 {
+		r.take(<-r.answers)
+	}
+	enough := time.NewTimer(patience)
+	defer enough.Stop()
+	for r.fresh > 0 {
+		select {
+		case o := <-r.answers:
+			r.take(o)
+		case <-enough.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *relay) take(o offer) {
+	if o.suspect {
+		r.suspects--
+	} else {
+		r.fresh--
+	}
+	r.answered = append(r.answered, o)
 }
 
 type querier interface {
@@ -97,16 +212,22 @@ type querier interface {
 }
 
 // lead blocks until no other process is the relay, or ctx ends.
-func (d *Database) lead(ctx context.Context) (*relay, error) {
-	r := &relay{d: d, db: d.write}
+func (d *Database) lead(ctx context.Context, progress func()) (*relay, error) {
+	r := &relay{
+		d: d, db: d.write, progress: progress,
+		answers: make(chan offer, freshAtOnce+suspectsAtOnce), busy: make(map[target]bool),
+	}
 	if d.dsn.dialect == postgres {
-		conn, err := d.write.Conn(ctx)
+		soon, cancel := context.WithTimeout(ctx, relayTimeout)
+		defer cancel()
+		conn, err := d.write.Conn(soon)
 		if err != nil {
 			return nil, err
 		}
 		r.db, r.conn = conn, conn
 	}
 	for {
+		progress()
 		locked, err := r.tryLock(ctx)
 		if locked && err == nil {
 			return r, nil
@@ -129,7 +250,7 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 		r.file, err = tryLockFile(r.d.dsn.path + "-relay")
 		return r.file != nil, err
 	}
-	ctx, cancel := r.soon(ctx)
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
 	var locked bool
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
@@ -139,15 +260,6 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 		_, err = r.conn.ExecContext(ctx, "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; LISTEN warren_outbox")
 	}
 	return locked, err
-}
-
-// soon returns a context for statements that PostgreSQL answers soon, or not at all
-// any more. On SQLite, they wait for whoever is writing.
-func (r *relay) soon(ctx context.Context) (context.Context, context.CancelFunc) {
-	if r.conn == nil {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, relayTimeout)
 }
 
 // close lets another process be the relay.
@@ -192,12 +304,28 @@ type outgoing struct {
 	message  consumer.Message
 }
 
+func (o outgoing) target() target { return target{o.message.Exchange, o.message.RoutingKey} }
+
 // next reads the rows to publish next, in their order: of a target with a message
-// that was refused, only that, and only when its wait is over.
+// that was refused, only that, and only when its wait is over; of one that has not
+// answered yet, none.
 func (r *relay) next(ctx context.Context) ([]outgoing, error) {
-	ctx, cancel := r.soon(ctx)
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
-	rows, err := r.db.QueryContext(ctx, r.d.dsn.dialect.next, batchRows)
+	busy := make([][2]string, 0, len(r.busy))
+	for t := range r.busy {
+		busy = append(busy, [2]string{t.exchange, t.key})
+	}
+	leftOut, err := json.Marshal(busy)
+	if err != nil {
+		return nil, err
+	}
+	var db querier = r.d.read // on SQLite, who reads need not wait for whoever writes
+	if r.conn != nil {
+		db = r.conn
+	}
+	room := suspectsAtOnce - r.suspects
+	rows, err := db.QueryContext(ctx, r.d.dsn.dialect.next, batchRows, string(leftOut), room > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -207,6 +335,12 @@ func (r *relay) next(ctx context.Context) ([]outgoing, error) {
 		o, err := scan(rows)
 		if err != nil {
 			return nil, err
+		}
+		if o.attempts > 0 {
+			room--
+		}
+		if r.busy[o.target()] || o.attempts > 0 && room < 0 {
+			continue
 		}
 		bytes += len(o.message.Body)
 		batch = append(batch, o)
@@ -268,74 +402,63 @@ func numbers(v any) any {
 	return v
 }
 
-// offer has a batch published, and returns what came of each row. Those that were
-// refused before are offered each by itself: they may be refused again.
-func offer(batch []outgoing, publish func([]consumer.Message) []error) []error {
-	errs := make([]error, len(batch))
-	var fresh []consumer.Message
-	var at []int
-	for i, o := range batch {
-		if o.attempts == 0 {
-			fresh, at = append(fresh, o.message), append(at, i)
-		}
-	}
-	if len(fresh) > 0 {
-		for n, err := range publish(fresh) {
-			errs[at[n]] = err
-		}
-	}
-	slots := make(chan struct{}, suspectsAtOnce)
-	var suspects sync.WaitGroup
-	for i, o := range batch {
-		if o.attempts > 0 {
-			slots <- struct{}{}
-			suspects.Go(func() {
-				errs[i] = publish([]consumer.Message{o.message})[0]
-				<-slots
-			})
-		}
-	}
-	suspects.Wait()
-	return errs
-}
-
 // settle deletes the rows that were published, and marks, of each target, the first
-// one that was refused: it holds the others back.
-func (r *relay) settle(ctx context.Context, batch []outgoing, errs []error) error {
-	ctx, cancel := lingering(ctx, settleTimeout)
+// one that was refused: it holds the others back. Then their targets are free again.
+func (r *relay) settle(ctx context.Context) error {
+	ctx, cancel := withGrace(ctx, settleTimeout)
 	defer cancel()
-	ctx, cancel = r.soon(ctx)
-	defer cancel()
-	type target struct{ exchange, key string }
 	refused := make(map[target]bool)
 	var published []int64
 	var failed error
-	for i, o := range batch {
-		t := target{o.message.Exchange, o.message.RoutingKey}
-		switch {
-		case errs[i] == nil:
-			published = append(published, o.id)
-			if o.attempts > 0 {
-				r.logOf(o).Info("message of the outbox published after all", "attempt", o.attempts+1)
+	for _, answer := range r.answered {
+		for i, o := range answer.rows {
+			err := answer.errs[i]
+			switch {
+			case err == nil:
+				published = append(published, o.id)
+				if o.attempts > 0 {
+					r.logOf(o).Info("message of the outbox published after all", "attempt", o.attempts+1)
+				}
+			case !errors.Is(err, consumer.ErrBroker) && !refused[o.target()]:
+				refused[o.target()] = true
+				if o.attempts == 0 {
+					r.logOf(o).Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", err)
+				}
+				wait := min(time.Second<<min(o.attempts, 10), maxRetry)
+				failed = errors.Join(failed, r.exec(ctx, r.d.dsn.dialect.fail, o.id, Text(err.Error()), wait.Seconds()))
 			}
-		case !errors.Is(errs[i], consumer.ErrBroker) && !refused[t]:
-			refused[t] = true
-			wait := min(time.Second<<min(o.attempts, 10), maxRetry)
-			if o.attempts == 0 {
-				r.logOf(o).Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", errs[i])
-			}
-			_, err := r.db.ExecContext(ctx, r.d.dsn.dialect.fail, o.id, errs[i].Error(), wait.Seconds())
-			failed = errors.Join(failed, err)
 		}
 	}
 	if len(published) > 0 {
 		ids, err := json.Marshal(published)
 		if err == nil {
-			_, err = r.db.ExecContext(ctx, r.d.dsn.dialect.remove, string(ids))
+			err = r.exec(ctx, r.d.dsn.dialect.remove, string(ids))
 		}
 		failed = errors.Join(failed, err)
 	}
+	for _, answer := range r.answered {
+		for _, o := range answer.rows {
+			delete(r.busy, o.target())
+		}
+	}
+	r.answered = nil
+	r.progress()
 	return failed
+}
+
+// exec executes a statement that PostgreSQL answers soon, or not at all any more. On
+// SQLite it waits for whoever is writing, for as long as that takes.
+func (r *relay) exec(ctx context.Context, statement string, args ...any) error {
+	for {
+		soon, cancel := context.WithTimeout(ctx, relayTimeout)
+		_, err := r.db.ExecContext(soon, statement, args...)
+		waited := soon.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !waited || r.conn != nil {
+			return err
+		}
+		r.progress()
+	}
 }
 
 func (r *relay) logOf(o outgoing) *slog.Logger {
@@ -343,8 +466,8 @@ func (r *relay) logOf(o outgoing) *slog.Logger {
 	return r.d.log.With("id", o.id, "message_id", m.MessageID, "exchange", m.Exchange, "routing_key", m.RoutingKey)
 }
 
-// lingering returns a context that ends so long after ctx.
-func lingering(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+// withGrace returns a context that ends so long after ctx.
+func withGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
 	return longer, func() {

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
@@ -195,7 +198,7 @@ func TestOneRelay(t *testing.T) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				db.Run(ctx, func(batch []consumer.Message) []error {
+				db.Run(ctx, progress, func(batch []consumer.Message) []error {
 					for range batch {
 						published <- i
 					}
@@ -238,7 +241,7 @@ func TestTheRelayIsNotified(t *testing.T) {
 	published, ended := make(chan time.Time), make(chan struct{})
 	go func() {
 		defer close(ended)
-		d.Run(ctx, func(batch []consumer.Message) []error {
+		d.Run(ctx, progress, func(batch []consumer.Message) []error {
 			published <- time.Now()
 			return make([]error, len(batch))
 		})
@@ -259,6 +262,147 @@ func TestTheRelayIsNotified(t *testing.T) {
 	if sum >= listenFor {
 		t.Errorf("published after %v: that is no sooner than by looking every %v", waits, listenFor)
 	}
+}
+
+// What never answers holds up nobody else, neither at first nor when it is tried again.
+func TestTargetsThatDoNotAnswerHoldUpNobody(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		ctx, cancel := context.WithCancel(t.Context())
+		published, asked, ended := make(chan string), make(chan struct{}, 1000), make(chan struct{})
+		never := errors.New("not confirmed in time")
+		go func() {
+			defer close(ended)
+			d.Run(ctx, progress, func(batch []consumer.Message) []error {
+				errs := make([]error, len(batch))
+				for i, m := range batch {
+					if !strings.HasPrefix(m.RoutingKey, "never") {
+						published <- string(m.Body)
+						continue
+					}
+					asked <- struct{}{}
+					if m.MessageID == "refused" {
+						errs[i] = never
+						continue
+					}
+					<-ctx.Done()
+					errs[i] = fmt.Errorf("%w: stopping", consumer.ErrBroker)
+				}
+				return errs
+			})
+		}()
+		insert := func(key, id, body string) {
+			d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, message_id, body) VALUES ($1, $2, $3)", key, id, body)
+		}
+		for i := range 5 {
+			insert(fmt.Sprint("never", i), fmt.Sprint(i), "x") // these are never answered
+			insert(fmt.Sprint("never-again", i), "refused", "x")
+		}
+		for i := range 8 {
+			insert("healthy", fmt.Sprint("h", i), fmt.Sprint(i))
+		}
+		begun := time.Now()
+		for i := range 8 {
+			if got := <-published; got != fmt.Sprint(i) {
+				t.Errorf("got message %s, want %d", got, i)
+			}
+		}
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("8 messages of a healthy queue took %v", took)
+		}
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 10 }, "only what is not answered is left")
+		for range 10 {
+			<-asked
+		}
+		cancel()
+		<-ended
+		if n := d.pending(t); n != 10 {
+			t.Errorf("got %d rows, want 10", n)
+		}
+	})
+}
+
+// The relay tells that it gets on, also while there is nothing to do, another process
+// publishes, or the broker answers nothing; and tells no more once it is stuck.
+func TestTheRelayTellsThatItGetsOn(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d, other := migrated(t, url), newDatabase(t, url, new(logBuffer))
+		ctx, cancel := context.WithCancel(t.Context())
+		var ended sync.WaitGroup
+		beats := make([]chan struct{}, 2)
+		for i, db := range []*Database{d, other} {
+			beats[i] = make(chan struct{})
+			ended.Go(func() {
+				db.Run(ctx, func() {
+					select {
+					case beats[i] <- struct{}{}:
+					case <-ctx.Done():
+					}
+				}, func(batch []consumer.Message) []error {
+					<-ctx.Done()
+					return make([]error, len(batch))
+				})
+			})
+		}
+		turns := func() {
+			for _, beat := range beats {
+				for range 4 {
+					select {
+					case <-beat:
+					case <-time.After(20 * time.Second):
+						t.Error("nothing was told for 20 s")
+					}
+				}
+			}
+		}
+		turns()
+		d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key) VALUES ('q')")
+		turns()
+		cancel()
+		ended.Wait()
+	})
+}
+
+// The backlog is told as it is.
+func TestTheBacklogIsMeasured(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		reader := sdkmetric.NewManualReader()
+		if err := d.Meter(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))); err != nil {
+			t.Fatal(err)
+		}
+		read := func() (messages int64, age float64, told int) {
+			var all metricdata.ResourceMetrics
+			if err := reader.Collect(t.Context(), &all); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range all.ScopeMetrics {
+				for _, m := range s.Metrics {
+					switch data := m.Data.(type) {
+					case metricdata.Gauge[int64]:
+						messages, told = data.DataPoints[0].Value, told+1
+					case metricdata.Gauge[float64]:
+						age, told = data.DataPoints[0].Value, told+1
+					}
+				}
+			}
+			return messages, age, told
+		}
+		if _, _, told := read(); told != 0 {
+			t.Errorf("%d gauges tell something before anything is measured", told)
+		}
+		d.backlog.Store(d.measure(t.Context()))
+		if messages, age, told := read(); messages != 0 || age != 0 || told != 2 {
+			t.Errorf("of an empty outbox: got %d messages and %v s (%d gauges), want none", messages, age, told)
+		}
+		past := map[*dialect]string{postgres: "now() - interval '100 seconds'", sqlite: "unixepoch() - 100"}[d.dsn.dialect]
+		d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, created_at) VALUES ('q', "+past+")")
+		d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key) VALUES ('q')")
+		d.backlog.Store(d.measure(t.Context()))
+		if messages, age, _ := read(); messages != 2 || age < 100 || age > 160 {
+			t.Errorf("got %d messages and %v s, want 2 and a little over 100 s", messages, age)
+		}
+	})
 }
 
 // The relay survives a broker that goes away and comes back, and one that is cut

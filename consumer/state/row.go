@@ -3,9 +3,9 @@ package state
 import (
 	"encoding/hex"
 	"math"
-	"strings"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 )
 
 type key struct{ id, queue string }
@@ -42,8 +42,8 @@ func (b hexBytes) MarshalJSON() ([]byte, error) {
 
 func (s *Store) rowOf(t consumer.Transition) row {
 	o := row{
-		MessageID: text(t.MessageID), Queue: text(t.Queue), State: t.State, Attempt: min(max(t.Attempt, 0), math.MaxInt32), UpdatedAt: t.At.UnixMilli(),
-		Percent: t.Percent, Progress: text(t.Text), Reason: text(t.Reason), Error: text(t.Error), Ord: t.Order, Begins: t.First,
+		MessageID: database.Text(t.MessageID), Queue: database.Text(t.Queue), State: t.State, Attempt: min(max(t.Attempt, 0), math.MaxInt32), UpdatedAt: t.At.UnixMilli(),
+		Percent: t.Percent, Progress: database.Text(t.Text), Reason: database.Text(t.Reason), Error: database.Text(t.Error), Ord: t.Order, Begins: t.First,
 		ExpiresAt: t.At.Add(s.ttl).UnixMilli(),
 	}
 	if !t.Due.IsZero() {
@@ -51,17 +51,12 @@ func (s *Store) rowOf(t consumer.Transition) row {
 		o.DueAt, o.ExpiresAt = &due, max(o.ExpiresAt, t.Due.Add(s.ttl).UnixMilli())
 	}
 	if t.State == consumer.Succeeded {
-		o.ResultType, o.Result, o.ResultBytes = text(t.Result.ContentType), t.Result.Body, len(t.Result.Body)
+		o.ResultType, o.Result, o.ResultBytes = database.Text(t.Result.ContentType), t.Result.Body, len(t.Result.Body)
 		if o.ResultBytes > maxResultBytes {
 			o.Result = nil
 		}
 	}
 	return o
-}
-
-// text is s as both databases can hold it.
-func text(s string) string {
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 func (o row) key() key { return key{o.MessageID, o.Queue} }

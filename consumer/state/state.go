@@ -112,7 +112,7 @@ func (s *Store) State(ctx context.Context, messageID, queue string) (Message, bo
 	}
 	defer end()
 	var updated, due int64
-	err = s.db.QueryRow(ctx, selectState, []any{text(messageID), text(queue)}, &m.Queue, &m.State, &m.Attempt, &updated, &due, &m.Percent,
+	err = s.db.QueryRow(ctx, selectState, []any{database.Text(messageID), database.Text(queue)}, &m.Queue, &m.State, &m.Attempt, &updated, &due, &m.Percent,
 		&m.Text, &m.Reason, &m.Error, &m.Result.ContentType, &m.Result.Body, &m.ResultBytes)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
