@@ -117,6 +117,8 @@ func parseCommand(command string) (args []string, path string, err error) {
 		return nil, "", fmt.Errorf("COMMAND cannot be split into words: %w; close every quote and parenthesis", err)
 	case parser.Position >= 0: // of the first operator; the parser leaves the rest unread
 		return nil, "", errors.New("COMMAND has an unquoted ; & | < or >, but is run without a shell; quote it, or run sh -c '...'")
+	case len(command) > maxVariableBytes:
+		return nil, "", fmt.Errorf("COMMAND has %d bytes, but may have %d; have the program read a file", len(command), maxVariableBytes)
 	case len(args) == 0 || args[0] == "":
 		return nil, "", errors.New("COMMAND is not set: set it to a program and its arguments, such as /usr/local/bin/handle-order --fast")
 	}

@@ -24,6 +24,8 @@ func TestFaultsOfConfig(t *testing.T) {
 		{command.Config{Mode: "spawn"}, []string{"COMMAND is not set"}},
 		{command.Config{Command: "''", Mode: "spawn"}, []string{"COMMAND is not set"}},
 		{command.Config{Command: "sh -c 'exit", Mode: "spawn"}, []string{"close every quote"}},
+		{command.Config{Command: "cat " + strings.Repeat("x", 128<<10), Mode: "spawn"}, []string{"COMMAND has 131076 bytes"}},
+		{command.Config{Command: "cat", Mode: "spawn", Env: "A B"}, []string{"ENV: line 1"}},
 		{command.Config{Command: "cat | wc", Mode: "spawn"}, []string{"without a shell", "sh -c"}},
 		{command.Config{Command: "true; true", Mode: "spawn"}, []string{"without a shell"}},
 		{command.Config{Command: dir + "/absent", Mode: "spawn"}, []string{dir + "/absent", "install"}},

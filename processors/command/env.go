@@ -10,6 +10,11 @@ import (
 // included (MAX_ARG_STRLEN without the zero byte at the end).
 const maxVariableBytes = 128<<10 - 1
 
+// maxEnvBytes is the most that ENV may have. Linux gives a program a quarter of its limit
+// for the stack for all of its arguments and variables, mostly 2 MiB, and each message
+// needs some of that.
+const maxEnvBytes = 512 << 10
+
 // parseEnv reads ENV; see Config. It returns the variables as NAME=value, in their
 // order. No value reaches the error, and nothing of a line that is not understood.
 func parseEnv(text string) ([]string, error) {
@@ -18,6 +23,9 @@ func parseEnv(text string) ([]string, error) {
 	seen := make(map[string]bool)
 	fault := func(line int, format string, args ...any) {
 		faults = append(faults, fmt.Errorf("ENV: line %d: %s", line, fmt.Sprintf(format, args...)))
+	}
+	if len(text) > maxEnvBytes {
+		faults = append(faults, fmt.Errorf("ENV has %d bytes, but may have %d; have the program read a file", len(text), maxEnvBytes))
 	}
 	lines := envLines{rest: text}
 	for lines.next() {

@@ -60,6 +60,13 @@ func TestFaultsOfVariables(t *testing.T) {
 	}
 }
 
+func TestVariablesAreNotTooManyForAProgram(t *testing.T) {
+	line := "A=" + strings.Repeat("x", 1021) + "\n"
+	if _, err := parseEnv(strings.Repeat(line, 513)); err == nil || !strings.HasPrefix(err.Error(), "ENV has 525312 bytes, but may have 524288; ") {
+		t.Errorf("got %.100v, want a refusal", err)
+	}
+}
+
 func FuzzVariables(f *testing.F) {
 	f.Add("A=1\nB=\"2\\\"\n3\" \n# c\nC='")
 	f.Fuzz(func(t *testing.T, text string) {

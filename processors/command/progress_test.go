@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestLinesOfProgress(t *testing.T) {
@@ -56,4 +57,28 @@ func TestExplanationIsTheEnd(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzExplanation: whatever a program writes, and in whatever pieces, what is told of it
+// is the same, short, and fit to be shown.
+func FuzzExplanation(f *testing.F) {
+	f.Add("one\ntwo\r\nwarren:progress 4 x\n\x1b\xff", 3)
+	f.Add(strings.Repeat("x", 3000)+"\n\n", 1000)
+	f.Fuzz(func(t *testing.T, text string, size int) {
+		var told []string
+		for _, size := range []int{max(size, 1), len(text) + 1} {
+			l := &logLines{log: slog.New(slog.DiscardHandler), progress: func(int, string) {}}
+			for part := range slices.Chunk([]byte(text), size) {
+				_, _ = l.Write(part)
+			}
+			l.end()
+			told = append(told, l.explain("e"))
+		}
+		if told[0] != told[1] {
+			t.Errorf("told %q in pieces of %d, and %q in one", told[0], size, told[1])
+		}
+		if !utf8.ValidString(told[0]) || len(told[0]) > maxErrorBytes+3 || strings.Map(printable, told[0]) != told[0] {
+			t.Errorf("told %q of %d bytes", told[0], len(told[0]))
+		}
+	})
 }

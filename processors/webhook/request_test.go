@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/pem"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"golang.org/x/net/http2"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
@@ -78,9 +80,13 @@ func TestRequestCarriesTheMessage(t *testing.T) {
 	}
 }
 
-func TestContentTypeIsJSONUnlessSaidOtherwise(t *testing.T) {
-	if got := receive(t, webhook.Config{}, consumer.Delivery{}).Header.Get("Content-Type"); got != "application/json" {
+func TestRequestOfABareMessage(t *testing.T) {
+	r := receive(t, webhook.Config{}, consumer.Delivery{})
+	if got := r.Header.Get("Content-Type"); got != "application/json" {
 		t.Errorf("got %q, want application/json", got)
+	}
+	if r.Header.Get("Content-Length") != "0" || len(r.TransferEncoding) != 0 {
+		t.Errorf("got the length %q and %q, want 0", r.Header.Get("Content-Length"), r.TransferEncoding)
 	}
 }
 
@@ -205,6 +211,40 @@ func TestOneAttemptIsOneRequest(t *testing.T) {
 		if got, n := consumertest.Verdict(err), requests.Load()-before; got != "retry" || n != 1 {
 			t.Errorf("body %q: verdict %s after %d requests (%v), want retry after one", body, got, n, err)
 		}
+	}
+}
+
+// TestOneAttemptIsOneStream has the server end each stream of HTTP/2 in the ways that the
+// transport takes for an invitation to send the request once more.
+func TestOneAttemptIsOneStream(t *testing.T) {
+	for _, code := range []http2.ErrCode{http2.ErrCodeProtocol, http2.ErrCodeRefusedStream, http2.ErrCodeInternal} {
+		var streams atomic.Int64
+		s := httptest.NewUnstartedServer(nil)
+		s.TLS = &tls.Config{NextProtos: []string{"h2"}}
+		s.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){"h2": func(_ *http.Server, conn *tls.Conn, _ http.Handler) {
+			_, _ = io.ReadFull(conn, make([]byte, len(http2.ClientPreface)))
+			framer := http2.NewFramer(conn, conn)
+			_ = framer.WriteSettings()
+			for {
+				frame, err := framer.ReadFrame()
+				if err != nil {
+					return
+				}
+				if _, ok := frame.(*http2.HeadersFrame); ok {
+					streams.Add(1)
+					_ = framer.WriteRSTStream(frame.Header().StreamID, code)
+				}
+			}
+		}}
+		s.StartTLS()
+		ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+		p := newProcessor(t, webhook.Config{URL: s.URL, CA: ca})
+		_, err := consumertest.Run(t.Context(), p, consumer.Delivery{Body: []byte("body")})
+		if got := consumertest.Verdict(err); got != "retry" || streams.Load() != 1 {
+			t.Errorf("%v: verdict %s after %d requests (%v), want retry after one", code, got, streams.Load(), err)
+		}
+		_ = p.(io.Closer).Close()
+		s.Close()
 	}
 }
 

@@ -192,6 +192,9 @@ func (p *processor) request(ctx context.Context, d *consumer.Delivery) (*http.Re
 	if err != nil {
 		return nil, errors.New("the request cannot be made of the URL") // which the error would show
 	}
+	// Without it the transport cannot send the body a second time: of a server that ends
+	// connections or streams, it would try each of the kept ones, or one again and again.
+	request.GetBody = nil
 	request.Header = p.header.Clone()
 	faulty := ""
 	set := func(name, value string) {
@@ -229,9 +232,6 @@ func (p *processor) request(ctx context.Context, d *consumer.Delivery) (*http.Re
 	}
 	propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}).
 		Inject(ctx, propagation.HeaderCarrier(request.Header))
-	// Without it the transport cannot send the body once more: of a server that ends
-	// connections or streams, it would try each of the kept ones.
-	request.GetBody = nil
 	return request, nil
 }
 
