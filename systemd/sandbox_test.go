@@ -40,7 +40,7 @@ func TestProcessorsWorkInTheSandbox(t *testing.T) {
 		"WARREN_QUEUE_REPORTS_OUTPUT=/var/lib/warren/reports",
 		"WARREN_QUEUE_LOGS_PROCESSOR=log",
 		"WARREN_QUEUE_SHELLS_PROCESSOR=command",
-		`WARREN_QUEUE_SHELLS_COMMAND="/bin/sh -c 'cat > /var/lib/warren/shell; ls /home /root 2>&1; echo $TMPDIR; test ! -w /etc && test ! -w /usr'"`,
+		`WARREN_QUEUE_SHELLS_COMMAND="/bin/sh -c 'cat > /var/lib/warren/shell; ls /home /root 2>&1; echo $TMPDIR; test ! -w /etc && test ! -w /usr; r=$?; cat /proc/$PPID/environ > /var/lib/warren/seen; exit $r'"`,
 		"WARREN_QUEUE_PYTHONS_PROCESSOR=command",
 		"WARREN_QUEUE_PYTHONS_COMMAND=/usr/local/bin/count",
 		"WARREN_QUEUE_MAILS_PROCESSOR=email",
@@ -69,6 +69,9 @@ func TestProcessorsWorkInTheSandbox(t *testing.T) {
 	all(t, "8")
 	if s.Read(t, "/var/lib/warren/shell") != "hello" || s.Read(t, "/var/lib/warren/python") != "done" {
 		t.Error("the commands have not written what they should")
+	}
+	if seen := s.Read(t, "/var/lib/warren/seen"); seen != "" {
+		t.Errorf("a command has read the daemon's environment: %d bytes", len(seen))
 	}
 	if mails.count() != 1 {
 		t.Errorf("mails over SMTP: got %d, want 1", mails.count())
