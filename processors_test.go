@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -8,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/warrenmq/warren/consumer/database"
+	"github.com/warrenmq/warren/internal/pgtest"
+	"github.com/warrenmq/warren/internal/rabbittest"
 	"github.com/warrenmq/warren/processors"
 )
 
@@ -78,6 +82,46 @@ func TestCheckAndConfigChangeNothing(t *testing.T) {
 	}
 	if got := tree(t, root); !slices.Equal(got, before) {
 		t.Errorf("check has made %q of %q", got, before)
+	}
+}
+
+// Nor are queues, exchanges and tables made, where there are a broker and a database to make
+// them in.
+func TestCheckMakesNoQueuesAndTables(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	url := pgtest.URL(t)
+	env := append(commandQueue(v, "orders", "cat"), "WARREN_DATABASE_URL="+url, "WARREN_MIGRATE=true",
+		"WARREN_SCHEDULES=nightly", "WARREN_SCHEDULE_NIGHTLY_EVERY=24h", "WARREN_SCHEDULE_NIGHTLY_QUEUE=orders")
+	made := func() string {
+		t.Helper()
+		var all []string
+		for _, what := range []string{"queues", "exchanges", "bindings", "policies"} {
+			out, err := v.Node.Ctl("-q", "list_"+what, "-p", v.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, what, out)
+		}
+		db, err := database.Open(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = db.Close() }()
+		var tables int
+		if err := db.QueryRowContext(t.Context(), "SELECT (SELECT count(*) FROM pg_tables) + (SELECT count(*) FROM pg_namespace)").Scan(&tables); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%s\n%d tables and schemas", strings.Join(all, "\n"), tables)
+	}
+	before := made()
+	for _, command := range []string{"config", "check"} {
+		stdout, stderr, _ := output(t, warren(t, env, command))
+		if command == "check" && !strings.Contains(stdout, "ok     queue orders: is missing; warren declares it when it starts") {
+			t.Errorf("check: got %s\n%s\nwant that the queue is missing", stderr, stdout)
+		}
+		if got := made(); got != before {
+			t.Errorf("%s has made something: there is\n%s\nand was\n%s", command, got, before)
+		}
 	}
 }
 

@@ -3,11 +3,9 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
-	"github.com/dustin/go-humanize/english"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/systemd"
@@ -62,8 +60,11 @@ func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 			unwell = append(unwell, fmt.Sprintf("schedule %s: %s", f.Schedule, f.Fault))
 		}
 	}
-	line := fmt.Sprintf("%s, %s in flight, %s done",
-		english.Plural(len(s.Queues), "queue", ""), humanize.Comma(int64(inFlight)), humanize.Comma(int64(done)))
+	queues := "1 queue"
+	if len(s.Queues) != 1 {
+		queues = fmt.Sprintf("%d queues", len(s.Queues))
+	}
+	line := fmt.Sprintf("%s, %s in flight, %s done", queues, thousands(inFlight), thousands(done))
 	c := s.Connection
 	switch {
 	case stopping:
@@ -90,4 +91,13 @@ func connecting(c consumer.ConnectionStatus, now time.Time) string {
 		line += ": " + c.Fault
 	}
 	return line
+}
+
+// thousands is n, which is not negative, with a comma before every three digits.
+func thousands(n int) string {
+	digits := strconv.Itoa(n)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
 }

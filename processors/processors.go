@@ -12,12 +12,14 @@ import (
 	"github.com/warrenmq/warren/processors/webhook"
 )
 
-// What is said of them in package registry, where the processors themselves, too, can
-// have it from.
+// These are at hand here, too; the processors themselves have them from package registry.
 type (
+	// Config is what a processor is made from: see [registry.Config].
 	Config = registry.Config
-	Queue  = registry.Queue
-	Set    = registry.Set
+	// Queue is what a processor has to know of its queue: see [registry.Queue].
+	Queue = registry.Queue
+	// Set is processors by name: see [registry.Set].
+	Set = registry.Set
 )
 
 // Standard returns the processors that come with Warren.

@@ -142,7 +142,7 @@ func (v Variable) unreadable(err error) error {
 	case float32, float64:
 		want = "a number"
 	default:
-		if _, ok := v.field.Addr().Interface().(envconfig.Decoder); ok { // it describes the fault without the value
+		if _, ok := reflect.TypeAssert[envconfig.Decoder](v.field.Addr()); ok { // it describes the fault without the value
 			return fmt.Errorf("%s: %w", v.Name, parse.Err)
 		}
 		want = "of the type " + v.field.Type().String()
