@@ -88,7 +88,7 @@ func TestHangingTracesDoNotCostTheMetrics(t *testing.T) {
 	clearOTEL(t)
 	t.Setenv("OTEL_METRICS_EXPORTER", "otlp")
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
-	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "4000") // ms; it is given up before
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "600000") // ms; it is given up long before
 	tel, err := Start(t.Context(), "warren", "1.2.3", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -102,8 +102,8 @@ func TestHangingTracesDoNotCostTheMetrics(t *testing.T) {
 	counter.Add(t.Context(), 1)
 	start := time.Now()
 	tel.Shutdown(t.Context())
-	if took := time.Since(start); took > flushTimeout+time.Second {
-		t.Errorf("it took %v, want %v", took, flushTimeout)
+	if took := time.Since(start); took > 10*flushTimeout {
+		t.Errorf("it took %v, want about %v", took, flushTimeout)
 	}
 	select {
 	case <-pushed:

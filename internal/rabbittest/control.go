@@ -18,14 +18,14 @@ func (n *Node) Ctl(args ...string) (string, error) {
 // Eval evaluates Erlang expressions, separated by commas and without the final
 // dot, in the node and returns the value of the last one as Erlang writes it. It
 // takes a few milliseconds. It is an error if they do not parse, raise an
-// exception, or take more than twenty seconds.
+// exception, or take more than a minute.
 func (n *Node) Eval(expressions string) (string, error) {
-	out, err := n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "20", "-e"}, expressions+".\n")
+	out, err := n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "60", "-e"}, expressions+".\n")
 	// On a machine that is short of time the first handshake may run out of it.
 	// Nothing has been evaluated then.
-	for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), "failed to connect"); tries++ {
+	for tries := 0; err != nil && tries < 25 && strings.Contains(err.Error(), "failed to connect"); tries++ {
 		<-time.After(200 * time.Millisecond)
-		out, err = n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "20", "-e"}, expressions+".\n")
+		out, err = n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "60", "-e"}, expressions+".\n")
 	}
 	if err != nil {
 		return "", err
@@ -48,7 +48,7 @@ func (n *Node) do(format string, args ...any) error {
 
 // run runs a program that talks to the node, and returns its output.
 func (n *Node) run(program string, args []string, stdin string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = n.dir, n.env(), strings.NewReader(stdin)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -43,6 +44,18 @@ type sharedNode struct {
 	node  *Node
 	err   error // of the only attempt to start it
 	leash *leash
+	took  time.Duration // to start
+}
+
+// usualStart is how long a node takes to start on two cores that nobody else uses.
+const usualStart = 8 * time.Second
+
+// slowness is how many times as long as usual this machine takes, today: 1 at least, and
+// as long as no node has been started.
+func (s *sharedNode) slowness() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(1, s.took.Seconds()/usualStart.Seconds())
 }
 
 // get returns the node, and starts it if it is the first to ask.
@@ -53,7 +66,9 @@ func (s *sharedNode) get() (*Node, error) {
 		panic("rabbittest: the package needs func TestMain(m *testing.M) { rabbittest.Main(m) }")
 	}
 	if s.node == nil && s.err == nil {
+		began := time.Now()
 		s.node, s.err = s.start()
+		s.took = time.Since(began)
 	}
 	return s.node, s.err
 }

@@ -139,8 +139,16 @@ func TestEventuallyNamesWhatDidNotHappen(t *testing.T) {
 	got := failureOf(t, func(t testing.TB) {
 		Eventually(t, time.Millisecond, func() bool { return false }, "the queue is empty")
 	})
-	if want := "not so after 1ms: the queue is empty"; got != want {
-		t.Errorf("failure: got %q, want %q", got, want)
+	if want := ": the queue is empty"; !strings.HasPrefix(got, "not so after 1") || !strings.HasSuffix(got, want) {
+		t.Errorf("failure: got %q, want the time and %q", got, want)
+	}
+}
+
+func TestASlowMachineIsGivenTime(t *testing.T) {
+	for took, want := range map[time.Duration]float64{0: 1, usualStart / 2: 1, 3 * usualStart: 3} {
+		if got := (&sharedNode{took: took}).slowness(); got != want {
+			t.Errorf("slowness after a start of %v: got %v, want %v", took, got, want)
+		}
 	}
 }
 
@@ -161,8 +169,8 @@ func await[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(15 * time.Second):
-		t.Fatalf("%s: got nothing for 15s, want one", what)
+	case <-time.After(patience):
+		t.Fatalf("%s: got nothing for %v, want one", what, patience)
 		panic("unreachable")
 	}
 }

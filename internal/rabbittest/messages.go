@@ -9,7 +9,7 @@ import (
 )
 
 // patience is how long a helper waits for the broker to make any progress.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Publish publishes messages to a queue, through the default exchange and
 // persistent unless they say otherwise, and blocks until the broker has confirmed
@@ -118,10 +118,13 @@ func take(t testing.TB, ch *amqp.Channel, queue string, n int) []amqp.Delivery {
 	return taken
 }
 
-// Eventually fails the test if condition does not hold within the timeout. It asks
-// again every 20 ms, in this goroutine; what names the condition in the failure.
+// Eventually fails the test if condition does not hold within the timeout, which is for a
+// machine that has nothing else to do: on one that took several times as long as usual to
+// start the node, it is as many times as long. It asks again every 20 ms, in this
+// goroutine; what names the condition in the failure.
 func Eventually(t testing.TB, timeout time.Duration, condition func() bool, what string) {
 	t.Helper()
+	timeout = time.Duration(float64(timeout) * shared.slowness())
 	deadline := time.Now().Add(timeout)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -33,10 +33,11 @@ type Node struct {
 	alarm   bool
 }
 
-// startTimeout is for machines that start several nodes at once.
-const startTimeout = 2 * time.Minute
+// startTimeout is for machines that start several nodes at once, beside much else. A node
+// takes some seconds on one that does not.
+const startTimeout = 10 * time.Minute
 
-// Start starts a node and blocks until it accepts connections, ctx ends or two
+// Start starts a node and blocks until it accepts connections, ctx ends or ten
 // minutes have passed; after an error nothing is running. The error names the
 // package to install if there is no RabbitMQ, and otherwise holds the end of the
 // node's log. The caller ends the node with [Node.Stop].
