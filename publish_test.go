@@ -30,7 +30,7 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	}
 	var table string
 	rabbittest.Eventually(t, 10*time.Second, func() bool {
-		table, _, _ = output(t, warren(t, env, "delayed", "list"))
+		table, _, _ = output(t, warren(t, env, "delayed", "list", "orders", "mails"))
 		return strings.Count(table, "\n") == 2
 	}, "the message is listed")
 	if fields := strings.Fields(strings.Split(table, "\n")[1]); len(fields) < 6 || fields[0] != "orders" || fields[3] != "0" || fields[4] != "m" || fields[5] != "-1" {

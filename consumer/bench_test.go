@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -31,12 +32,7 @@ type drainMessage struct {
 // of the rounds: run it with -benchtime 5x.
 func BenchmarkDrain(b *testing.B) {
 	v := rabbittest.NewVhost(b)
-	conn, err := amqp.Dial(v.URL)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := ensure(conn, Queue{Name: "drain", Type: Quorum}.declarations(), false, ""); err != nil {
+	if err := dial(b, v.URL).Ensure(broker.Queue{Name: "drain", Type: Quorum}.Declarations(), false, ""); err != nil {
 		b.Fatal(err)
 	}
 	body, err := json.Marshal(drainMessage{1, strings.Repeat("x", 1000)})

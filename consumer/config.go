@@ -3,8 +3,12 @@ package consumer
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 // Config is what a [Consumer] is made from.
@@ -12,11 +16,14 @@ type Config struct {
 	// Nodes are the AMQP URLs of the nodes of one cluster, tried in this order.
 	// At least one is required.
 	Nodes []string
+	// User is the name by which the broker knows this process, and by which it believes
+	// what Warren wrote into the headers of messages. Empty means that of the URL.
+	User string
 	// Queues are the queues to consume. At least one is required; a name may
 	// stand only once.
 	Queues []Queue
 	// Schedules publish messages at planned times. Each name may stand only once.
-	Schedules []Schedule
+	Schedules []schedule.Schedule
 	// ShutdownTimeout is how long work may go on after the context given to Run
 	// has ended. Then its context ends too, with cause ErrShutdown, and one more
 	// second later it is abandoned. Zero means 25s.
@@ -38,8 +45,8 @@ type Config struct {
 
 // Queue types.
 const (
-	Quorum  = "quorum"
-	Classic = "classic"
+	Quorum  = broker.Quorum
+	Classic = broker.Classic
 )
 
 // A Queue says how the deliveries of one queue are worked.
@@ -76,12 +83,25 @@ type Queue struct {
 	RoutingKeys []string
 	// Rate is how many deliveries may be started a second. Zero means any number.
 	Rate float64
+	// MaxBodyBytes is the longest body that is worked; a longer one is dead-lettered.
+	// Zero means any length.
+	MaxBodyBytes int
+	// ReplyTo are patterns, as path.Match has them, of the queues that results may be
+	// published to. None means any queue but those that are worked and what ends in
+	// .dead. One of Warren's own is never among them.
+	ReplyTo []string
 	// EnvPrefix is what the names of this queue's variables begin with, such as
 	// WARREN_QUEUE_EMAILS_; errors name the variable that settles them.
 	EnvPrefix string
 }
 
-func (q Queue) deadLetterQueue() string { return q.Name + ".dead" }
+// onBroker is the queue as the broker has to know it.
+func (q Queue) onBroker() broker.Queue {
+	return broker.Queue{
+		Name: q.Name, Type: q.Type, Passive: q.Passive, MaxPriority: q.MaxPriority,
+		Exchange: q.Exchange, RoutingKeys: q.RoutingKeys, RetryMax: q.RetryMax, EnvPrefix: q.EnvPrefix,
+	}
+}
 
 // withDefaults returns c with each zero value replaced by what it means.
 func (c Config) withDefaults() Config {
@@ -99,11 +119,6 @@ func (c Config) withDefaults() Config {
 		queues[i] = q
 	}
 	c.Queues = queues
-	schedules := make([]Schedule, len(c.Schedules))
-	for i, s := range c.Schedules {
-		schedules[i] = s.withDefaults()
-	}
-	c.Schedules = schedules
 	return c
 }
 
@@ -145,13 +160,11 @@ func (c Config) Validate() error {
 			fault("queue %s stands in the list of queues twice", q.Name)
 		}
 		seen[q.Name] = true
-		if len(q.deadLetterQueue()) > 255 {
-			fault("queue name %.20s... is too long: with .dead it may have 255 bytes", q.Name)
+		if len(q.Name) > broker.MaxQueueName {
+			fault("queue name %.20s... is too long: it may have %d bytes, so that its wait queues can be named after it", q.Name, broker.MaxQueueName)
 		}
-		for _, prefix := range []string{waitPrefix, schedulePrefix} {
-			if strings.HasPrefix(q.Name, prefix) {
-				fault("queue %s: names that begin with %s are for Warren's own queues", q.Name, prefix)
-			}
+		if strings.HasPrefix(q.Name, broker.OwnPrefix) {
+			fault("queue %s: names that begin with %s are for Warren's own queues", q.Name, broker.OwnPrefix)
 		}
 		if q.Processor == nil {
 			fault("queue %s has no processor", q.Name)
@@ -188,19 +201,30 @@ func (c Config) Validate() error {
 		if len(q.RoutingKeys) > 0 && q.Exchange == "" {
 			fault("%s is set, but not %s to bind the queue to", of("ROUTING_KEYS"), of("EXCHANGE"))
 		}
+		for _, pattern := range q.ReplyTo {
+			if _, err := path.Match(pattern, ""); err != nil {
+				fault("%s has the pattern %q, which cannot be read: %v", of("REPLY_TO"), pattern, err)
+			}
+		}
+		if q.MaxBodyBytes < 0 {
+			fault("%s is %d; it must be positive", of("MAX_BODY_BYTES"), q.MaxBodyBytes)
+		}
 		if q.Rate < 0 {
 			fault("%s is %v; it must be positive", of("RATE"), q.Rate)
 		}
 	}
-	scheduled := make(map[string]bool)
-	for _, s := range c.Schedules {
-		if scheduled[s.Name] {
-			fault("schedule %s stands in the list of schedules twice", s.Name)
-		}
-		scheduled[s.Name] = true
-		if err := s.validate(); err != nil {
-			errs = append(errs, err)
-		}
+	if err := c.schedules(broker.Dialer{}).Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// schedules are what the schedules need of c.
+func (c Config) schedules(d broker.Dialer) schedule.Config {
+	out := schedule.Config{Schedules: c.Schedules, Version: c.Version, Dialer: d, Passive: true, MeterProvider: c.Telemetry.MeterProvider}
+	for _, q := range c.Queues {
+		out.Queues = append(out.Queues, q.onBroker())
+		out.Passive = out.Passive && q.Passive
+	}
+	return out
 }

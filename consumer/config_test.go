@@ -24,7 +24,7 @@ func TestValidateNamesEveryFault(t *testing.T) {
 		"no node", "the shutdown timeout is negative", "queue a stands in the list of queues twice", "queue a has no processor",
 		"A_CONCURRENCY is -1", "A_PREFETCH is 70000", "A_TIMEOUT is -1ns", "A_MAX_ATTEMPTS is -1", "A_RETRY_MAX is 1m0s; it must be at least A_RETRY_BASE (1h0m0s)",
 		`A_TYPE is "stream"; it must be quorum or classic`, "A_MAX_PRIORITY is for classic queues", "A_ROUTING_KEYS is set, but not A_EXCHANGE", "A_RATE is -1",
-		"queue warren.wait.7s: names that begin with warren.wait.", "is too long", "B_PREFETCH is 5; it must be from the concurrency (10)",
+		"queue warren.wait.7s: names that begin with warren.", "is too long", "B_PREFETCH is 5; it must be from the concurrency (10)",
 	} {
 		if !strings.Contains(errorText(err), want) {
 			t.Errorf("the error lacks %q; it is:\n%v", want, err)

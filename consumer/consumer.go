@@ -11,7 +11,10 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/outage"
+	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 // abandonAfter is how long work may take to notice that its context has ended,
@@ -24,21 +27,22 @@ var ErrAbandoned = errors.New("work was abandoned at the shutdown timeout")
 
 // A Consumer works the queues of a Config.
 type Consumer struct {
-	cfg    Config
-	top    topology
-	log    *slog.Logger
-	nodes  []*node
-	loops  []*queueLoop
-	fires  []*scheduleLoop
-	meters *meters
-	outage outage.Outage // of what all queues share
+	cfg       Config
+	log       *slog.Logger
+	dialer    broker.Dialer
+	nodes     []*node
+	loops     []*queueLoop
+	schedules *schedule.Runner
+	meters    *meters
+	outage    outage.Outage // of what has to be declared
 
 	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
-	session    atomic.Pointer[session]          // nil while not connected; as well
-	turned     pulse                            // the supervisor's
-	relayed    pulse                            // the outbox's
+	sessions   *newest                          // as well
+	turned     pulse.Pulse                      // the supervisor's
+	relayed    pulse.Pulse                      // the outbox's
+	young      retry.Backoff                    // nil unless the last session died young
 
-	publishTimeout time.Duration // that of the constant, but in tests
+	publishTimeout time.Duration // of one offer; that of the constant, but in tests
 }
 
 // A node is one of the broker's, and what went wrong with it last.
@@ -47,6 +51,10 @@ type node struct {
 	outage outage.Outage
 }
 
+// youngFor is how long a session must have lived for the next one to be opened at once:
+// a fault that comes with connecting must not have the broker connected to without end.
+const youngFor = 10 * time.Second
+
 // New makes a Consumer. It connects to nothing yet. The error names every fault
 // of cfg.
 func New(cfg Config, log *slog.Logger) (*Consumer, error) {
@@ -54,25 +62,26 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	c := &Consumer{cfg: cfg, top: topologyOf(cfg.Queues), log: log, publishTimeout: publishTimeout}
+	instruments, err := broker.NewInstruments(cfg.Telemetry.TracerProvider, cfg.Telemetry.MeterProvider, cfg.Telemetry.Propagator)
+	if err != nil {
+		return nil, err
+	}
+	c := &Consumer{
+		cfg: cfg, log: log, sessions: newNewest(), publishTimeout: broker.PublishTimeout,
+		dialer: broker.Dialer{Worker: cfg.Worker, User: cfg.User, Instruments: instruments},
+	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
-	meters, err := newMeters(cfg.Telemetry.MeterProvider, c)
-	if err != nil {
+	if c.meters, err = newMeters(cfg.Telemetry.MeterProvider, c); err != nil {
 		return nil, err
 	}
-	c.meters = meters
 	for _, q := range cfg.Queues {
 		c.loops = append(c.loops, newQueueLoop(q, c))
 	}
-	for _, s := range cfg.Schedules {
-		l, err := newScheduleLoop(s, c)
-		if err != nil {
-			return nil, err
-		}
-		c.fires = append(c.fires, l)
+	if c.schedules, err = schedule.New(cfg.schedules(c.dialer), log); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -96,12 +105,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 	for _, l := range c.loops {
 		loops.Go(func() { l.run(accepting, work, abandon) })
 	}
-	for _, l := range c.fires {
-		l.announce(time.Now())
-		loops.Go(func() { l.run(accepting, work) })
-	}
+	loops.Go(func() { c.schedules.Run(accepting, work) })
 	if c.cfg.Outbox != nil {
-		r := &relay{nodes: c.cfg.Nodes, timeout: c.publishTimeout, ready: c.connected, meters: c.meters, log: c.log}
+		r := &relay{nodes: c.cfg.Nodes, dialer: c.dialer, timeout: c.publishTimeout, ready: c.connected, log: c.log}
 		loops.Go(func() { r.run(accepting, work, c.cfg.Outbox, &c.relayed) })
 	}
 	ended := make(chan struct{})
@@ -154,77 +160,89 @@ func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork c
 	}
 }
 
-// supervise keeps a session open and gives each new one to the loops, until they
-// have ended. It returns an error if the start is faulty.
+// supervise keeps a session open and gives each new one to whoever needs it, until the
+// loops have ended. It returns an error if the start is faulty.
 func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
-	defer c.turned.end()
+	defer c.turned.End()
 	for first := true; ; first = false {
 		s, err := c.connect(ctx, first)
 		if ctx.Err() != nil {
+			c.sessions.stop()
 			if s != nil {
 				s.close()
 			}
-			c.turned.end()
+			c.turned.End()
 			<-ended
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		c.log.Info("connected", "node", s.node, "version", s.broker.version)
-		c.connection.Store(&ConnectionStatus{Node: s.node})
-		c.session.Store(s)
+		c.log.Info("connected", "node", s.node(), "version", s.consume.Version.Number)
+		c.connection.Store(&ConnectionStatus{Node: s.node()})
+		c.sessions.set(s)
 		for _, l := range c.loops {
 			l.offer(s)
 		}
-		for _, l := range c.fires {
-			l.offer(s)
-		}
+		c.schedules.Offer(s.consume.URL)
+		unstop := context.AfterFunc(ctx, c.sessions.stop) // there will be no other one
 		lost := s.watch(ended, &c.turned)
-		c.session.Store(nil)
+		unstop()
+		c.sessions.set(nil)
 		s.close()
 		if lost == nil {
 			return nil
 		}
-		c.connection.Store(&ConnectionStatus{Node: s.node, LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
+		c.connection.Store(&ConnectionStatus{Node: s.node(), LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
 		c.meters.reconnects.Add(ctx, 1)
-		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.node, "error", lost)
+		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.node(), "error", lost)
+		c.pace(ctx, time.Since(s.began))
 	}
 }
 
-// reconnectBackoff paces what is tried for ever. Its cap is what an operator may
-// have to wait for after the cause has ended.
-func reconnectBackoff() retry.Backoff {
-	return retry.WithCappedDuration(3*time.Second, retry.WithJitterPercent(20, retry.NewExponential(200*time.Millisecond)))
+// pace waits before the next session if the last one has died young.
+func (c *Consumer) pace(ctx context.Context, lived time.Duration) {
+	if lived > youngFor {
+		c.young = nil
+		return
+	}
+	if c.young == nil {
+		c.young = broker.Backoff()
+		return // once, it may be the node that ended
+	}
+	d, _ := c.young.Next()
+	c.turned.Beat(time.Now())
+	sleep(ctx, d)
 }
 
-// connect opens a session with the first node that can be used, and tries for ever.
-// The first time, it returns an error for a fault that is lasting on every node, or
-// in what has to be declared.
+// connect opens a session with the first node that can be used, and tries for ever. The
+// first time, it returns an error for a fault that is lasting on every node, or in what
+// has to be declared.
 func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
-	return retry.DoValue(ctx, reconnectBackoff(), func(ctx context.Context) (*session, error) {
+	return retry.DoValue(ctx, broker.Backoff(), func(ctx context.Context) (*session, error) {
 		var errs []error
 		lasting := true
 		for _, n := range c.nodes {
-			c.turned.beat(time.Now())
-			s, err := openSession(ctx, n.url, c.top, c.log)
+			c.turned.Beat(time.Now())
+			name := broker.NodeName(n.url)
+			s, err := openSession(ctx, c.dialer, n.url, c.log)
 			if err == nil {
-				s.publish.timeout = c.publishTimeout
-				n.outage.End(c.log.With("node", s.node), "the node can be used again")
+				n.outage.End(c.log.With("node", name), "the node can be used again")
 				if err = c.declare(s, first); err != nil {
 					s.close()
+					return nil, err
 				}
-				return s, err
+				return s, nil
 			}
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
 			now := *c.connection.Load()
-			now.Node, now.Fault = nodeName(n.url), err.Error()
+			now.Node, now.Fault = name, err.Error()
 			c.connection.Store(&now)
-			n.outage.Begin(c.log.With("node", nodeName(n.url)), slog.LevelWarn, "cannot use the node", err)
-			errs = append(errs, fmt.Errorf("node %s: %w", nodeName(n.url), err))
-			lasting = lasting && isLasting(err)
+			n.outage.Begin(c.log.With("node", name), slog.LevelWarn, "cannot use the node", err)
+			errs = append(errs, fmt.Errorf("node %s: %w", name, err))
+			lasting = lasting && broker.IsLasting(err)
 		}
 		if err := errors.Join(errs...); !first || !lasting {
 			return nil, retry.RetryableError(err)
@@ -234,25 +252,25 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 	})
 }
 
-// declare makes sure of the wait queues and, the first time, of all else that the
-// loops will need. Only then does a fault that is lasting keep the session from
-// being used: later, what works goes on.
+// declare makes sure, the first time, of all that the loops will need. Only then does a
+// fault that is lasting keep the session from being used: later, what works goes on, and
+// each loop looks after its own.
 func (c *Consumer) declare(s *session, first bool) error {
-	err := ensure(s.consume, c.top.waitDeclarations(), c.top.passive(), "WARREN_QUEUE_<NAME>_")
-	if first {
-		for _, q := range c.cfg.Queues {
-			err = errors.Join(err, ensure(s.consume, q.declarations(), q.Passive, q.EnvPrefix))
-		}
-		for _, l := range c.fires {
-			err = errors.Join(err, ensure(s.consume, l.declarations(), c.top.passive(), l.EnvPrefix))
-		}
+	if !first {
+		return nil
 	}
+	var err error
+	for _, q := range c.cfg.Queues {
+		b := q.onBroker()
+		err = errors.Join(err, s.consume.Ensure(b.Declarations(), b.Passive, b.EnvPrefix))
+	}
+	err = errors.Join(err, c.schedules.Declare(s.consume))
 	switch {
 	case err == nil:
 		c.outage.End(c.log, "all queues are as they should be again")
 	case s.isLost():
 		return retry.RetryableError(err)
-	case first && isLasting(err):
+	case broker.IsLasting(err):
 		return err
 	default:
 		c.outage.Begin(c.log, slog.LevelError, "some queues are not as they should be", err)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // A Database keeps what processors do in transactions, and which messages are done.
@@ -58,7 +60,7 @@ var (
 	ErrDatabase = errors.New("the database cannot be used")
 	// ErrBroker is in the error of a message that was not published for a reason
 	// that has nothing to do with it.
-	ErrBroker = errors.New("the broker cannot be used")
+	ErrBroker = broker.ErrBroker
 
 	errNoDatabase = errors.New("there is no database: set WARREN_DATABASE_URL")
 )
@@ -107,9 +109,9 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	headers := make(map[string]any, len(m.Headers)+2)
 	maps.Copy(headers, m.Headers)
 	if _, traced := headers["traceparent"]; !traced && s.propagator != nil {
-		s.propagator.Inject(trace.ContextWithSpan(ctx, s.span), headerCarrier(headers))
+		s.propagator.Inject(trace.ContextWithSpan(ctx, s.span), broker.HeaderCarrier(headers))
 	}
-	if _, err := m.publishing(); err != nil {
+	if _, err := m.Outgoing(broker.ForOutbox); err != nil {
 		return m, err
 	}
 	m.Headers = headers

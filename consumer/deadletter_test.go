@@ -10,6 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -95,7 +96,7 @@ func TestDeadLetterQueueCanBeLookedAt(t *testing.T) {
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead-lettered")
 	ch := v.Channel(t)
-	for i := range 3 * deliveryLimit {
+	for i := range 3 * broker.DeliveryLimit {
 		d, ok, err := ch.Get("orders.dead", false)
 		if err != nil || !ok {
 			t.Fatalf("look %d: found %v, error %v", i+1, ok, err)

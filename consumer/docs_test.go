@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"os"
@@ -16,42 +15,6 @@ import (
 
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
-
-// TestDocumentedQueues holds the pages that operators declare queues by to what is
-// declared.
-func TestDocumentedQueues(t *testing.T) {
-	var page []byte
-	for _, path := range []string{"../docs/queues.md", "../docs/schedules.md"} {
-		content, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		page = append(page, content...)
-	}
-	got := map[string]map[string]any{}
-	for _, block := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(page, -1) {
-		var queues map[string]map[string]any
-		if err := json.Unmarshal(block[1], &queues); err != nil {
-			t.Fatal(err)
-		}
-		maps.Copy(got, queues)
-	}
-	q := Queue{Name: "emails", Type: Quorum}
-	want := map[string]map[string]any{}
-	for name, args := range map[string]amqp.Table{
-		"emails": q.arguments(), "emails.dead": q.deadLetterArguments(), waitName(4 * time.Second): waitArguments(4 * time.Second),
-		Schedule{Name: "nightly"}.tokenQueue(): tokenArguments(),
-	} {
-		want[name] = map[string]any{}
-		for k, v := range args {
-			if n, ok := v.(int64); ok {
-				v = float64(n) // as JSON has it
-			}
-			want[name][k] = v
-		}
-	}
-	equal(t, got, want)
-}
 
 // TestDocumentedAttributes holds the table of docs/observability.md against the spans of
 // messages that succeed, fail, wait, are dead-lettered and answered.

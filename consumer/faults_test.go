@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -81,7 +82,7 @@ func TestConsumesAgainAfterEachFault(t *testing.T) {
 			}, "messages flow again")
 			again := time.Since(ended)
 			rabbittest.Eventually(t, 60*time.Second, func() bool { n, _ := done.counts(); return n == messages }, "every message is done")
-			empty(t, v, "flow", "flow.dead", "warren.wait.1s")
+			empty(t, v, "flow", "flow.dead", "warren.wait.flow.1s")
 			_, repeats := done.counts()
 			t.Logf("flowing again %v after the fault's end; %d messages done, %d repeated, %d repeats acknowledged unrun, %d attempts failed as told",
 				again.Round(time.Millisecond), messages, repeats, strings.Count(r.log.String(), "acknowledged without running again"), failures.Load())
@@ -186,18 +187,13 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 		breaks    func(*testing.T, *rabbittest.Vhost)
 		want      string // in the log
 	}{
-		"wait exchange deleted": {failing(errors.New("no")), func(t *testing.T, v *rabbittest.Vhost) {
-			if err := v.Channel(t).ExchangeDelete("warren.wait.64s", false, false); err != nil {
-				t.Fatal(err)
-			}
-		}, "no exchange 'warren.wait.64s'"},
 		"wait queue deleted": {failing(errors.New("no")), func(t *testing.T, v *rabbittest.Vhost) {
-			v.DeleteQueue(t, "warren.wait.64s")
+			v.DeleteQueue(t, "warren.wait.orders.64s")
 		}, "no queue takes it"},
 		"dead-letter queue deleted": {failing(Permanent(errors.New("no"))), func(t *testing.T, v *rabbittest.Vhost) {
 			v.DeleteQueue(t, "orders.dead")
 		}, "no queue takes it"},
-		"wait queue full":        {failing(errors.New("no")), full("warren.wait.64s"), "the broker refused it"},
+		"wait queue full":        {failing(errors.New("no")), full("warren.wait.orders.64s"), "the broker refused it"},
 		"dead-letter queue full": {failing(Permanent(errors.New("no"))), full("orders.dead"), "the broker refused it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,7 +203,7 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 				func(c *Consumer) { c.publishTimeout = 300 * time.Millisecond })
 			c.breaks(t, v)
 			v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
-			rabbittest.Eventually(t, 10*time.Second, func() bool { return contains(r.log, "cannot publish, deliveries are given back") }, "the fault is logged")
+			rabbittest.Eventually(t, 10*time.Second, func() bool { return contains(r.log, "cannot publish, the outcome of attempts is kept") }, "the fault is logged")
 			if !contains(r.log, c.want) {
 				t.Errorf("the log lacks %q", c.want)
 			}
@@ -222,18 +218,33 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 // declareAll declares what a Consumer of the queues would, for one that may not.
 func declareAll(t *testing.T, v *rabbittest.Vhost, queues ...string) {
 	t.Helper()
-	conn, err := amqp.Dial(v.URL)
+	for _, name := range queues {
+		declareQueues(t, v, broker.Queue{Name: name, Type: Quorum, Passive: true, RetryMax: 64 * time.Second})
+	}
+}
+
+// declareQueues declares all that the work queue can need.
+func declareQueues(t *testing.T, v *rabbittest.Vhost, q broker.Queue) {
+	t.Helper()
+	conn := dial(t, v.URL)
+	decls := q.Declarations()
+	for _, d := range q.Waits() {
+		decls = append(decls, q.DeclareWait(d))
+	}
+	if err := conn.Ensure(decls, false, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dial opens a connection that ends with the test.
+func dial(t testing.TB, url string) *broker.Conn {
+	t.Helper()
+	conn, err := broker.Dialer{}.Dial(t.Context(), url, broker.Options{Purpose: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	decls := topologyOf([]Queue{{RetryMax: 64 * time.Second}}).waitDeclarations()
-	for _, name := range queues {
-		decls = append(decls, Queue{Name: name, Type: Quorum}.declarations()...)
-	}
-	if err := ensure(conn, decls, false, ""); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(conn.Close)
+	return conn
 }
 
 // TestDeletedWaitQueueIsDeclaredAgain is the same fault where Warren may mend it.
@@ -247,13 +258,12 @@ func TestDeletedWaitQueueIsDeclaredAgain(t *testing.T) {
 		}
 		return nil
 	})})
-	v.DeleteQueue(t, "warren.wait.1s")
-	if err := v.Channel(t).ExchangeDelete("warren.wait.1s", false, false); err != nil {
-		t.Fatal(err)
+	for _, id := range []string{"first", "m"} { // the first declares it
+		v.Publish(t, "orders", amqp.Publishing{MessageId: id})
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return len(done.of(id)) == 2 }, "the second attempt")
+		empty(t, v, "orders", "orders.dead", "warren.wait.orders.1s")
+		v.DeleteQueue(t, "warren.wait.orders.1s")
 	}
-	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
-	rabbittest.Eventually(t, 10*time.Second, func() bool { return len(done.of("m")) == 2 }, "the second attempt")
-	empty(t, v, "orders", "orders.dead")
 }
 
 // TestConfirmThatNeverComes stalls what the node sends: the message waits in its
@@ -273,17 +283,17 @@ func TestConfirmThatNeverComes(t *testing.T) {
 	})})
 	// The first opens the channel that the second is published on.
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "first"})
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.4s") == 1 }, "the first message waits")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.4s") == 1 }, "the first message waits")
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 1 }, "the message is worked")
 	p.Stall(rabbittest.FromNode)
 	close(release)
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.4s") == 2 }, "the message waits, too")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.4s") == 2 }, "the message waits, too")
 	equal(t, v.Unacked(t, "orders")+v.Ready(t, "orders"), 1)
 	p.Cut()
 	p.Restore(t)
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 2 }, "the queue is consumed again")
-	empty(t, v, "orders", "orders.dead", "warren.wait.4s")
+	empty(t, v, "orders", "orders.dead", "warren.wait.orders.4s")
 }
 
 // TestFaultyStart holds what keeps Warren from starting to one clear line each.
@@ -315,7 +325,7 @@ func TestFaultyStart(t *testing.T) {
 		"missing exchange": {v.URL, Queue{Name: "bound", Exchange: "shop", RoutingKeys: []string{"a"}, EnvPrefix: "WARREN_QUEUE_BOUND_"},
 			[]string{"exchange shop (WARREN_QUEUE_BOUND_EXCHANGE)", "is missing", "declare the exchange first"}},
 		"passive and missing": {rabbittest.NewVhost(t).URL, Queue{Name: "absent", Passive: true, EnvPrefix: "WARREN_QUEUE_ABSENT_"},
-			[]string{"queue absent is missing", "queue absent.dead is missing", "wait queue warren.wait.1s is missing", "WARREN_QUEUE_ABSENT_DECLARE=true"}},
+			[]string{"queue absent is missing", "queue absent.dead is missing", "WARREN_QUEUE_ABSENT_DECLARE=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.queue.Processor = noop
@@ -403,14 +413,13 @@ func TestStartsWhenTheBrokerDoes(t *testing.T) {
 	}
 }
 
-// TestSuspectsAreWorkedAlone has messages in the queue that were handed out in vain
-// several times: each is taken alone, so that whatever it does to the process
-// counts against no other.
+// TestSuspectsAreWorkedAlone has messages in the queue that were redelivered many times:
+// each is taken alone, so that whatever it does to the process counts against no other.
 func TestSuspectsAreWorkedAlone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 3, numbered)
-	age(t, v, "orders", suspectAfter, func(amqp.Delivery) bool { return true })
+	age(t, v, "orders", suspectAfter+3, func(amqp.Delivery) bool { return true })
 	v.PublishN(t, "orders", 27, numbered)
 
 	h := newHeld()
@@ -444,7 +453,7 @@ func TestDocumentedPermissionsAreEnough(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := v.AddUser(t, "warren-"+strings.ToLower(v.Name), "pw",
-		`^(orders|orders\.dead|warren\.wait\..*)$`, `^(amq\.default|warren\.wait\..*|orders)$`, `^(orders|warren\.wait\..*|shop)$`)
+		`^(orders|orders\.dead|warren\.wait\.orders\..*)$`, `^(amq\.default|orders)$`, `^(orders|warren\.wait\.orders\..*|shop)$`)
 	orders := Queue{Name: "orders", MaxAttempts: 2, Exchange: "shop", RoutingKeys: []string{"order.*"}, EnvPrefix: "WARREN_QUEUE_ORDERS_",
 		Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") })}
 	run(t, []string{url}, orders)

@@ -8,20 +8,19 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // What Warren reads of and writes to the headers of a message. Times are Unix
 // milliseconds.
 const (
-	headerAttempt       = "x-warren-attempt" // attempts already made
-	headerNotBefore     = "x-warren-not-before"
 	headerExchange      = "x-warren-exchange" // where it was first published
 	headerRoutingKey    = "x-warren-routing-key"
 	headerFirstFailedAt = "x-warren-first-failed-at"
 	headerFailedAt      = "x-warren-failed-at"
-	headerError         = "x-warren-error"
-	headerReason        = "x-warren-reason"
 	headerWorker        = "x-warren-worker"
+	headerReplyTo       = "x-warren-reply-to" // of a reply that waits: where it goes
 
 	headerDelay         = "x-delay"          // milliseconds, from a publisher
 	headerDeliveryCount = "x-delivery-count" // from the broker: how often it was handed out in vain
@@ -33,52 +32,65 @@ const (
 // CC and BCC would send copies, and a delay would be waited again.
 const originalPrefix = "x-warren-original-"
 
+// ownHeaders begins the names of the headers that are Warren's to write.
+const ownHeaders = "x-warren-"
+
 const (
 	maxErrorBytes = 4096
+	// maxAttempt is the highest number of attempts that is believed.
+	maxAttempt = 1_000_000
 	// maxDelay is the longest delay or instant ahead that is believed. What lies
 	// beyond is a slip of units, and would wait where nobody looks.
 	maxDelay = 366 * 24 * time.Hour
 )
 
-// A story is what the headers of a message tell of its past.
-type story struct {
+// A history is what the headers of a message tell of its past.
+type history struct {
+	ours          bool      // Warren published it: what its headers say is believed
 	attempts      int       // already made
 	notBefore     time.Time // the next attempt; zero means now
-	deliveryCount int64
+	replyTo       string    // the message is nothing but a reply on its way there; empty: it is not
+	deliveryCount int64     // how often the broker handed it out in vain
 }
 
-// readStory reads the story of d, which has arrived at now. The error names the
-// header that cannot be read; the rest of the story is then valid all the same.
-func readStory(d *amqp.Delivery, now time.Time) (story, error) {
+// readHistory reads the history of d, which has arrived at now from a broker that knows
+// this process by the given name. What others than Warren wrote into its own headers is
+// ignored, but for the instant of a delay; where the name is not known, all is believed.
+// The error names the header that cannot be read; the rest is then valid all the same.
+func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) {
+	h := history{ours: user == "" || d.UserId == user}
 	if len(d.Headers) == 0 {
-		return story{}, nil
+		return h, nil
 	}
-	var s story
+	if raw, unreadable := d.Headers[broker.HeaderUnreadable]; unreadable {
+		return h, fmt.Errorf("its headers cannot be read: %.200s", fmt.Sprint(raw))
+	}
 	// The count is the broker's own; of another type it would not be one.
-	s.deliveryCount, _ = integer(d.Headers[headerDeliveryCount])
-
-	attempts, err := readInteger(d.Headers, headerAttempt, math.MaxInt32)
-	if err != nil {
-		return s, err
+	h.deliveryCount, _ = broker.Integer(d.Headers[headerDeliveryCount])
+	if h.ours {
+		attempts, err := readInteger(d.Headers, broker.HeaderAttempt, maxAttempt)
+		if err != nil {
+			return h, err
+		}
+		h.attempts = int(attempts)
+		h.replyTo, _ = d.Headers[headerReplyTo].(string)
 	}
-	s.attempts = int(attempts)
-
 	latest := now.Add(maxDelay)
-	notBefore, err := readInteger(d.Headers, headerNotBefore, latest.UnixMilli())
+	notBefore, err := readInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())
 	if err != nil {
-		return s, err
+		return h, err
 	}
 	delay, err := readInteger(d.Headers, headerDelay, maxDelay.Milliseconds())
 	if err != nil {
-		return s, err
+		return h, err
 	}
 	if notBefore > 0 {
-		s.notBefore = time.UnixMilli(notBefore)
+		h.notBefore = time.UnixMilli(notBefore)
 	}
-	if due := now.Add(time.Duration(delay) * time.Millisecond); delay > 0 && due.After(s.notBefore) {
-		s.notBefore = due
+	if due := now.Add(time.Duration(delay) * time.Millisecond); delay > 0 && due.After(h.notBefore) {
+		h.notBefore = due
 	}
-	return s, nil
+	return h, nil
 }
 
 // readInteger reads a header that is a whole number of at most the given size; an
@@ -89,7 +101,7 @@ func readInteger(headers amqp.Table, name string, most int64) (int64, error) {
 	if !there || v == nil {
 		return 0, nil
 	}
-	n, ok := integer(v)
+	n, ok := broker.Integer(v)
 	if text, isText := v.(string); isText {
 		var err error
 		n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64)
@@ -104,37 +116,10 @@ func readInteger(headers amqp.Table, name string, most int64) (int64, error) {
 	return max(n, 0), nil
 }
 
-// integer returns v as an int64 if it is one of the integer types of AMQP, or a
-// float without a fraction.
-func integer(v any) (int64, bool) {
-	switch v := v.(type) {
-	case int64:
-		return v, true
-	case int32:
-		return int64(v), true
-	case int16:
-		return int64(v), true
-	case int8:
-		return int64(v), true
-	case uint8:
-		return int64(v), true
-	case uint16:
-		return int64(v), true
-	case uint32:
-		return int64(v), true
-	case float32:
-		return integer(float64(v))
-	case float64:
-		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
-			return int64(v), true
-		}
-	}
-	return 0, false
-}
-
-// newDelivery returns d as a processor sees it at the given attempt.
-func newDelivery(queue string, d *amqp.Delivery, attempt int) Delivery {
-	exchange, key := firstPublished(d)
+// newDelivery returns the delivery of a job as a processor sees it at the given attempt.
+func newDelivery(queue string, j *job, attempt int) Delivery {
+	d := &j.delivery
+	exchange, key := firstPublished(j)
 	out := Delivery{
 		Queue:           queue,
 		Body:            d.Body,
@@ -150,86 +135,81 @@ func newDelivery(queue string, d *amqp.Delivery, attempt int) Delivery {
 		ContentEncoding: d.ContentEncoding,
 		AppID:           d.AppId,
 		UserID:          d.UserId,
-		Priority:        d.Priority,
+		Priority:        priorityOf(j),
 		Timestamp:       d.Timestamp,
 	}
 	if len(d.Headers) > 0 {
-		out.Headers = plainTable(d.Headers)
-		if user, ok := d.Headers[originalPrefix+"user-id"].(string); ok {
-			out.UserID = user
-		}
+		out.Headers = broker.Plain(d.Headers)
+	}
+	if _, again := d.Headers[headerRoutingKey]; again && j.history.ours {
+		// The name is this process's own; whose it was before, if anybody's, is kept.
+		out.UserID, _ = d.Headers[originalPrefix+"user-id"].(string)
 	}
 	return out
 }
 
+// priorityOf returns the priority that a message was published with. It has none while
+// it waits: wait queues have priorities as well, by which a high one would keep what has
+// none from ever coming home.
+func priorityOf(j *job) uint8 {
+	if kept, ok := broker.Integer(j.delivery.Headers[originalPrefix+"priority"]); ok && j.history.ours {
+		return uint8(min(max(kept, 0), math.MaxUint8))
+	}
+	return j.delivery.Priority
+}
+
 // firstPublished returns the exchange and routing key of a message's first publish.
-func firstPublished(d *amqp.Delivery) (exchange, key string) {
-	exchange, key = d.Exchange, d.RoutingKey
-	if v, ok := d.Headers[headerExchange].(string); ok {
+func firstPublished(j *job) (exchange, key string) {
+	exchange, key = j.delivery.Exchange, j.delivery.RoutingKey
+	if !j.history.ours {
+		return exchange, key
+	}
+	if v, ok := j.delivery.Headers[headerExchange].(string); ok {
 		exchange = v
 	}
-	if v, ok := d.Headers[headerRoutingKey].(string); ok {
+	if v, ok := j.delivery.Headers[headerRoutingKey].(string); ok {
 		key = v
 	}
 	return exchange, key
 }
 
-// plainTable returns t without the types of the AMQP library.
-func plainTable(t amqp.Table) map[string]any {
-	m := make(map[string]any, len(t))
-	for k, v := range t {
-		m[k] = plain(v)
-	}
-	return m
-}
-
-func plain(v any) any {
-	switch v := v.(type) {
-	case amqp.Table:
-		return plainTable(v)
-	case []any:
-		out := make([]any, len(v))
-		for i := range v {
-			out[i] = plain(v[i])
-		}
-		return out
-	case amqp.Decimal:
-		return float64(v.Value) / math.Pow10(int(v.Scale))
-	default:
-		return v
-	}
-}
-
-// again returns d as Warren publishes it once more: all that its publisher set,
-// but for what would do harm, and without what the broker wrote.
-func again(d *amqp.Delivery) amqp.Publishing {
+// republishing returns the delivery of a job as Warren publishes it once more: all that
+// its publisher set, but for what would do harm, and without what the broker wrote, or
+// others than Warren in its name.
+func republishing(j *job) amqp.Publishing {
+	d := &j.delivery
 	headers := make(amqp.Table, len(d.Headers)+8)
 	for k, v := range d.Headers {
 		switch {
 		case isBrokers(k):
+		case strings.HasPrefix(k, ownHeaders) && !j.history.ours && k != broker.HeaderNotBefore:
 		case k == "CC" || k == "BCC" || k == headerDelay:
 			headers[originalPrefix+k] = v
 		default:
 			headers[k] = v
 		}
 	}
-	keep := func(name, value string) {
-		if _, kept := headers[name]; value != "" && !kept {
-			headers[name] = value
+	keep := func(name string, value any) {
+		if _, kept := headers[originalPrefix+name]; !kept {
+			headers[originalPrefix+name] = value
 		}
 	}
-	keep(originalPrefix+"expiration", d.Expiration)
-	keep(originalPrefix+"user-id", d.UserId)
-	if _, kept := headers[headerRoutingKey]; !kept {
+	if d.Expiration != "" {
+		keep("expiration", d.Expiration)
+	}
+	if _, again := headers[headerRoutingKey]; !again {
 		headers[headerExchange] = d.Exchange
 		headers[headerRoutingKey] = d.RoutingKey
+		if d.UserId != "" {
+			keep("user-id", d.UserId)
+		}
 	}
 	return amqp.Publishing{
 		Headers:         headers,
 		ContentType:     d.ContentType,
 		ContentEncoding: d.ContentEncoding,
 		DeliveryMode:    amqp.Persistent,
-		Priority:        d.Priority,
+		Priority:        priorityOf(j),
 		CorrelationId:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
 		MessageId:       d.MessageId,
@@ -254,12 +234,12 @@ func isBrokers(header string) bool {
 // writeFailure writes into headers that the message has failed its attempts-th attempt
 // at now because of err.
 func writeFailure(headers amqp.Table, attempts int, err error, now time.Time, worker string) {
-	headers[headerAttempt] = int64(attempts)
+	headers[broker.HeaderAttempt] = int64(attempts)
 	headers[headerFailedAt] = now.UnixMilli()
 	if _, there := headers[headerFirstFailedAt]; !there {
 		headers[headerFirstFailedAt] = now.UnixMilli()
 	}
-	headers[headerError] = shortened(err.Error(), maxErrorBytes)
+	headers[broker.HeaderError] = shortened(err.Error(), maxErrorBytes)
 	headers[headerWorker] = worker
 }
 

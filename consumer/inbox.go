@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // An InboxKey tells a message from all others of its queue. The message id alone is
@@ -26,12 +28,12 @@ func newInboxKey(queue, messageID string, body []byte) *InboxKey {
 
 // recall looks into the inbox for the message of o. If its work is done, it makes o
 // that of an attempt with the same result, and returns true.
-func (w *worker) recall(ctx context.Context, o *outcome) bool {
-	result, done, err := w.database.Done(ctx, *o.key)
+func (e *executor) recall(ctx context.Context, o *outcome) bool {
+	result, done, err := e.database.Done(ctx, *o.key)
 	o.answer, o.err, o.recorded, o.repeat = result, err, done, done
 	if done {
-		w.repeats.Add(1)
-		traced(ctx, w.log).Debug("repeat of work that the inbox knows to be done, acknowledged without running again", "message_id", o.key.MessageID)
+		e.repeats.Add(1)
+		broker.Traced(ctx, e.log).Debug("repeat of work that the inbox knows to be done, acknowledged without running again", "message_id", o.key.MessageID)
 	}
 	return done
 }
@@ -39,14 +41,14 @@ func (w *worker) recall(ctx context.Context, o *outcome) bool {
 // record records that the work of o is done, if its transaction has not. A message
 // that cannot be recorded is acknowledged all the same: a repeat would not be
 // recognised, but to have it worked again now is to repeat it for certain.
-func (w *worker) record(ctx context.Context, o outcome) {
+func (e *executor) record(ctx context.Context, o outcome) {
 	if o.key == nil || o.recorded {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), scopeEndTimeout)
 	defer cancel()
-	if err := w.database.Record(ctx, *o.key); err != nil {
-		traced(ctx, w.log).Debug("a repeat of this message would not be recognised", "message_id", o.key.MessageID, "error", err)
+	if err := e.database.Record(ctx, *o.key); err != nil {
+		broker.Traced(ctx, e.log).Debug("a repeat of this message would not be recognised", "message_id", o.key.MessageID, "error", err)
 	}
 }
 
@@ -61,10 +63,10 @@ func outageWait(n int) time.Duration {
 }
 
 // newScope makes the scope of one attempt.
-func (w *worker) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope {
+func (e *executor) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope {
 	return &Scope{
-		delivery: d, baseLog: w.log, span: trace.SpanFromContext(ctx), progress: o.progress,
-		database: w.database, inboxKey: o.key, propagator: w.tracing.propagator,
+		delivery: d, baseLog: e.log, span: trace.SpanFromContext(ctx), progress: o.progress,
+		database: e.database, inboxKey: o.key, propagator: e.tracing.propagator,
 	}
 }
 

@@ -9,22 +9,20 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // Attributes of metrics. Each has few values, whatever publishers send: the queues
 // of the configuration, the verdicts, reasons and purposes of this package.
 const (
-	attrQueue = attribute.Key("warren.queue")
-	attrNode  = attribute.Key("warren.node")
-
-	attrSchedule = attribute.Key("warren.schedule")
+	attrQueue = broker.AttrQueue
 )
 
 // meters are the instruments of a Consumer.
 type meters struct {
 	process    metric.Float64Histogram
 	ackLag     metric.Float64Histogram
-	sent       metric.Int64Counter
 	dead       metric.Int64Counter
 	parked     metric.Int64Counter
 	reconnects metric.Int64Counter
@@ -36,7 +34,7 @@ var durationBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5,
 
 // newMeters makes the instruments, and has the state of the loops observed.
 func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
-	meter := provider.Meter(scopeName, metric.WithSchemaURL(semconv.SchemaURL))
+	meter := provider.Meter(broker.ScopeName, metric.WithSchemaURL(semconv.SchemaURL))
 	m := &meters{}
 	var errs []error
 	counter := func(to *metric.Int64Counter, name, unit, description string) {
@@ -51,7 +49,6 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	}
 	histogram(&m.process, "messaging.process.duration", "How long an attempt took, its scope included.", durationBuckets)
 	histogram(&m.ackLag, "warren.ack.lag", "From the end of the work to sending its acknowledgement, of the oldest of those sent together.", []float64{0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1})
-	counter(&m.sent, "messaging.client.sent.messages", "{message}", "Messages published by Warren, confirmed or not.")
 	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted or undecodable.")
 	counter(&m.parked, "warren.parked", "{message}", "Messages published to a wait queue, those on their way to a longer wait each time.")
 	counter(&m.reconnects, "warren.reconnects", "{connection}", "Connections lost and made anew.")
@@ -78,28 +75,28 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 		errs = append(errs, err)
 	}
 	counted("messaging.client.consumed.messages", "{message}", "Deliveries taken from the broker to be worked.", func(o metric.Int64Observer, l *queueLoop) {
-		o.Observe(l.state.consumed.Load(), metric.WithAttributes(conventional(l.worker.Name)...))
+		o.Observe(l.state.consumed.Load(), metric.WithAttributes(conventional(l.executor.Name)...))
 	})
 	counted("warren.attempts", "{attempt}", "Attempts, by their verdict: ack, retry, dead or return.", func(o metric.Int64Observer, l *queueLoop) {
 		for a, name := range actionNames {
-			o.Observe(l.state.attempts[a].Load(), metric.WithAttributes(attrQueue.String(l.worker.Name), attrVerdict.String(name)))
+			o.Observe(l.state.attempts[a].Load(), metric.WithAttributes(attrQueue.String(l.executor.Name), attrVerdict.String(name)))
 		}
 	})
 	counted("warren.returned", "{message}", "Deliveries given back to their queue.", func(o metric.Int64Observer, l *queueLoop) {
-		o.Observe(l.state.returned.Load(), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+		o.Observe(l.state.returned.Load(), metric.WithAttributes(attrQueue.String(l.executor.Name)))
 	})
 	counted("warren.repeats", "{message}", "Repeats of finished work that were acknowledged without running again.", func(o metric.Int64Observer, l *queueLoop) {
-		o.Observe(l.state.repeats.Load(), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+		o.Observe(l.state.repeats.Load(), metric.WithAttributes(attrQueue.String(l.executor.Name)))
 	})
 	perQueue := func(value func(*queueLoop) int64) func(metric.Int64Observer) {
 		return func(o metric.Int64Observer) {
 			for _, l := range c.loops {
-				o.Observe(value(l), metric.WithAttributes(attrQueue.String(l.worker.Name)))
+				o.Observe(value(l), metric.WithAttributes(attrQueue.String(l.executor.Name)))
 			}
 		}
 	}
 	gauge("warren.deliveries.in_flight", "{delivery}", "Deliveries being worked on.", perQueue(func(l *queueLoop) int64 { return l.state.inFlight.Load() }))
-	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", perQueue(func(l *queueLoop) int64 { return int64(l.worker.Concurrency) }))
+	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", perQueue(func(l *queueLoop) int64 { return int64(l.executor.Concurrency) }))
 	gauge("warren.queue.consuming", "", "1 while the queue is consumed, else 0.", perQueue(func(l *queueLoop) int64 {
 		if l.state.whyNot() == "" {
 			return 1
@@ -118,32 +115,6 @@ func newMeters(provider metric.MeterProvider, c *Consumer) (*meters, error) {
 	gauge("warren.build.info", "", "1, with the version.", func(o metric.Int64Observer) {
 		o.Observe(1, metric.WithAttributes(attribute.String("version", c.cfg.Version)))
 	})
-	perSchedule := func(value func(*scheduleState) int64) metric.Int64Callback {
-		return func(_ context.Context, o metric.Int64Observer) error {
-			for _, l := range c.fires {
-				o.Observe(value(&l.state), metric.WithAttributes(attrSchedule.String(l.Name)))
-			}
-			return nil
-		}
-	}
-	scheduleGauge := func(name, unit, description string, value func(*scheduleState) int64) {
-		_, err := meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description), metric.WithInt64Callback(perSchedule(value)))
-		errs = append(errs, err)
-	}
-	scheduleCounter := func(name, unit, description string, value func(*scheduleState) int64) {
-		_, err := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description), metric.WithInt64Callback(perSchedule(value)))
-		errs = append(errs, err)
-	}
-	scheduleGauge("warren.schedule.leading", "", "1 in the process that fires the schedule, else 0.", func(s *scheduleState) int64 {
-		if s.leading.Load() {
-			return 1
-		}
-		return 0
-	})
-	scheduleGauge("warren.schedule.last", "s", "The planned time that this process has fired last, in Unix seconds; 0 if it has not.", func(s *scheduleState) int64 { return s.last.Load() })
-	scheduleGauge("warren.schedule.lag", "s", "How long a firing has been due in the process that leads; else 0.", func(s *scheduleState) int64 { return int64(s.lag(time.Now()) / time.Second) })
-	scheduleCounter("warren.schedule.fired", "{message}", "Messages that schedules have published, confirmed.", func(s *scheduleState) int64 { return s.fired.Load() })
-	scheduleCounter("warren.schedule.misfires", "{misfire}", "How often planned times were found to have passed, and not made up for.", func(s *scheduleState) int64 { return s.misfires.Load() })
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("make the metrics: %w", err)
 	}
@@ -169,8 +140,8 @@ func newQueueMeters(m *meters, queue string) queueMeters {
 	set := attribute.NewSet(attrQueue.String(queue))
 	// From the start on, so that an alert sees the first one: Prometheus takes what it
 	// has not seen before for a counter that has always stood there.
-	for _, reason := range []string{reasonPermanent, reasonExhausted, reasonUndecodable} {
-		m.dead.Add(context.Background(), 0, metric.WithAttributes(attrQueue.String(queue), attrReason.String(reason)))
+	for _, reason := range []string{reasonPermanent, reasonExhausted, reasonUndecodable, reasonUndeliverable} {
+		m.dead.Add(context.Background(), 0, metric.WithAttributes(attrQueue.String(queue), broker.AttrReason.String(reason)))
 	}
 	return queueMeters{
 		meters: m,
@@ -190,55 +161,7 @@ func (q *queueMeters) attempted(ctx context.Context, err error, took time.Durati
 	q.process.Record(ctx, took.Seconds(), metric.WithAttributes(append(conventional(q.name), semconv.ErrorTypeKey.String(errorType(err)))...))
 }
 
-// published counts a message that was published for a purpose, or not because of err.
-func (q *queueMeters) published(ctx context.Context, purpose string, err error) {
-	attrs := []attribute.KeyValue{
-		semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), attrQueue.String(q.name), attrPurpose.String(purpose),
-	}
-	if err != nil {
-		attrs = append(attrs, semconv.ErrorTypeKey.String(publishErrorType(err)))
-	}
-	q.sent.Add(ctx, 1, metric.WithAttributes(attrs...))
-	if err == nil && purpose == purposeWait {
-		q.parked.Add(ctx, 1, q.queue...)
-	}
-}
-
-// relayed counts the messages of a batch of the outbox, whose publishing came to
-// errs.
-func (m *meters) relayed(errs []error) {
-	counts := make(map[string]int64, 1)
-	for _, err := range errs {
-		if err == nil {
-			counts[""]++
-		} else {
-			counts[publishErrorType(err)]++
-		}
-	}
-	for kind, n := range counts {
-		attrs := []attribute.KeyValue{semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), attrPurpose.String(purposeOutbox)}
-		if kind != "" {
-			attrs = append(attrs, semconv.ErrorTypeKey.String(kind))
-		}
-		m.sent.Add(context.Background(), n, metric.WithAttributes(attrs...))
-	}
-}
-
-func publishErrorType(err error) string {
-	switch {
-	case errors.Is(err, errUnroutable):
-		return "unroutable"
-	case errors.Is(err, errRefused):
-		return "refused"
-	case errors.Is(err, errBlocked):
-		return "blocked"
-	case errors.Is(err, errNoConfirm):
-		return "unconfirmed"
-	}
-	return "error"
-}
-
 // deadLettered counts a message that is in its dead-letter queue.
 func (q *queueMeters) deadLettered(ctx context.Context, reason string) {
-	q.dead.Add(ctx, 1, metric.WithAttributes(attrQueue.String(q.name), attrReason.String(reason)))
+	q.dead.Add(ctx, 1, metric.WithAttributes(attrQueue.String(q.name), broker.AttrReason.String(reason)))
 }

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // A State is where a message stands.
@@ -67,48 +69,48 @@ func order(s State, attempts int) int {
 func orderOfRepeat(attempts int) int { return 4*attempts + 4 }
 
 // observe tells the observer, if there is one and the message can be asked for.
-func (w *worker) observe(j *job, t Transition) {
-	if w.observer == nil || !j.identified {
+func (e *executor) observe(j *job, t Transition) {
+	if e.observer == nil || !j.identified {
 		return
 	}
-	t.Queue, t.MessageID, t.At = w.Name, j.delivery.MessageId, time.Now()
+	t.Queue, t.MessageID, t.At = e.Name, j.delivery.MessageId, time.Now()
 	if t.Order == 0 {
-		t.Order, t.First = order(t.State, j.story.attempts), j.story.attempts == 0
+		t.Order, t.First = order(t.State, j.history.attempts), j.history.attempts == 0
 	}
-	w.observer.Observe(t)
+	e.observer.Observe(t)
 }
 
 // observeAttempt returns what tells the observer how far the attempt is; nil if there
 // is nobody to tell.
-func (w *worker) observeAttempt(j *job, attempt int) func(percent int, text string) {
-	if w.observer == nil || !j.identified {
+func (e *executor) observeAttempt(j *job, attempt int) func(percent int, text string) {
+	if e.observer == nil || !j.identified {
 		return nil
 	}
 	return func(percent int, text string) {
-		w.observe(j, Transition{State: Processing, Attempt: attempt, Percent: percent, Text: text})
+		e.observe(j, Transition{State: Processing, Attempt: attempt, Percent: percent, Text: text})
 	}
 }
 
-func (w *worker) observeSuccess(j *job, o outcome) {
+func (e *executor) observeSuccess(j *job, o outcome) {
 	t := Transition{State: Succeeded, Attempt: o.attempts, Result: o.answer}
 	if o.repeat {
-		t.Order = orderOfRepeat(j.story.attempts)
+		t.Order = orderOfRepeat(j.history.attempts)
 	}
-	w.observe(j, t)
+	e.observe(j, t)
 }
 
-func (w *worker) observeDeath(j *job, o outcome) {
-	w.observe(j, Transition{State: Dead, Attempt: o.attempts, Reason: o.verdict.reason, Error: shortened(o.err.Error(), maxErrorBytes)})
+func (e *executor) observeDeath(j *job, o outcome) {
+	e.observe(j, Transition{State: Dead, Attempt: o.attempts, Reason: o.verdict.reason, Error: shortened(o.err.Error(), maxErrorBytes)})
 }
 
 // observeWait tells of a message that was published to a wait queue as msg.
-func (w *worker) observeWait(j *job, msg amqp.Publishing, due time.Time) {
-	attempts, _ := integer(msg.Headers[headerAttempt])
-	text, _ := msg.Headers[headerError].(string)
-	w.observe(j, Transition{State: Waiting, Attempt: int(attempts), Due: due, Error: text, Order: order(Waiting, int(attempts)), First: attempts == 0})
+func (e *executor) observeWait(j *job, msg amqp.Publishing, due time.Time) {
+	attempts, _ := broker.Integer(msg.Headers[broker.HeaderAttempt])
+	text, _ := msg.Headers[broker.HeaderError].(string)
+	e.observe(j, Transition{State: Waiting, Attempt: int(attempts), Due: due, Error: text, Order: order(Waiting, int(attempts)), First: attempts == 0})
 }
 
-// observeReturn tells of a delivery that was given back.
-func (w *worker) observeReturn(j *job) {
-	w.observe(j, Transition{State: Accepted, Attempt: j.story.attempts})
+// observeReturn tells of a delivery that was returned.
+func (e *executor) observeReturn(j *job) {
+	e.observe(j, Transition{State: Accepted, Attempt: j.history.attempts})
 }

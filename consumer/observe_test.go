@@ -125,7 +125,7 @@ func TestObserverIsToldWhatIsGivenBack(t *testing.T) {
 // TestObserverIsToldNothingOfMessagesWithoutAnID, because nobody can ask for them.
 func TestObserverIsToldNothingOfMessagesWithoutAnID(t *testing.T) {
 	var seen recorder
-	w := newTestWorker(Queue{Processor: ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
+	w := newTestExecutor(Queue{Processor: ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
 		if s.WantsResult() {
 			t.Error("a result is wanted")
 		}

@@ -6,6 +6,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 // A stuckOutbox gets on until it is stuck.
@@ -30,7 +33,7 @@ func (o stuckOutbox) Run(ctx context.Context, progress func(), _ func([]Message)
 // The watchdog sees a relay of the outbox that is stuck, and nothing in one that waits.
 func TestAStuckRelayIsNotHealthy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, o := &Consumer{}, stuckOutbox{make(chan struct{})}
+		c, o := &Consumer{schedules: &schedule.Runner{}}, stuckOutbox{make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -42,7 +45,7 @@ func TestAStuckRelayIsNotHealthy(t *testing.T) {
 			t.Errorf("a relay that gets on: %v", err)
 		}
 		close(o.stuck)
-		<-time.After(stuckAfter + 31*time.Second)
+		<-time.After(pulse.StuckAfter + 31*time.Second)
 		if err := c.Healthy(); err == nil || !strings.Contains(err.Error(), "the relay of the outbox has been stuck for 1m") {
 			t.Errorf("a relay that is stuck: got %v", err)
 		}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 	"golang.org/x/time/rate"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/outage"
+	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/internal/remembered"
 )
 
 // ackPace is how long finished deliveries are gathered for one multiple-ack while
@@ -18,38 +22,51 @@ import (
 // sent at once. The broker works about a quarter more messages a second for it.
 const ackPace = time.Millisecond
 
-// starvedAfter is how long a queue may have messages that the broker does not hand
-// out before it is consumed anew; each further time takes twice as long, up to
-// starvedAtMost: another consumer may be the only one that it hands them to.
 const (
-	starvedAfter  = time.Minute
-	starvedAtMost = time.Hour
+	// starvedAfter is how long a queue may have messages that the broker does not hand
+	// out before it is consumed anew; each further time takes twice as long, up to
+	// maxStarved: another consumer may be the only one that it hands them to.
+	starvedAfter = time.Minute
+	maxStarved   = time.Hour
+	// maxLookEvery is how often at least an idle queue is looked at: rather often, since
+	// it is what finds a queue whose messages are handed out to nobody.
+	maxLookEvery = time.Minute
+	// syncEvery is how many deliveries are requeued until the broker is waited for: a
+	// quorum queue keeps what it cannot process at once in the channel, and loses that
+	// with it.
+	syncEvery = 16
+	// returnTimeout bounds how long it may take to publish what is returned.
+	returnTimeout = abandonAfter / 2
+	// returnedOften is the delivery count from which a delivery is returned by publishing
+	// it, where the broker counts what is requeued: well before it is a suspect.
+	returnedOften = 2
 )
 
 // A queueLoop consumes one queue for as long as the daemon runs. Its goroutine is
 // the only one that uses the channel and the fields below.
 type queueLoop struct {
-	worker   *worker
+	executor *executor
 	log      *slog.Logger
 	sessions chan *session // the newest; written by the supervisor alone
-	results  chan result   // buffered for every job there can be: never blocks a worker
+	results  chan result   // buffered for every job there can be: never blocks an executor
 
 	session    *session      // the last one given; nil before
 	sub        *subscription // nil while the queue is not consumed
 	stopping   bool
 	busy       int // jobs whose result is not in yet, of earlier sessions too
-	remembered *remembered
+	remembered *remembered.Messages
+	orphans    map[remembered.Identity][]*job // still worked, though their channel is lost
 	stopped    tally
 	outage     outage.Outage
 	meters     queueMeters
 	state      state // the only part that others may look at, at any time
 
-	singleActive bool // the queue has one active consumer only, and its messages cannot be got
-
 	retries retry.Backoff    // nil while the channel works
 	retryAt <-chan time.Time // when to try a channel that failed alone once more
 
 	delivered    time.Time     // when a delivery came last
+	look         time.Time     // when to look next whether the queue is left without deliveries
+	lookEvery    time.Duration // longer while nothing changes
 	starvedAfter time.Duration // that of the constant, but in tests
 	patience     time.Duration // how long it may have been, before the queue is consumed anew
 
@@ -68,21 +85,23 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
 	meters := newQueueMeters(c.meters, q.Name)
 	l := &queueLoop{
-		worker: &worker{
-			Queue: q, database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, longestWait: c.top.longestWait(), log: log,
+		executor: &executor{
+			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: newReplyPolicy(q, c.cfg.Queues), replyFor: replyPatience,
+			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: meters,
 		},
 		log:        log,
 		meters:     meters,
 		sessions:   make(chan *session, 1),
 		results:    make(chan result, q.Concurrency+q.Prefetch),
-		remembered: newRemembered(),
+		remembered: remembered.New(),
+		orphans:    make(map[remembered.Identity][]*job),
 		delivered:  time.Now(),
 
 		starvedAfter: starvedAfter,
 		patience:     starvedAfter,
 	}
-	l.worker.attempts, l.worker.repeats = &l.state.attempts, &l.state.repeats
+	l.executor.attempts, l.executor.repeats = &l.state.attempts, &l.state.repeats
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
 		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
@@ -100,32 +119,38 @@ func (l *queueLoop) offer(s *session) {
 	l.sessions <- s
 }
 
-// run takes deliveries until ctx ends, gives back what has not been started then,
-// and returns when all that has been is settled, or when abandon ends. work is the
-// context of the workers; all of them have ended when run returns, unless abandon
-// has.
+// run takes deliveries until ctx ends, returns what has not been started then, and ends
+// when all that has been is settled, or when abandon ends. work is the context of the
+// executors; all of them have ended when run returns, unless abandon has.
 func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	stop := ctx.Done()
-	turns := time.NewTicker(turnEvery)
+	turns := time.NewTicker(pulse.Every)
 	defer turns.Stop()
-	l.state.turned.beat(time.Now())
-	defer l.state.turned.end()
+	l.state.turned.Beat(time.Now())
+	defer l.state.turned.End()
 	for !l.stopping || l.busy > 0 || l.consuming() {
 		select {
 		case s := <-l.sessions:
 			l.session, l.retries = s, nil
-			l.subscribe(ctx, work)
+			l.subscribe(ctx)
 		case <-l.retryAt:
-			l.subscribe(ctx, work)
+			l.subscribe(ctx)
 		case d, open := <-l.deliveries():
 			switch {
+			case !open && l.sub.replaced != nil:
+				l.sub.replaced = nil
+			case !open && l.stopping:
+				l.sub.deliveries = nil // the channel itself is needed until all is settled
+				l.giveBack(work)
 			case !open:
 				l.leave()
 			case l.stopping:
-				l.giveBack(work, d)
+				l.keepBack(work, d)
 			default:
-				l.start(work, d)
+				l.widen(ctx, work, l.start(work, d))
 			}
+		case <-l.cancelled():
+			l.leave()
 		case <-l.startAt:
 			l.startAt = nil
 		case r := <-l.results:
@@ -139,15 +164,13 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			}
 			l.acknowledge()
-			l.advance(ctx, work)
 		case <-l.flushAt:
 			l.flush()
-			l.advance(ctx, work)
-		case now := <-turns.C:
-			l.turn(ctx, work, now)
+		case <-turns.C:
+			l.turn(ctx, time.Now()) // the tick may be an old one
 		case <-stop:
 			// The channel's consumer was given ctx, too: the broker is being told
-			// to send no more, and what it sends until then is given back.
+			// to send no more, and what it sends until then is returned.
 			stop, l.stopping, l.retryAt = nil, true, nil
 			l.state.setReason("the daemon is stopping")
 		case <-abandon.Done():
@@ -155,35 +178,34 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			return
 		}
 	}
-	l.flush()
+	l.close() // in order: acknowledgements that are still on their way arrive before
 }
 
-// turn shows that the loop makes progress. If no delivery has come since the last
-// turn although slots are free, it asks the broker whether there is any; if there has
-// been for long, the queue is consumed anew.
-func (l *queueLoop) turn(ctx, work context.Context, now time.Time) {
+// turn shows that the loop makes progress. If no delivery has come for a while although
+// slots are free, it asks the broker whether there is any; if there has been for long,
+// the queue is consumed anew.
+func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	hang()
-	l.state.turned.beat(now)
-	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < turnEvery {
+	l.state.turned.Beat(now)
+	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
-	var q amqp.Queue
-	err := onChannel(l.sub.session.consume, func(ch *amqp.Channel) (err error) {
-		q, err = ch.QueueDeclarePassive(l.worker.Name, true, false, false, false, nil)
-		return err
-	})
+	ready, err := l.sub.session.ready(l.executor.Name)
+	l.lookEvery = min(max(2*l.lookEvery, pulse.Every), maxLookEvery)
 	switch {
 	case err != nil: // it may not be permitted to look
-	case q.Messages == 0:
+	case ready == 0:
 		l.state.idleFrom.Store(0)
 	default:
-		l.state.idleFrom.CompareAndSwap(0, l.delivered.UnixNano())
+		l.lookEvery = 0 // until it is known why
+		l.state.idleFrom.CompareAndSwap(0, now.UnixNano())
 		if idle := l.state.starved(now); idle >= l.patience {
-			l.log.Warn("the queue has messages, but the broker hands none out; consuming it anew", "messages", q.Messages, "duration", idle.Round(time.Second))
-			l.patience = min(2*l.patience, starvedAtMost)
-			l.subscribe(ctx, work)
+			l.log.Warn("the queue has messages, but the broker hands none out; consuming it anew", "messages", ready, "duration", idle.Round(time.Second))
+			l.patience = min(2*l.patience, maxStarved)
+			l.subscribe(ctx)
 		}
 	}
+	l.look = now.Add(l.lookEvery)
 }
 
 // consuming tells whether the broker may still send something.
@@ -192,37 +214,51 @@ func (l *queueLoop) consuming() bool { return l.sub != nil && l.sub.deliveries !
 // deliveries returns the channel to receive from, or nil, which is never ready,
 // while nothing may be started.
 func (l *queueLoop) deliveries() <-chan amqp.Delivery {
-	if l.sub == nil || !l.stopping && (l.busy >= l.worker.Concurrency || l.startAt != nil) {
+	switch {
+	case l.sub == nil || !l.stopping && (l.busy >= l.executor.Concurrency || l.startAt != nil):
 		return nil
+	case l.sub.replaced != nil:
+		return l.sub.replaced
 	}
 	return l.sub.deliveries
 }
 
-// start hands a delivery to a worker, unless it is a repeat of work that is done.
-// It returns the delivery's job.
+// cancelled gets the name of a consumer that the broker has cancelled; it is read even
+// while nothing may be started.
+func (l *queueLoop) cancelled() <-chan string {
+	if l.sub == nil {
+		return nil
+	}
+	return l.sub.cancels
+}
+
+// start hands a delivery to an executor, unless it is a repeat of work that is done or
+// still under way. It returns the delivery's job.
 func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
-	j := &job{delivery: d, sub: l.sub, started: time.Now()}
+	j := &job{delivery: d, sub: l.sub}
+	now := time.Now()
 	l.sub.unsettled.add(j)
-	l.delivered = j.started
+	l.delivered, l.lookEvery = now, 0
 	l.state.idleFrom.Store(0)
 	l.patience = l.starvedAfter
-	j.story, j.fault = readStory(&j.delivery, j.started)
-	if l.remembered.take(&d) {
-		l.state.repeats.Add(1)
-		l.logOf(work, j).Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
-		l.sub.unsettled.finish(d.DeliveryTag)
-		l.acknowledge()
+	j.history, j.fault = readHistory(&j.delivery, now, l.sub.user)
+	if d.Redelivered && l.repeats(work, j, now) {
 		return j
 	}
+	j.started = now
 	j.identified = j.delivery.MessageId != ""
 	if !j.identified {
 		// From the first attempt on, it is what the message is called: the copy that
 		// waits for the next carries it along.
 		j.delivery.MessageId = rand.Text()
 	}
+	if d.Redelivered {
+		l.logOf(work, j).Info("redelivered: the worker that had the message before was lost or returned it; what that did may be done twice",
+			"delivery_count", j.history.deliveryCount)
+	}
 	l.state.consumed.Add(1)
-	l.do(j, func() action { return l.worker.work(work, j) })
-	if l.limiter != nil {
+	l.do(j, func() action { return l.executor.work(work, j) })
+	if l.limiter != nil && !j.history.notBefore.After(now) { // one that is only parked costs nothing
 		if d := l.limiter.Reserve().Delay(); d > 0 {
 			l.startAt = time.After(d)
 		}
@@ -230,9 +266,34 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	return j
 }
 
+// repeats tells whether the delivery is a repeat that is not to be worked: of work that
+// is done, then it is acknowledged, or of what is still worked, then it is held until
+// that has ended.
+func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
+	if !l.remembered.Some() && len(l.orphans) == 0 {
+		return false
+	}
+	id := l.remembered.IdentityOf(&j.delivery)
+	if l.remembered.Take(id, now) {
+		l.state.repeats.Add(1)
+		l.logOf(work, j).Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
+		l.sub.unsettled.finish(j.delivery.DeliveryTag)
+		l.acknowledge()
+		return true
+	}
+	for _, orphan := range l.orphans[id] {
+		if orphan.twin == nil {
+			orphan.twin, j.holder = j, orphan
+			l.logOf(work, j).Info("redelivered while the message is still worked here, held until that has ended")
+			return true
+		}
+	}
+	return false
+}
+
 // logOf returns a logger whose lines tell the job's delivery apart.
 func (l *queueLoop) logOf(ctx context.Context, j *job) *slog.Logger {
-	return traced(l.worker.tracing.parent(ctx, &j.delivery), l.log).With("message_id", j.delivery.MessageId, "attempt", j.story.attempts+1)
+	return broker.Traced(l.executor.tracing.parent(ctx, &j.delivery), l.log).With("message_id", j.delivery.MessageId, "attempt", j.history.attempts+1)
 }
 
 // do runs f in a goroutine of its own. Its last act is to send its result, and run
@@ -241,7 +302,7 @@ func (l *queueLoop) do(j *job, f func() action) {
 	l.busy++
 	l.state.inFlight.Store(int64(l.busy))
 	go func() {
-		r := result{j, giveBack}
+		r := result{j, requeue}
 		defer func() { // also if a processor ends its goroutine
 			j.finished = time.Now()
 			l.results <- r
@@ -250,18 +311,41 @@ func (l *queueLoop) do(j *job, f func() action) {
 	}()
 }
 
-// giveBack gives back a delivery that has not been started. Where that counts
-// toward the delivery limit and half of it is used up, it is sent home instead.
-func (l *queueLoop) giveBack(work context.Context, d amqp.Delivery) {
+// keepBack keeps a delivery that is not to be started any more until the broker sends no
+// more: returned before, it might come again.
+func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 	j := &job{delivery: d, sub: l.sub}
 	l.sub.unsettled.add(j)
-	j.story, _ = readStory(&d, time.Time{}) // only the broker's own count is needed
-	if l.sub.session.broker.nackCounts && l.worker.Type == Quorum && 2*j.story.deliveryCount >= deliveryLimit {
-		l.do(j, func() action { return l.worker.sendHome(work, j) })
+	now := time.Now()
+	j.history, _ = readHistory(&d, now, l.sub.user)
+	if !d.Redelivered || !l.repeats(work, j, now) {
+		l.sub.unstarted = append(l.sub.unstarted, j)
+	}
+}
+
+// giveBack returns what has been kept back.
+func (l *queueLoop) giveBack(work context.Context) {
+	for _, j := range l.sub.unstarted {
+		l.giveBackJob(work, j)
+		l.stopped.returned++
+	}
+	l.sub.unstarted = nil
+}
+
+// giveBackJob requeues a delivery or, where that would bring it nearer to the delivery
+// limit without its fault, publishes it to its queue and acknowledges it.
+func (l *queueLoop) giveBackJob(work context.Context, j *job) {
+	republish := j.sub.session.consume.Version.NackCounts && l.executor.Type == Quorum && j.history.deliveryCount >= returnedOften
+	if !republish || j.returning {
+		l.requeue(j)
 		return
 	}
-	l.requeue(j)
-	l.stopped.returned++
+	j.returning = true
+	l.do(j, func() action {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), returnTimeout)
+		defer cancel()
+		return l.executor.republish(ctx, j)
+	})
 }
 
 func (l *queueLoop) requeue(j *job) {
@@ -269,30 +353,71 @@ func (l *queueLoop) requeue(j *job) {
 	tag := j.delivery.DeliveryTag
 	j.sub.unsettled.remove(tag)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
+	if j.sub.requeued++; j.sub.requeued%syncEvery == 0 {
+		_ = j.sub.ch.Qos(j.sub.prefetch, 0, false) // changes nothing, and is answered when all that came before is
+	}
 }
 
-// settle takes the result of a job. An acknowledgement is sent with the next
-// flush; with its channel lost, the work is remembered.
+// settle takes the result of a job. An acknowledgement is sent with the next flush; with
+// its channel lost, the result is for the redelivery.
 func (l *queueLoop) settle(work context.Context, r result) {
 	l.busy--
 	l.state.inFlight.Store(int64(l.busy))
-	current := l.sub != nil && r.job.sub == l.sub
-	switch {
-	case r.action == acknowledge && current:
-		l.sub.unsettled.finish(r.job.delivery.DeliveryTag)
-	case r.action == acknowledge:
-		l.remembered.add(&r.job.delivery)
-	case current:
-		l.requeue(r.job)
+	j := r.job
+	if r.action == requeue {
+		l.executor.observeReturn(j)
 	}
-	if r.action == giveBack {
-		l.worker.observeReturn(r.job)
+	l.count(work, r)
+	if l.sub == nil || j.sub != l.sub {
+		l.forget(j)
+		if j.twin == nil {
+			if r.action == acknowledge {
+				l.remembered.Add(l.identityOf(j), time.Now())
+			}
+			return
+		}
+		j = j.twin
+		j.holder = nil
 	}
+	switch r.action {
+	case acknowledge:
+		if j != r.job {
+			l.state.repeats.Add(1)
+		}
+		l.sub.unsettled.finish(j.delivery.DeliveryTag)
+	case reject:
+		l.sub.unsettled.remove(j.delivery.DeliveryTag)
+		_ = l.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
+	default:
+		l.giveBackJob(work, j)
+	}
+}
+
+// forget removes an orphan whose work has ended.
+func (l *queueLoop) forget(j *job) {
+	left := slices.DeleteFunc(l.orphans[j.identity], func(o *job) bool { return o == j })
+	if len(left) == 0 {
+		delete(l.orphans, j.identity)
+	} else {
+		l.orphans[j.identity] = left
+	}
+}
+
+func (l *queueLoop) identityOf(j *job) remembered.Identity {
+	d := j.delivery
+	if !j.identified {
+		d.MessageId = "" // the one it has is ours
+	}
+	return l.remembered.IdentityOf(&d)
+}
+
+// count takes note of what became of a job while the daemon is stopping.
+func (l *queueLoop) count(work context.Context, r result) {
 	switch {
-	case !l.stopping:
-	case r.action == acknowledge && !r.job.started.IsZero():
+	case !l.stopping || r.job.returning:
+	case r.action != requeue && !r.job.started.IsZero():
 		l.stopped.finished++
-	case r.action == giveBack && work.Err() != nil:
+	case r.action == requeue && work.Err() != nil:
 		l.stopped.abandoned++
 	default:
 		l.stopped.returned++
@@ -304,8 +429,8 @@ func (l *queueLoop) settle(work context.Context, r result) {
 // may be waiting for to send more.
 func (l *queueLoop) acknowledge() {
 	switch {
-	case l.sub == nil || l.sub.unsettled.finished == 0 || l.flushAt != nil && l.sub.unsettled.finished < l.worker.Prefetch/4:
-	case l.sub.unsettled.finished >= l.worker.Prefetch/4 || time.Since(l.flushed) >= ackPace:
+	case l.sub == nil || l.sub.unsettled.finished == 0 || l.flushAt != nil && l.sub.unsettled.finished < l.executor.Prefetch/4:
+	case l.sub.unsettled.finished >= l.executor.Prefetch/4 || time.Since(l.flushed) >= ackPace:
 		l.flush()
 	default:
 		l.flushAt = time.After(ackPace - time.Since(l.flushed))
@@ -320,18 +445,20 @@ func (l *queueLoop) flush() {
 	}
 	var oldest time.Time
 	sent := func(j *job) {
-		l.state.done.Add(1)
+		if j.identified {
+			l.sub.acked.add(l.remembered.IdentityOf(&j.delivery))
+		}
 		if oldest.IsZero() {
 			oldest = j.finished // zero for a repeat, which nobody worked
 		}
 	}
-	l.sub.unsettled.flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.add(&j.delivery) })
+	l.sub.unsettled.flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), l.flushed) })
 	if !oldest.IsZero() {
 		l.meters.ackLag.Record(context.Background(), l.flushed.Sub(oldest).Seconds(), l.meters.record...)
 	}
 }
 
-// abandon gives back what is still worked on, without waiting for it.
+// abandon returns what is still worked on, without waiting for it.
 func (l *queueLoop) abandon(work context.Context) {
 	l.flush()
 	l.stopped.abandoned += l.busy
@@ -339,7 +466,9 @@ func (l *queueLoop) abandon(work context.Context) {
 		return
 	}
 	for _, e := range l.sub.unsettled.entries {
-		l.logOf(work, e.job).Error("work was still going on at the shutdown timeout, its message is given back", "duration", time.Since(e.job.started))
+		if !e.job.started.IsZero() {
+			l.logOf(work, e.job).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(e.job.started))
+		}
 		_ = l.sub.ch.Nack(e.job.delivery.DeliveryTag, false, true)
 	}
 }

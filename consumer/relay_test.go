@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -18,10 +19,8 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	log := slog.New(slog.DiscardHandler)
 	r := &relay{
-		nodes: []string{v.URLAt(proxy.Addr)}, timeout: 2 * time.Second, ready: func() bool { return true },
-		meters: newTestConsumer(log).meters, log: log,
+		nodes: []string{v.URLAt(proxy.Addr)}, timeout: 2 * time.Second, ready: func() bool { return true }, log: log,
 	}
-	defer r.watching.Wait()
 	defer r.hangUp()
 	batch := []Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}
 	publish := func(n int) (confirmed, blamed, unanswered int) {
@@ -29,7 +28,7 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 			switch {
 			case err == nil:
 				confirmed++
-			case errors.Is(err, errNoConfirm):
+			case errors.Is(err, broker.ErrNoConfirm):
 				blamed++
 			case errors.Is(err, ErrBroker):
 				unanswered++

@@ -58,7 +58,7 @@ func TestRetriesWaitInTheBroker(t *testing.T) {
 		}
 		last = done
 	}
-	empty(t, v, "orders", "orders.dead", "warren.wait.1s", "warren.wait.2s", "warren.wait.4s")
+	empty(t, v, "orders", "orders.dead", "warren.wait.orders.1s", "warren.wait.orders.2s", "warren.wait.orders.4s")
 }
 
 // empty checks that nothing is ready or unacknowledged in the queues.

@@ -12,6 +12,8 @@ import (
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // scopeEndTimeout bounds the commits and closes at the end of an attempt. They
@@ -115,7 +117,7 @@ type deliveryHandler struct {
 }
 
 func (h deliveryHandler) attrs() []slog.Attr {
-	return append(spanAttrs(h.span), slog.String("message_id", h.delivery.MessageID), slog.Int("attempt", h.delivery.Attempt))
+	return append(broker.SpanAttrs(h.span), slog.String("message_id", h.delivery.MessageID), slog.Int("attempt", h.delivery.Attempt))
 }
 
 func (h deliveryHandler) Handle(ctx context.Context, r slog.Record) error {

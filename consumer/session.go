@@ -3,200 +3,175 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
-	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
-const (
-	// connectTimeout bounds the TCP, TLS and AMQP handshakes of one connection.
-	connectTimeout = 10 * time.Second
-	// closeTimeout bounds how long a broker that does not answer can delay the
-	// end of a session.
-	closeTimeout = time.Second
-)
-
-// A session is a connection to consume and one to publish, both to the same node:
-// an alarm on the broker stops it from reading what a publisher sends, and the
-// acknowledgements must not wait behind that. It is built whole and thrown away
-// whole; nothing of it survives its connections.
+// A session is a connection to consume and one to publish, both to the same node: an
+// alarm on the broker stops it from reading what a publisher sends, and the
+// acknowledgements must not wait behind that. It is built whole and thrown away whole;
+// nothing of it survives its connections.
 type session struct {
-	node    string               // host:port
-	url     string               // the same, with the password
-	server  []attribute.KeyValue // the same, for spans
-	broker  broker
-	consume *amqp.Connection
-	publish *publisher
+	consume, publish *broker.Conn
+	began            time.Time
 
-	closes [2]chan *amqp.Error // of the two connections
-	blocks chan amqp.Blocking
-	log    *slog.Logger
+	looking sync.Mutex
+	looks   *amqp.Channel // to look at queues with; nil: none yet
 }
 
-// openSession connects to one node. It blocks for at most two connectTimeouts, or
+// openSession connects to one node. It blocks for at most two connect timeouts, or
 // until ctx ends.
-func openSession(ctx context.Context, nodeURL string, top topology, log *slog.Logger) (*session, error) {
-	s := &session{node: nodeName(nodeURL), url: nodeURL, log: log}
-	s.server = serverAttributes(s.node)
+func openSession(ctx context.Context, d broker.Dialer, nodeURL string, log *slog.Logger) (*session, error) {
+	s := &session{began: time.Now()}
 	var err error
-	if s.consume, err = connect(ctx, nodeURL, "consume"); err != nil {
-		return nil, explain(err)
+	if s.consume, err = d.Dial(ctx, nodeURL, broker.Options{Purpose: "consume"}); err != nil {
+		return nil, err
 	}
-	publish, err := connect(ctx, nodeURL, "publish")
+	var blockedSince time.Time
+	s.publish, err = d.Dial(ctx, nodeURL, broker.Options{Purpose: "publish", OnBlocked: func(active bool, reason string) {
+		if active {
+			blockedSince = time.Now()
+			log.Warn("the broker takes no messages for now: retries, dead letters and replies wait; look for a memory or disk alarm",
+				"node", broker.NodeName(nodeURL), "reason", reason)
+		} else if !blockedSince.IsZero() {
+			log.Info("the broker takes messages again", "node", broker.NodeName(nodeURL), "duration", time.Since(blockedSince).Round(time.Millisecond))
+		}
+	}})
 	if err != nil {
-		_ = s.consume.CloseDeadline(time.Now().Add(closeTimeout))
-		return nil, explain(err)
+		s.consume.Close()
+		return nil, err
 	}
-	s.broker = brokerOf(s.consume)
-	for i, conn := range []*amqp.Connection{s.consume, publish} {
-		s.closes[i] = conn.NotifyClose(make(chan *amqp.Error, 1))
-	}
-	s.blocks = publish.NotifyBlocked(make(chan amqp.Blocking, 1))
-	s.publish = newPublisher(publish, top)
 	return s, nil
 }
 
-// connect opens one connection. An error may hold the URL and its password; see
-// explain.
-func connect(ctx context.Context, nodeURL, purpose string) (*amqp.Connection, error) {
-	conn, _, err := connectSocket(ctx, nodeURL, purpose, 0)
-	return conn, err
-}
-
-// connectSocket is as connect, with another time between heartbeats than the library's,
-// unless it is zero or the URL has its own. It returns the socket as well: to close it is
-// the only way to end a write that the broker does not take.
-func connectSocket(ctx context.Context, nodeURL, purpose string, heartbeat time.Duration) (*amqp.Connection, net.Conn, error) {
-	var socket net.Conn
-	properties := amqp.NewConnectionProperties()
-	properties.SetClientConnectionName("warren " + purpose)
-	release := func() bool { return true }
-	conn, err := amqp.DialConfig(nodeURL, amqp.Config{
-		Properties: properties,
-		Heartbeat:  heartbeat,
-		Dial: func(network, addr string) (net.Conn, error) {
-			conn, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			socket = conn
-			// The library lifts the deadline after the handshake, but knows of
-			// no context.
-			release = context.AfterFunc(ctx, func() { _ = conn.Close() })
-			return conn, conn.SetDeadline(time.Now().Add(connectTimeout))
-		},
-	})
-	if !release() && err == nil {
-		_ = conn.CloseDeadline(time.Now())
-		err = context.Cause(ctx)
-	}
-	return conn, socket, err
-}
+// node is the session's, host:port.
+func (s *session) node() string { return s.consume.Node }
 
 // isLost tells whether the session can still be used.
-func (s *session) isLost() bool { return s.consume.IsClosed() || s.publish.conn.IsClosed() }
+func (s *session) isLost() bool { return s.consume.IsClosed() || s.publish.IsClosed() }
 
-// watch blocks until one of the connections is lost, and returns why, or until
-// ended is closed, and returns nil. It logs when the broker stops and resumes
-// taking what is published.
-func (s *session) watch(ended <-chan struct{}, turned *pulse) error {
-	turns := time.NewTicker(turnEvery)
+// errLooking is the error of a look while another one has not been answered.
+var errLooking = errors.New("another queue is being looked at")
+
+// ready is how many messages of a queue are ready to be handed out. It blocks until the
+// broker has answered, but does not wait for the looks of others: one queue's may take
+// long.
+func (s *session) ready(queue string) (int, error) {
+	if !s.looking.TryLock() {
+		return 0, errLooking
+	}
+	defer s.looking.Unlock()
+	if s.looks == nil || s.looks.IsClosed() {
+		var err error
+		if s.looks, err = s.consume.Channel(); err != nil {
+			return 0, err
+		}
+	}
+	q, err := s.looks.QueueDeclarePassive(queue, true, false, false, false, nil)
+	return q.Messages, err
+}
+
+// watch blocks until one of the connections is lost, and returns why, or until ended is
+// closed, and returns nil.
+func (s *session) watch(ended <-chan struct{}, turned *pulse.Pulse) error {
+	turned.Beat(time.Now())
+	turns := time.NewTicker(pulse.Every)
 	defer turns.Stop()
-	var blockedSince time.Time
 	for {
 		select {
-		case now := <-turns.C:
-			turned.beat(now)
+		case <-turns.C:
+			turned.Beat(time.Now())
 		case <-ended:
 			return nil
-		case err := <-s.closes[0]:
-			return lostBecause(err)
-		case err := <-s.closes[1]:
-			return lostBecause(err)
-		case b := <-s.blocks:
-			s.publish.blocked.Store(b.Active)
-			if b.Active {
-				blockedSince = time.Now()
-				s.log.Warn("the broker takes no messages for now: retries, dead letters and replies wait; look for a memory or disk alarm",
-					"node", s.node, "reason", b.Reason)
-			} else if !blockedSince.IsZero() {
-				s.log.Info("the broker takes messages again", "node", s.node, "duration", time.Since(blockedSince))
-			}
+		case err := <-s.consume.Closes():
+			return broker.LostBecause(err)
+		case err := <-s.publish.Closes():
+			return broker.LostBecause(err)
 		}
 	}
 }
 
-func lostBecause(err *amqp.Error) error {
-	if err == nil { // the notifier was closed without a reason
-		return errors.New("the connection was closed")
-	}
-	return explain(err)
-}
-
-// close ends both connections, waiting at most closeTimeout for the broker to
-// agree.
+// close ends both connections, waiting a second at most for the broker to agree.
 func (s *session) close() {
-	deadline := time.Now().Add(closeTimeout)
 	var closing sync.WaitGroup
-	for _, conn := range []*amqp.Connection{s.consume, s.publish.conn} {
-		// An error means that the connection was closed or lost already.
-		closing.Go(func() { _ = conn.CloseDeadline(deadline) })
+	for _, conn := range []*broker.Conn{s.consume, s.publish} {
+		closing.Go(conn.Close)
 	}
 	closing.Wait()
 }
 
-// nodeName is the host:port of an AMQP URL, fit for logs.
-func nodeName(nodeURL string) string {
-	u, err := url.Parse(nodeURL)
-	if err != nil {
-		return "(unreadable URL)"
-	}
-	port := u.Port()
-	switch {
-	case port != "":
-	case u.Scheme == "amqps":
-		port = "5671"
-	default:
-		port = "5672"
-	}
-	return net.JoinHostPort(u.Hostname(), port)
+// newest holds the session that there is now, for whoever has something to publish.
+type newest struct {
+	mu      sync.Mutex
+	session *session      // nil: none
+	changed chan struct{} // closed with the next change
+	stopped time.Time     // since when there will be no other; zero: there may be
 }
 
-// A broker is what Warren has to know of the RabbitMQ that it is connected to.
-// Whatever depends on the version is decided here.
-type broker struct {
-	version string
-	// nackCounts is true if a delivery that is given back counts toward the
-	// delivery limit, as it did until 4.3 split the ways to settle.
-	nackCounts bool
+func newNewest() *newest { return &newest{changed: make(chan struct{})} }
+
+// set says which session there is now; nil is none.
+func (n *newest) set(s *session) { n.change(func() { n.session = s }) }
+
+// stop says that there will be no other session than the one there is.
+func (n *newest) stop() {
+	n.change(func() {
+		if n.stopped.IsZero() {
+			n.stopped = time.Now()
+		}
+	})
 }
 
-func brokerOf(conn *amqp.Connection) broker {
-	version, _ := conn.Properties["version"].(string)
-	return broker{version: version, nackCounts: !atLeast(version, 4, 3)}
+func (n *newest) change(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
+	close(n.changed)
+	n.changed = make(chan struct{})
 }
 
-// atLeast compares the first two numbers of a version. One that cannot be read is
-// taken for an old one, whose rules are the stricter.
-func atLeast(version string, major, minor int) bool {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return false
+// get returns the session that there is now; nil if there is none.
+func (n *newest) get() *session {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.session
+}
+
+// stoppedFor is how long the daemon has been stopping.
+func (n *newest) stoppedFor() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stopped.IsZero() {
+		return 0
 	}
-	a, errA := strconv.Atoi(parts[0])
-	b, errB := strconv.Atoi(parts[1])
-	if errA != nil || errB != nil {
-		return false
-	}
-	return a > major || a == major && b >= minor
+	return time.Since(n.stopped)
 }
 
-func (b broker) String() string { return fmt.Sprintf("RabbitMQ %s", b.version) }
+// errNoSession is why nothing can be published by a daemon that is stopping.
+var errNoSession = errors.New("the connection to the broker is lost, and the daemon is stopping")
+
+// wait blocks until there is a session that is not lost, ctx ends, or there will be none.
+func (n *newest) wait(ctx context.Context) (*session, error) {
+	for {
+		n.mu.Lock()
+		s, stopped, changed := n.session, n.stopped, n.changed
+		n.mu.Unlock()
+		if s != nil && !s.isLost() {
+			return s, nil
+		}
+		if !stopped.IsZero() {
+			return nil, errNoSession
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -38,7 +39,7 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 	for range 4 {
 		<-h.started
 	}
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 10 }, "the prefetch is used up")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 11 }, "the prefetch is used up, and that of the first look")
 
 	r.stop()
 	start := time.Now()
@@ -50,7 +51,7 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 	_, err := r.end()
 	equal(t, err, nil)
 	equal(t, v.Ready(t, "orders"), 16)
-	if want := "msg=stopped finished=4 returned=6 abandoned=0"; !contains(r.log, want) {
+	if want := "msg=stopped finished=4 returned=7 abandoned=0"; !contains(r.log, want) {
 		t.Errorf("the log lacks %q", want)
 	}
 }
@@ -92,7 +93,7 @@ func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
 		got := v.Drain(t, q)[0]
 		equal(t, got.Headers["x-warren-attempt"], nil) // it cost no attempt
 	}
-	for _, want := range []string{"msg=stopped finished=0 returned=0 abandoned=2", "its message is given back\" queue=stuck message_id=s-1 attempt=1"} {
+	for _, want := range []string{"msg=stopped finished=0 returned=0 abandoned=2", "its message is requeued\" queue=stuck message_id=s-1 attempt=1"} {
 		if !contains(r.log, want) {
 			t.Errorf("the log lacks %q", want)
 		}
@@ -136,7 +137,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 	h := newHeld()
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 10, numbered)
-	age(t, v, "orders", deliveryLimit/2, func(d amqp.Delivery) bool { return d.MessageId != "0" })
+	age(t, v, "orders", broker.DeliveryLimit/2, func(d amqp.Delivery) bool { return d.MessageId != "0" })
 
 	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Prefetch: 20, Processor: h})
 	equal(t, <-h.started, "0")
@@ -150,7 +151,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 		t.Errorf("the log lacks %q", want)
 	}
 	for _, d := range v.Drain(t, "orders") {
-		if n, _ := integer(d.Headers[headerDeliveryCount]); n > deliveryLimit/2 {
+		if n, _ := broker.Integer(d.Headers[headerDeliveryCount]); n > broker.DeliveryLimit/2 {
 			t.Errorf("message %s has a delivery count of %d", d.MessageId, n)
 		}
 	}

@@ -3,40 +3,53 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/remembered"
 )
 
-// suspectAfter is the delivery count from which a message is suspected of having
-// killed the processes that it was handed to. A channel that begins with such
-// messages takes them alone: whatever else the broker had handed out would be
-// counted, too, and dead-lettered with them in the end.
-const suspectAfter = deliveryLimit / 4
+// suspectAfter is the delivery count from which a message is suspected of having killed
+// the processes that it was handed to. A channel that begins with such messages takes
+// few of them at once: whatever else the broker had handed out would be counted, too,
+// and dead-lettered with them in the end.
+const suspectAfter = broker.DeliveryLimit / 4
 
 var errCancelled = errors.New("the broker cancelled the consumer: its queue was deleted, or a delivery was worked for longer than the broker's consumer timeout")
 
 // A subscription is one channel of a session on which one queue is consumed.
 type subscription struct {
 	session   *session
+	user      string // the broker's name for this process
 	ch        *amqp.Channel
 	closes    chan *amqp.Error
+	cancels   chan string
 	unsettled unsettled
-	// deliveries is nil while suspects are taken one by one, and again when the
-	// broker has sent its last.
-	deliveries <-chan amqp.Delivery
+
+	tag        string
+	consumers  int                  // so far
+	prefetch   int                  // of the consumer there is
+	settled    bool                 // it has the queue's own prefetch
+	deliveries <-chan amqp.Delivery // nil when the broker has sent its last
+	replaced   <-chan amqp.Delivery // the last of the consumer before
+	unstarted  []*job               // kept back by a daemon that is stopping
+	requeued   int                  // since the broker was waited for
+	acked      recentlyAcked
 }
 
-// subscribe makes sure of the queue and begins to consume it, on a new channel of
-// the newest session. It blocks until the broker has answered.
-func (l *queueLoop) subscribe(ctx, work context.Context) {
+// subscribe makes sure of the queue and begins to consume it, on a new channel of the
+// newest session. It blocks until the broker has answered.
+func (l *queueLoop) subscribe(ctx context.Context) {
 	l.close()
 	if l.stopping {
 		return
 	}
-	q := l.worker.Queue
-	if err := ensure(l.session.consume, q.declarations(), q.Passive, q.EnvPrefix); err != nil {
+	q := l.executor.onBroker
+	if err := l.session.consume.Ensure(q.Declarations(), q.Passive, q.EnvPrefix); err != nil {
 		l.cannotConsume(err)
 		return
 	}
@@ -47,80 +60,93 @@ func (l *queueLoop) subscribe(ctx, work context.Context) {
 	}
 	l.sub = &subscription{
 		session: l.session,
+		user:    l.session.consume.User,
 		ch:      ch,
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
+		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
-	if err := ch.Qos(q.Prefetch, 0, false); err != nil {
-		l.cannotConsume(err)
-		return
-	}
-	l.state.setReason("")
-	l.advance(ctx, work)
-}
-
-// advance takes the next message of a channel that is not consumed yet, and alone
-// if it is a suspect. With the first that is none, the channel is consumed.
-func (l *queueLoop) advance(ctx, work context.Context) {
-	s := l.sub
-	if s == nil || l.stopping || s.deliveries != nil || len(s.unsettled.entries) > 0 || l.busy >= l.worker.Concurrency {
-		return
-	}
-	var d amqp.Delivery
-	var ok bool
-	var err error
-	if !l.singleActive {
-		d, ok, err = s.ch.Get(l.worker.Name, false)
-	}
-	if reply, is := errors.AsType[*amqp.Error](err); is && reply.Code == amqp.ResourceLocked {
-		l.singleActive = true // no message of its is to be had but by consuming it
-		l.subscribe(ctx, work)
-		return
-	}
-	if err != nil {
-		l.cannotConsume(err)
-		return
-	}
-	if ok {
-		// Its result, or that of another job, brings us here again: a repeat has none.
-		if j := l.start(work, d); j.story.deliveryCount >= suspectAfter && l.busy > 0 {
-			l.logOf(work, j).Warn("the message was handed out in vain several times and may end the process, it is worked alone",
-				"delivery_count", j.story.deliveryCount)
-			return
-		}
-	}
-	s.deliveries, err = s.ch.ConsumeWithContext(ctx, l.worker.Name, "", false, false, false, false, nil)
-	if err != nil {
+	l.sub.acked.most = l.executor.Prefetch
+	// The first message says whether there are suspects.
+	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
 			l.cannotConsume(err)
 		}
 		return
 	}
 	l.retries = nil
+	l.state.setReason("")
 	l.outage.End(l.log, "the queue is consumed again")
-	l.log.Info("consuming", "node", s.session.node, "concurrency", l.worker.Concurrency, "prefetch", l.worker.Prefetch)
+	l.log.Info("consuming", "node", l.session.node(), "concurrency", l.executor.Concurrency, "prefetch", l.executor.Prefetch)
 }
 
-// cannotConsume logs why the queue is not consumed, gives up its channel, and has
-// it tried again.
+// consume has the broker hand out so many deliveries at once, by a new consumer on the
+// channel, in place of the one there is.
+func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
+	s := l.sub
+	if err := s.ch.Qos(prefetch, 0, false); err != nil {
+		return err
+	}
+	before := s.tag
+	s.consumers++
+	s.tag = fmt.Sprintf("warren %s %d", l.executor.identity, s.consumers)
+	deliveries, err := s.ch.ConsumeWithContext(ctx, l.executor.Name, s.tag, false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	s.replaced, s.deliveries, s.prefetch = s.deliveries, deliveries, prefetch
+	if before == "" {
+		return nil
+	}
+	return s.ch.Cancel(before, false)
+}
+
+// widen adapts how much is taken at once to the delivery that has come, until one comes
+// that is no suspect.
+func (l *queueLoop) widen(ctx, work context.Context, j *job) {
+	s := l.sub
+	if s == nil || s != j.sub || s.settled || l.stopping {
+		return
+	}
+	wanted := l.executor.Prefetch
+	if j.history.deliveryCount >= suspectAfter {
+		// Half as many each time that it was handed out in vain: the message that kills
+		// is soon alone, and the others do not wait for each other longer than they must.
+		wanted = max(1, l.executor.Concurrency>>(j.history.deliveryCount-suspectAfter+1))
+		if wanted < l.executor.Concurrency {
+			l.logOf(work, j).Warn("the message was redelivered several times and may end the process, few are worked beside it",
+				"delivery_count", j.history.deliveryCount, "prefetch", wanted)
+		}
+	} else {
+		s.settled = true
+	}
+	if wanted == s.prefetch || s.replaced != nil {
+		return
+	}
+	if err := l.consume(ctx, wanted); err != nil && ctx.Err() == nil {
+		l.cannotConsume(err)
+	}
+}
+
+// cannotConsume logs why the queue is not consumed, gives up its channel, and has it
+// tried again.
 func (l *queueLoop) cannotConsume(err error) {
-	err = explain(err)
+	err = broker.Explain(err)
 	if !l.session.isLost() { // or it is the connection's fault, and logged as such
 		l.outage.Begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
 	l.retry(err)
 }
 
-// leave gives up a channel whose consumer has ended. If that was not asked for, it
-// logs why and has the queue consumed anew.
+// leave gives up a channel whose consumer has ended. If that was not asked for, it logs
+// why and has the queue consumed anew.
 func (l *queueLoop) leave() {
 	if l.stopping {
-		l.sub.deliveries = nil // the channel itself is needed until all is settled
-		return
+		return // the end of the deliveries is what counts
 	}
 	err := errCancelled
 	select {
 	case reason := <-l.sub.closes:
-		err = lostBecause(reason)
+		err = broker.LostBecause(reason)
 	default:
 	}
 	if !l.session.isLost() {
@@ -129,8 +155,8 @@ func (l *queueLoop) leave() {
 	l.retry(err)
 }
 
-// retry gives up the channel because of err, and has the queue tried again after a
-// while, unless the connection is lost: then the supervisor brings a new session.
+// retry gives up the channel because of err, and has the queue tried again after a while,
+// unless the connection is lost: then the supervisor brings a new session.
 func (l *queueLoop) retry(err error) {
 	l.close()
 	if l.session.isLost() {
@@ -139,19 +165,58 @@ func (l *queueLoop) retry(err error) {
 	}
 	l.state.setReason(err.Error())
 	if l.retries == nil {
-		l.retries = reconnectBackoff()
+		l.retries = broker.Backoff()
 	}
 	d, _ := l.retries.Next()
 	l.retryAt = time.After(d)
 }
 
-// close gives up the channel, if there is one. The broker hands its unsettled
-// deliveries out once more; what their work comes to is remembered.
+// close gives up the channel, if there is one. The broker hands its unsettled deliveries
+// out once more: what is still worked is an orphan from now on, and acknowledgements that
+// the broker may not have got are remembered.
 func (l *queueLoop) close() {
 	l.flush()
 	l.retryAt = nil
-	if l.sub != nil && !l.sub.ch.IsClosed() {
-		_ = l.sub.ch.Close() // an error means that it was lost in this instant
+	s := l.sub
+	if s == nil {
+		return
 	}
 	l.sub = nil
+	if s.session.isLost() || s.ch.IsClosed() {
+		now := time.Now()
+		for _, id := range s.acked.ids {
+			l.remembered.Add(id, now)
+		}
+	}
+	for _, e := range s.unsettled.entries {
+		switch {
+		case e.job.holder != nil:
+			e.job.holder.twin = nil // the broker hands it out again
+		case !e.job.started.IsZero() && !e.job.returning:
+			e.job.identity = l.identityOf(e.job)
+			l.orphans[e.job.identity] = append(l.orphans[e.job.identity], e.job)
+		}
+	}
+	if !s.ch.IsClosed() {
+		_ = s.ch.Close() // an error means that it was lost in this instant
+	}
+}
+
+// recentlyAcked are the last deliveries that were acknowledged on a channel. The broker
+// hands out no more than the prefetch before it has an acknowledgement: what was
+// acknowledged before the last so many has arrived. Only messages that came with an id
+// are kept: of others, two that are alike may both have to be worked.
+type recentlyAcked struct {
+	ids  []remembered.Identity
+	most int
+	next int
+}
+
+func (r *recentlyAcked) add(id remembered.Identity) {
+	if len(r.ids) < r.most {
+		r.ids = append(r.ids, id)
+		return
+	}
+	r.ids[r.next] = id
+	r.next = (r.next + 1) % r.most
 }

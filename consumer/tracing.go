@@ -3,13 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"maps"
-	"net"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.opentelemetry.io/otel/attribute"
@@ -20,10 +14,9 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
-)
 
-// scopeName names this package to whoever receives its spans and metrics.
-const scopeName = "github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/internal/broker"
+)
 
 // Telemetry says where the spans and metrics of a [Consumer] go.
 type Telemetry struct {
@@ -55,27 +48,14 @@ func (t Telemetry) withDefaults() Telemetry {
 // Attributes of spans for what the conventions have no name for. Those of metrics
 // are in metrics.go.
 const (
-	attrAttempt   = attribute.Key("warren.attempt")    // 1 is the first
-	attrVerdict   = attribute.Key("warren.verdict")    // ack, retry, dead or return
-	attrReason    = attribute.Key("warren.reason")     // of a dead letter
-	attrNotBefore = attribute.Key("warren.not_before") // of a wait, RFC 3339
-	attrPurpose   = attribute.Key("warren.purpose")    // of a publish: see the constants
-)
-
-// Why Warren publishes a message.
-const (
-	purposeWait       = "wait"        // until its next attempt, or its first
-	purposeDeadLetter = "dead_letter" // for an operator
-	purposeReply      = "reply"       // the result, to reply-to
-	purposeReturn     = "return"      // to its own queue, in place of giving it back
-	purposeSchedule   = "schedule"    // a firing
-	purposePublish    = "publish"     // for a program that asked for it
-	purposeOutbox     = "outbox"      // for a processor, or another program
+	attrAttempt     = attribute.Key("warren.attempt")     // 1 is the first
+	attrRedelivered = attribute.Key("warren.redelivered") // true: another worker may have done some of it
+	attrVerdict     = attribute.Key("warren.verdict")     // ack, retry, dead or return
 )
 
 // tracing makes the spans of one queue. A span for each attempt hangs on the
-// publisher's or, from the second on, on that of the wait before it; a span for each
-// publish hangs on that of the attempt. So a message has one trace, however often it
+// publisher's or, from the second on, on that of the wait before it; the span of each
+// publish, which package broker makes, hangs on that of the attempt. So a message has one trace, however often it
 // is tried.
 type tracing struct {
 	tracer     trace.Tracer
@@ -84,18 +64,16 @@ type tracing struct {
 	queue      string
 	name       string // of an attempt at a message that was published right to the queue
 	attempt    []trace.SpanStartOption
-	publish    []trace.SpanStartOption
 }
 
 func newTracing(t Telemetry, queue string) tracing {
 	return tracing{
-		tracer:     t.TracerProvider.Tracer(scopeName, trace.WithSchemaURL(semconv.SchemaURL)),
+		tracer:     t.TracerProvider.Tracer(broker.ScopeName, trace.WithSchemaURL(semconv.SchemaURL)),
 		propagator: t.Propagator,
 		link:       t.Link,
 		queue:      queue,
 		name:       "process " + queue,
 		attempt:    []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)},
-		publish:    []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindProducer)},
 	}
 }
 
@@ -104,7 +82,7 @@ func (t *tracing) parent(ctx context.Context, d *amqp.Delivery) context.Context 
 	if len(d.Headers) == 0 {
 		return ctx
 	}
-	return t.propagator.Extract(ctx, headerCarrier(d.Headers))
+	return t.propagator.Extract(ctx, broker.HeaderCarrier(d.Headers))
 }
 
 // processing are the attributes that all attempts have in common.
@@ -116,7 +94,7 @@ var processing = [3]attribute.KeyValue{
 // attributes.
 func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (context.Context, trace.Span) {
 	options := t.attempt
-	if _, ours := j.delivery.Headers[headerRoutingKey]; t.link && !ours && attempt == 1 {
+	if _, again := j.delivery.Headers[headerRoutingKey]; t.link && !again && attempt == 1 {
 		options = append(slices.Clip(options), trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
 	ctx, span := t.tracer.Start(ctx, t.name, options...)
@@ -124,8 +102,8 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 		return ctx, span
 	}
 	d := &j.delivery
-	exchange, key := firstPublished(d)
-	destination := destinationName(exchange, key, t.queue)
+	exchange, key := firstPublished(j)
+	destination := broker.DestinationName(exchange, key, t.queue)
 	if destination != t.queue {
 		span.SetName("process " + destination)
 	}
@@ -137,10 +115,13 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 		semconv.MessagingMessageID(d.MessageId),
 		attrAttempt.Int(attempt),
 	)
+	if d.Redelivered {
+		attributes = append(attributes, attrRedelivered.Bool(true))
+	}
 	if d.CorrelationId != "" {
 		attributes = append(attributes, semconv.MessagingMessageConversationID(d.CorrelationId))
 	}
-	span.SetAttributes(append(attributes, j.server()...)...)
+	span.SetAttributes(append(attributes, j.sub.server()...)...)
 	return ctx, span
 }
 
@@ -151,53 +132,6 @@ func endAttempt(span trace.Span, v verdict, err error) {
 		if err != nil {
 			recordError(span, err)
 		}
-	}
-	span.End()
-}
-
-// startPublish begins the span of a publish, and writes its context into the headers
-// of the message.
-func (t *tracing) startPublish(ctx context.Context, j *job, purpose, exchange, key string, msg *amqp.Publishing) (context.Context, trace.Span) {
-	name := "send"
-	destination := destinationName(exchange, key, "")
-	if purpose != purposeReply || len(destination) <= 64 {
-		name += " " + destination
-	}
-	ctx, span := t.tracer.Start(ctx, name, t.publish...)
-	if msg.Headers == nil {
-		msg.Headers = amqp.Table{}
-	}
-	t.propagator.Inject(ctx, headerCarrier(msg.Headers))
-	if !span.IsRecording() {
-		return ctx, span
-	}
-	span.SetAttributes(
-		semconv.MessagingSystemRabbitMQ,
-		semconv.MessagingOperationName("send"),
-		semconv.MessagingOperationTypeSend,
-		semconv.MessagingDestinationName(destination),
-		semconv.MessagingRabbitMQDestinationRoutingKey(key),
-		attrPurpose.String(purpose),
-	)
-	if msg.MessageId != "" {
-		span.SetAttributes(semconv.MessagingMessageID(msg.MessageId))
-	}
-	if msg.CorrelationId != "" {
-		span.SetAttributes(semconv.MessagingMessageConversationID(msg.CorrelationId))
-	}
-	if due, ok := msg.Headers[headerNotBefore].(int64); ok && purpose == purposeWait {
-		span.SetAttributes(attrNotBefore.String(time.UnixMilli(due).UTC().Format("2006-01-02T15:04:05.000Z07:00")))
-	}
-	if reason, ok := msg.Headers[headerReason].(string); ok && purpose == purposeDeadLetter {
-		span.SetAttributes(attrReason.String(reason))
-	}
-	span.SetAttributes(j.server()...)
-	return ctx, span
-}
-
-func endPublish(span trace.Span, err error) {
-	if err != nil && span.IsRecording() {
-		recordError(span, err)
 	}
 	span.End()
 }
@@ -229,66 +163,10 @@ func errorType(err error) string {
 	return "error"
 }
 
-// destinationName is how the conventions name where a RabbitMQ message goes: what of
-// exchange, routing key and queue there is, the same name once.
-func destinationName(exchange, key, queue string) string {
-	if queue == key {
-		queue = ""
-	}
-	parts := slices.DeleteFunc([]string{exchange, key, queue}, func(p string) bool { return p == "" })
-	return orDefault(strings.Join(parts, ":"), "amq.default")
-}
-
-// server are the attributes of the node that the job's delivery came from.
-func (j *job) server() []attribute.KeyValue {
-	if j.sub == nil {
+// server are the attributes of the node that the subscription's deliveries come from.
+func (s *subscription) server() []attribute.KeyValue {
+	if s == nil {
 		return nil
 	}
-	return j.sub.session.server
+	return s.session.consume.Server
 }
-
-// serverAttributes are those of a node, host:port.
-func serverAttributes(node string) []attribute.KeyValue {
-	host, port, err := net.SplitHostPort(node)
-	if err != nil {
-		return nil
-	}
-	n, err := strconv.Atoi(port)
-	if err != nil {
-		return nil
-	}
-	return []attribute.KeyValue{semconv.ServerAddress(host), semconv.ServerPort(n)}
-}
-
-// traced returns log with the ids of the span of ctx, if it has one.
-func traced(ctx context.Context, log *slog.Logger) *slog.Logger {
-	for _, a := range spanAttrs(trace.SpanContextFromContext(ctx)) {
-		log = log.With(a)
-	}
-	return log
-}
-
-// spanAttrs are what a line of the log says of a span; nothing if there is none.
-func spanAttrs(s trace.SpanContext) []slog.Attr {
-	if !s.IsValid() {
-		return nil
-	}
-	return []slog.Attr{slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String())}
-}
-
-// headerCarrier lets a propagator read and write AMQP headers.
-type headerCarrier amqp.Table
-
-func (c headerCarrier) Get(key string) string {
-	switch v := c[key].(type) {
-	case string:
-		return v
-	case []byte:
-		return string(v)
-	}
-	return ""
-}
-
-func (c headerCarrier) Set(key, value string) { c[key] = value }
-
-func (c headerCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }

@@ -49,18 +49,20 @@ const (
 	acknowledge action = iota // the work is done
 	retryLater                // wait, then another attempt
 	deadLetter                // keep for an operator
-	giveBack                  // to the queue, as if it had never been taken
+	requeue                   // to the queue, as if it had never been taken
+	reject                    // whole, to where the broker dead-letters it
 )
 
-var actionNames = [...]string{"ack", "retry", "dead", "return"}
+var actionNames = [...]string{"ack", "retry", "dead", "return", "reject"}
 
 func (a action) String() string { return actionNames[a] }
 
 // The values of the header x-warren-reason.
 const (
-	reasonPermanent   = "permanent"
-	reasonExhausted   = "exhausted"
-	reasonUndecodable = "undecodable"
+	reasonPermanent     = "permanent"
+	reasonExhausted     = "exhausted"
+	reasonUndecodable   = "undecodable"
+	reasonUndeliverable = "undeliverable" // a reply
 )
 
 // A verdict is what is to happen with a delivery after an attempt.
@@ -102,7 +104,7 @@ func verdictOf(ctx context.Context, err error) verdict {
 		return m.verdict
 	}
 	if errors.Is(context.Cause(ctx), ErrShutdown) {
-		return verdict{action: giveBack}
+		return verdict{action: requeue}
 	}
 	v := verdict{action: retryLater}
 	if isMarked {

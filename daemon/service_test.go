@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 func TestStatusLine(t *testing.T) {
@@ -21,7 +22,7 @@ func TestStatusLine(t *testing.T) {
 		{consumer.Status{Queues: three}, false, "3 queues, 12 in flight, 48,211 done"},
 		{consumer.Status{Queues: three}, true, "stopping: 3 queues, 12 in flight, 48,211 done"},
 		{consumer.Status{Queues: missing}, false, "2 queues, 0 in flight, 0 done, reports is not consumed: queue reports is missing"},
-		{consumer.Status{Queues: one, Schedules: []consumer.ScheduleStatus{{Schedule: "a", Leading: true}, {Schedule: "b", Fault: "there is no queue x"}}}, false,
+		{consumer.Status{Queues: one, Schedules: []schedule.Status{{Schedule: "a", Leading: true}, {Schedule: "b", Fault: "there is no queue x"}}}, false,
 			"1 queue, 0 in flight, 0 done, schedule b: there is no queue x"},
 		{consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now}}, false, "1 queue, 0 in flight, 0 done, connecting for 0 s"},
 		{

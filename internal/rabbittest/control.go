@@ -158,13 +158,16 @@ func (n *Node) setPolicy(vhost, name, pattern, definition, applyTo string) error
 // moment: the broker's statistics may be seconds old. There is no queue if ok is
 // false.
 func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bool, err error) {
+	// A queue that is just being declared has no leader yet: it counts as not there.
 	value, err := n.Eval(fmt.Sprintf(`case rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)) of
 		{error, not_found} -> none;
 		{ok, Q} -> case amqqueue:get_type(Q) of
 			rabbit_quorum_queue ->
-				{ok, {_, #{num_ready_messages := Ready, num_checked_out := Unacked, num_consumers := Consumers}}, _} =
-					ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}),
-				{Ready, Unacked, Consumers};
+				case ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}) of
+					{ok, {_, #{num_ready_messages := Ready, num_checked_out := Unacked, num_consumers := Consumers}}, _} ->
+						{Ready, Unacked, Consumers};
+					{error, _} -> none
+				end;
 			_ ->
 				[{_, Ready}, {_, Unacked}, {_, Consumers}] =
 					rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]),

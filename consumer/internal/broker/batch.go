@@ -125,9 +125,8 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		if skip[o.destination()] {
 			continue
 		}
-		msg := c.signed(o.Message)
 		stuck := c.cutWhenStuck()
-		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, msg)
+		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory(o), false, c.signed(o))
 		stuck()
 		if err != nil {
 			break // the channel or the connection is closed

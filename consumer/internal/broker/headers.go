@@ -13,6 +13,9 @@ const (
 	HeaderNotBefore = "x-warren-not-before"
 	HeaderError     = "x-warren-error"
 	HeaderReason    = "x-warren-reason"
+	// HeaderUnreadable stands in place of headers that the AMQP library would close the
+	// connection for, and says why.
+	HeaderUnreadable = "x-warren-unreadable"
 )
 
 // Integer returns v as an int64 if it is one of the integer types of AMQP, or a float

@@ -217,8 +217,16 @@ func (c HeaderCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }
 
 // Traced returns log with the ids of the span of ctx, if it has one.
 func Traced(ctx context.Context, log *slog.Logger) *slog.Logger {
-	if s := trace.SpanContextFromContext(ctx); s.IsValid() {
-		log = log.With("trace_id", s.TraceID().String(), "span_id", s.SpanID().String())
+	for _, a := range SpanAttrs(trace.SpanContextFromContext(ctx)) {
+		log = log.With(a)
 	}
 	return log
+}
+
+// SpanAttrs are what a line of the log says of a span; nothing if there is none.
+func SpanAttrs(s trace.SpanContext) []slog.Attr {
+	if !s.IsValid() {
+		return nil
+	}
+	return []slog.Attr{slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String())}
 }

@@ -170,7 +170,7 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 		return err
 	}
 	stuck := c.cutWhenStuck()
-	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o.Message))
+	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory(o), false, c.signed(o))
 	stuck()
 	if err != nil {
 		if !ch.IsClosed() { // nothing was written
@@ -207,12 +207,21 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 	return nil
 }
 
-// signed is msg with the name by which the broker knows this process, which it checks:
-// what Warren writes into headers is believed by that.
-func (c *Conn) signed(msg amqp.Publishing) amqp.Publishing {
-	msg.UserId = c.User
-	return msg
+// signed is the message of o, with the name by which the broker knows this process if it
+// is one that this process, or another one like it, is to be handed: the broker checks
+// the name, and what Warren writes into headers is believed by it. A dead letter is for
+// people: put back into its queue, it is tried as often as any other.
+func (c *Conn) signed(o Outgoing) amqp.Publishing {
+	switch o.Purpose {
+	case ForWait, ForReturn, ForSchedule:
+		o.Message.UserId = c.User
+	}
+	return o.Message
 }
+
+// mandatory tells whether the broker is to say that no queue takes the message. Of one
+// for its own way of direct replies it says so even when it has delivered it.
+func mandatory(o Outgoing) bool { return !strings.HasPrefix(o.Key, "amq.rabbitmq.reply-to.") }
 
 // cutWhenStuck ends the connection without a word to the broker if that takes nothing
 // for too long, although it has not said so. What it returns ends the watch.
@@ -250,6 +259,13 @@ func closedBecause(reason *amqp.Error) error {
 func IsMissing(err error) bool {
 	reply, ok := errors.AsType[*amqp.Error](err)
 	return errors.Is(err, ErrUnroutable) || ok && reply.Code == amqp.NotFound
+}
+
+// IsObjection tells whether the broker, or AMQP itself, objects to the message: it will
+// be refused however often it is offered.
+func IsObjection(err error) bool {
+	reply, ok := errors.AsType[*amqp.Error](err)
+	return errors.Is(err, ErrUnsendable) || ok && (reply.Code == amqp.PreconditionFailed || reply.Code == amqp.ContentTooLarge)
 }
 
 // ExplainPublish says in an operator's words why a message was not published to where a

@@ -3,13 +3,18 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// WaitPrefix begins the name of every wait queue.
-const WaitPrefix = "warren.wait."
+// OwnPrefix begins the name of every queue that is Warren's own, and waitPrefix that of
+// the wait queues.
+const (
+	OwnPrefix  = "warren."
+	waitPrefix = OwnPrefix + "wait."
+)
 
 // ShortestWait is the shortest wait that a message spends in the broker.
 const ShortestWait = time.Second
@@ -25,9 +30,9 @@ var waits = func() (out []time.Duration) {
 	return out
 }()
 
-// LongestWaitSuffix is the longest that the name of a wait queue has after the name of
-// its work queue.
-const LongestWaitSuffix = len(".262144s")
+// MaxQueueName is the length of the name of a work queue, in bytes: AMQP allows the
+// names of its wait queues 255.
+const MaxQueueName = maxShort - len(waitPrefix+".262144s")
 
 // Waits are the waits that the queue can have a queue for, shortest first. Where nothing
 // may be declared they are only those that its retries need.
@@ -55,14 +60,20 @@ func (q Queue) WaitStep(d time.Duration) time.Duration {
 
 // WaitName names the queue in which messages of the work queue wait for d.
 func (q Queue) WaitName(d time.Duration) string {
-	return fmt.Sprintf("%s%s.%ds", WaitPrefix, q.Name, int64(d/time.Second))
+	return fmt.Sprintf("%s%s.%ds", waitPrefix, q.Name, int64(d/time.Second))
 }
 
 // DeclareWait is the Declaration of a wait queue. What expires in it goes to its own
 // work queue, whatever its headers and routing key say: so what has become of one work
 // queue is nothing to the waits of another, and no message can make a circle of it.
 func (q Queue) DeclareWait(d time.Duration) Declaration {
-	decl := DeclareQueue(q.WaitName(d), amqp.Table{
+	decl := DeclareQueue(q.WaitName(d), q.waitArguments(d))
+	decl.What = "wait " + decl.What
+	return decl
+}
+
+func (q Queue) waitArguments(d time.Duration) amqp.Table {
+	return amqp.Table{
 		amqp.QueueTypeArg:           amqp.QueueTypeQuorum,
 		amqp.QueueMessageTTLArg:     d.Milliseconds(),
 		"x-dead-letter-exchange":    "", // the default exchange
@@ -70,7 +81,25 @@ func (q Queue) DeclareWait(d time.Duration) Declaration {
 		"x-dead-letter-strategy":    "at-least-once",
 		amqp.QueueOverflowArg:       amqp.QueueOverflowRejectPublish,
 		"x-delivery-limit":          int64(lookedAtLimit),
-	})
-	decl.What = "wait " + decl.What
-	return decl
+	}
+}
+
+// WorkQueueOf is the work queue that a wait queue is named after; false if that is no
+// name of a wait queue.
+func WorkQueueOf(waitQueue string) (string, bool) {
+	rest, ours := strings.CutPrefix(waitQueue, waitPrefix)
+	dot := strings.LastIndexByte(rest, '.')
+	if !ours || dot < 1 {
+		return "", false
+	}
+	return rest[:dot], true
+}
+
+// SharedWaits are the names of the wait queues that all work queues shared until 1.0:
+// what an earlier version has put there comes home by itself.
+func SharedWaits() (names []string) {
+	for seconds := int64(1); seconds <= 1<<24; seconds *= 2 {
+		names = append(names, fmt.Sprintf("%s%ds", waitPrefix, seconds))
+	}
+	return names
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -16,7 +17,7 @@ type delayedCommand struct {
 }
 
 type delayedListCommand struct {
-	Queue   string        `arg:"" optional:"" help:"Only those for this queue."`
+	Queues  []string      `arg:"" optional:"" name:"queue" help:"The queues whose messages to list; without one, those of WARREN_QUEUES."`
 	JSON    bool          `name:"json" help:"Print a JSON object a line."`
 	Limit   int           `default:"1000" placeholder:"N" help:"How many to look at in each wait queue (1000)."`
 	Timeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
@@ -31,9 +32,16 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	if err != nil {
 		return err
 	}
+	queues := l.Queues
+	if len(queues) == 0 {
+		queues = settings.QueueNames()
+	}
+	if len(queues) == 0 {
+		return errors.New("name the queues whose messages to list, or set WARREN_QUEUES")
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
 	defer cancel()
-	waiting, more, err := consumer.Delayed(ctx, nodes, l.Queue, l.Limit)
+	waiting, more, err := consumer.Delayed(ctx, nodes, queues, l.Limit)
 	if err != nil {
 		return fmt.Errorf("delayed messages not listed: %w", err)
 	}

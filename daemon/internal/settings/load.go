@@ -82,7 +82,8 @@ func Load(p Program, stderr io.Writer) (*Config, error) { return load(newReader(
 
 // load does that, and leaves what it has read in r.
 func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
-	cfg := &Config{Consumer: consumer.Config{Nodes: readNodes(r), Worker: p.worker(), Version: p.Version}}
+	nodes, user := readNodes(r)
+	cfg := &Config{Consumer: consumer.Config{Nodes: nodes, User: user, Worker: p.worker(), Version: p.Version}}
 
 	var daemon daemonSettings
 	r.know("the daemon", prefix, &daemon)
@@ -134,8 +135,21 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 // Nodes reads only where the broker is.
 func Nodes() ([]string, error) {
 	r := newReader()
-	nodes := readNodes(r)
+	nodes, _ := readNodes(r)
 	return nodes, r.err()
+}
+
+// QueueNames reads only which queues are worked; none if that is not set.
+func QueueNames() []string {
+	var s daemonSettings
+	newReader().read(prefix, &s) // what is wrong with other variables is not of interest
+	var names []string
+	for _, name := range s.Queues {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Database reads only where the database is. It must be set.
@@ -169,18 +183,18 @@ func checkDatabase(cfg database.Config) error {
 
 // readNodes returns the URLs of the nodes. Its faults leave out the URLs, which may
 // hold a password even where they cannot be parsed.
-func readNodes(r *reader) []string {
+func readNodes(r *reader) (nodes []string, user string) {
 	var s brokerSettings
 	r.know("the daemon", prefix, &s)
 	r.read(prefix, &s)
-	nodes := strings.Split(s.AMQPURL, ",")
+	nodes = strings.Split(s.AMQPURL, ",")
 	for i, node := range nodes {
 		nodes[i] = strings.TrimSpace(node)
 		if err := checkNode(nodes[i]); err != nil {
 			r.faultf(prefix+"AMQP_URL: node %d of %d %w", i+1, len(nodes), err)
 		}
 	}
-	return nodes
+	return nodes, s.User
 }
 
 func checkNode(node string) error {
@@ -252,7 +266,10 @@ func (c *Config) readQueue(r *reader, name string, set processors.Set, databaseU
 		Exchange:    s.Exchange,
 		RoutingKeys: s.RoutingKeys,
 		Rate:        s.Rate,
-		EnvPrefix:   prefix,
+
+		MaxBodyBytes: s.MaxBody,
+		ReplyTo:      s.ReplyTo,
+		EnvPrefix:    prefix,
 	}
 	c.Consumer.Queues = append(c.Consumer.Queues, q)
 

@@ -7,7 +7,7 @@ import (
 	"time"
 	_ "time/tzdata" // where there is no /usr/share/zoneinfo
 
-	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 // scheduleSettings are the variables of each schedule.
@@ -66,13 +66,13 @@ func withNumbers(v any) any {
 
 // readSchedule reads the variables of a schedule. It reports false if one of them
 // cannot be read: what it says as a whole cannot be looked at then.
-func readSchedule(r *reader, name string) (consumer.Schedule, bool) {
+func readSchedule(r *reader, name string) (schedule.Schedule, bool) {
 	prefix := envPrefix("schedule", name)
 	var s scheduleSettings
 	if !r.know("schedule "+name, prefix, &s) || !r.read(prefix, &s) {
-		return consumer.Schedule{}, false
+		return schedule.Schedule{}, false
 	}
-	return consumer.Schedule{
+	return schedule.Schedule{
 		Name:        name,
 		Every:       s.Every,
 		Cron:        s.Cron,

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 func TestSchedulesOfTheEnvironment(t *testing.T) {
@@ -29,7 +29,7 @@ func TestSchedulesOfTheEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []consumer.Schedule{{
+	want := []schedule.Schedule{{
 		Name: "nightly", Cron: "0 2 * * *", TimeZone: "Europe/Berlin", Jitter: 10 * time.Minute, Misfire: "skip",
 		Queue: "reports", Body: []byte(`{"report": "daily"}`), ContentType: "application/json", Type: "report",
 		Headers:   map[string]any{"tenant": "a", "n": int64(5), "f": 0.5, "list": []any{int64(1), true}},

@@ -11,6 +11,7 @@ import (
 // brokerSettings are the variables that every subcommand with a broker needs.
 type brokerSettings struct {
 	AMQPURL string `envconfig:"AMQP_URL" default:"amqp://guest:guest@localhost:5672/" secret:"true" desc:"The broker, amqps:// for TLS; several nodes of a cluster, comma-separated, in the order to try them; special characters percent-encoded."`
+	User    string `envconfig:"AMQP_USER" desc:"The name by which the broker knows this process, where a certificate stands for it; not set, that of the URL. What Warren writes into headers is believed by it."`
 }
 
 // daemonSettings are the variables of the daemon as a whole.
@@ -51,6 +52,8 @@ type queueSettings struct {
 	MaxPriority int           `envconfig:"MAX_PRIORITY" desc:"The highest message priority of a classic queue; not set, it has none."`
 	Exchange    string        `envconfig:"EXCHANGE" desc:"An existing exchange to bind the queue to."`
 	RoutingKeys []string      `envconfig:"ROUTING_KEYS" desc:"The routing keys of these bindings, comma-separated; not set, one binding with the empty key."`
+	MaxBody     int           `envconfig:"MAX_BODY_BYTES" desc:"The longest body that is worked; a longer one goes to the dead-letter queue. Not set, any length."`
+	ReplyTo     []string      `envconfig:"REPLY_TO" desc:"The queues that results may be published to, comma-separated, * for any characters; not set, all but worked ones and those ending in .dead."`
 	Rate        float64       `envconfig:"RATE" desc:"How many deliveries may be started a second, 0.5 being one in two seconds; not set, any number."`
 }
 

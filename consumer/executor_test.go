@@ -22,22 +22,22 @@ type timedAttempt struct {
 
 // newTestConsumer is one that never connects, for what needs only its instruments.
 func newTestConsumer(log *slog.Logger) *Consumer {
-	c := &Consumer{cfg: Config{Worker: "vm1 1.0"}.withDefaults(), top: topologyOf([]Queue{{RetryMax: time.Hour}}), log: log}
+	c := &Consumer{cfg: Config{Worker: "vm1 1.0"}.withDefaults(), sessions: newNewest(), log: log}
 	c.meters, _ = newMeters(c.cfg.Telemetry.MeterProvider, c)
 	return c
 }
 
-func newTestWorker(q Queue, log *slog.Logger) *worker {
+func newTestExecutor(q Queue, log *slog.Logger) *executor {
 	q.Name = "orders"
 	q = Config{Queues: []Queue{q}}.withDefaults().Queues[0]
-	return newQueueLoop(q, newTestConsumer(log)).worker
+	return newQueueLoop(q, newTestConsumer(log)).executor
 }
 
 func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		var got []timedAttempt
-		w := newTestWorker(Queue{
+		e := newTestExecutor(Queue{
 			RetryBase: 150 * time.Millisecond,
 			Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 				got = append(got, timedAttempt{time.Since(start), d.Attempt})
@@ -47,7 +47,7 @@ func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
 				return errors.New("no")
 			}),
 		}, slog.New(slog.DiscardHandler))
-		_, o := w.attempt(t.Context(), &job{delivery: amqp.Delivery{}, story: story{attempts: 1}})
+		_, o := e.attempt(t.Context(), &job{delivery: amqp.Delivery{}, history: history{attempts: 1}})
 
 		// After the 5th attempt the wait would be 2.4 s: that is the broker's.
 		equal(t, got, []timedAttempt{{0, 2}, {300 * time.Millisecond, 3}, {900 * time.Millisecond, 4}})
@@ -59,12 +59,12 @@ func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
 
 func TestAttemptsInTheProcessEndWithTheLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTestWorker(Queue{
+		e := newTestExecutor(Queue{
 			RetryBase: time.Millisecond, RetryMax: 2 * time.Millisecond, MaxAttempts: 5,
 			Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") }),
 		}, slog.New(slog.DiscardHandler))
 		start := time.Now()
-		_, o := w.attempt(t.Context(), &job{})
+		_, o := e.attempt(t.Context(), &job{})
 		equal(t, o.attempts, 5)
 		equal(t, errorText(o.err), "no")
 		equal(t, o.verdict, verdict{action: deadLetter, reason: "exhausted"})
@@ -75,30 +75,30 @@ func TestAttemptsInTheProcessEndWithTheLast(t *testing.T) {
 func TestAttemptThatNeverBeganIsNotDone(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrShutdown)
-	w := newTestWorker(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
-	_, o := w.attempt(ctx, &job{})
+	e := newTestExecutor(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
+	_, o := e.attempt(ctx, &job{})
 	equal(t, o.attempts, 0)
-	equal(t, o.verdict.action, giveBack)
+	equal(t, o.verdict.action, requeue)
 }
 
 func TestShutdownCutsAWaitInTheProcessShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		w := newTestWorker(Queue{
+		e := newTestExecutor(Queue{
 			RetryBase: 900 * time.Millisecond,
 			Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") }),
 		}, slog.New(slog.DiscardHandler))
 		time.AfterFunc(100*time.Millisecond, func() { cancel(ErrShutdown) })
 		start := time.Now()
-		_, o := w.attempt(ctx, &job{})
-		equal(t, o.verdict.action, giveBack)
+		_, o := e.attempt(ctx, &job{})
+		equal(t, o.verdict.action, requeue)
 		equal(t, time.Since(start), 100*time.Millisecond)
 	})
 }
 
 func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTestWorker(Queue{
+		e := newTestExecutor(Queue{
 			Timeout: 30 * time.Second,
 			Processor: ProcessorFunc(func(ctx context.Context, _ Delivery, _ *Scope) error {
 				<-ctx.Done()
@@ -110,7 +110,7 @@ func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
 		}, slog.New(slog.DiscardHandler))
 		start := time.Now()
 		var o outcome
-		w.once(t.Context(), Delivery{}, &o)
+		e.once(t.Context(), Delivery{}, &o)
 		err := o.err
 		equal(t, time.Since(start), 30*time.Second)
 		equal(t, errorText(err), "the attempt took longer than the queue's timeout (30s): interrupted while sending")
@@ -120,12 +120,12 @@ func TestTimeoutEndsTheContextOfAnAttempt(t *testing.T) {
 
 func TestWorkThatIsDoneInSpiteOfItsTimeoutIsDone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTestWorker(Queue{Timeout: time.Second, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+		e := newTestExecutor(Queue{Timeout: time.Second, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
 			<-time.After(2 * time.Second)
 			return nil
 		})}, slog.New(slog.DiscardHandler))
 		var o outcome
-		w.once(t.Context(), Delivery{}, &o)
+		e.once(t.Context(), Delivery{}, &o)
 		err := o.err
 		equal(t, err, nil)
 	})
@@ -135,11 +135,11 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
 		returned := make(chan struct{})
-		w := newTestWorker(Queue{Timeout: time.Minute, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+		e := newTestExecutor(Queue{Timeout: time.Minute, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
 			<-returned
 			return nil
 		})}, slog.New(slog.NewTextHandler(&log, nil)))
-		go w.once(t.Context(), Delivery{MessageID: "m-7"}, new(outcome))
+		go e.once(t.Context(), Delivery{MessageID: "m-7"}, new(outcome))
 		<-time.After(time.Minute + overdueAfter - 1)
 		synctest.Wait()
 		equal(t, log.String(), "")
@@ -153,15 +153,15 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 }
 
 func TestAPanicIsAnErrorWithAStack(t *testing.T) {
-	w := newTestWorker(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+	e := newTestExecutor(Queue{Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
 		orders := make([]int, 0)
 		return fmt.Errorf("order %d", orders[len(orders)])
 	})}, slog.New(slog.DiscardHandler))
 	var o outcome
-	w.once(t.Context(), Delivery{}, &o)
+	e.once(t.Context(), Delivery{}, &o)
 	err := o.err
 	p, ok := errors.AsType[*PanicError](err)
-	if !ok || !strings.Contains(p.Stack, "worker_test.go") || !strings.Contains(err.Error(), "index out of range") {
+	if !ok || !strings.Contains(p.Stack, "executor_test.go") || !strings.Contains(err.Error(), "index out of range") {
 		t.Errorf("error %v of %T, want a PanicError with this file in its stack", err, err)
 	}
 }
@@ -169,13 +169,13 @@ func TestAPanicIsAnErrorWithAStack(t *testing.T) {
 func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
 	l := newQueueLoop(Queue{Name: "orders", Concurrency: 1}, newTestConsumer(slog.New(slog.DiscardHandler)))
 	l.do(&job{}, func() action { runtime.Goexit(); return acknowledge })
-	equal(t, (<-l.results).action, giveBack)
+	equal(t, (<-l.results).action, requeue)
 }
 
 func TestRateSpacesStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newTestWorker(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
-		l := newQueueLoop(w.Queue, newTestConsumer(w.log))
+		e := newTestExecutor(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
+		l := newQueueLoop(e.Queue, newTestConsumer(e.log))
 		l.sub = &subscription{}
 		start := time.Now()
 		for tag := range uint64(21) {
@@ -188,4 +188,25 @@ func TestRateSpacesStarts(t *testing.T) {
 		}
 		equal(t, time.Since(start), 2*time.Second)
 	})
+}
+
+func TestBackoffDoublesUpToItsCap(t *testing.T) {
+	for _, c := range []struct {
+		base, most time.Duration
+		attempts   int
+		want       time.Duration
+	}{
+		{time.Second, time.Hour, 1, time.Second},
+		{time.Second, time.Hour, 2, 2 * time.Second},
+		{time.Second, time.Hour, 5, 16 * time.Second},
+		{time.Second, time.Hour, 12, 2048 * time.Second},
+		{time.Second, time.Hour, 13, time.Hour},
+		{time.Second, time.Hour, 1 << 30, time.Hour}, // no overflow, no long loop
+		{300 * time.Millisecond, time.Minute, 3, 1200 * time.Millisecond},
+		{time.Minute, time.Minute, 7, time.Minute},
+	} {
+		if got := backoff(c.base, c.most, c.attempts); got != c.want {
+			t.Errorf("backoff(%v, %v, %d) = %v, want %v", c.base, c.most, c.attempts, got, c.want)
+		}
+	}
 }

@@ -1,0 +1,130 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A Report takes what was found of a thing: whether it is as it should be, what it is,
+// and the finding or, if it is a fault, the remedy.
+type Report func(ok bool, what, text string)
+
+// Inspect looks whether what q needs is there and permitted. It changes nothing.
+func (c *Conn) Inspect(q Queue, report Report) {
+	for _, name := range []string{q.Name, q.DeadLetterQueue()} {
+		c.inspectQueue(q, name, report)
+	}
+	if q.Exchange != "" {
+		err := c.OnChannel(func(ch *amqp.Channel) error {
+			return ch.ExchangeDeclarePassive(q.Exchange, "", true, false, false, false, nil)
+		})
+		ReportLook(report, "exchange "+q.Exchange, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
+	}
+	c.inspectWaits(q, report)
+}
+
+// inspectQueue looks at one queue and what may be done with it.
+func (c *Conn) inspectQueue(q Queue, name string, report Report) {
+	what := "queue " + name
+	var state amqp.Queue
+	err := c.OnChannel(func(ch *amqp.Channel) (err error) {
+		state, err = ch.QueueDeclarePassive(name, true, false, false, false, nil)
+		return err
+	})
+	if err == nil && !q.Passive {
+		for _, d := range q.Declarations()[:2] {
+			if d.What == what {
+				err = c.OnChannel(d.Make) // changes nothing: it is there
+			}
+		}
+	}
+	if err == nil && name == q.Name {
+		err = c.OnChannel(func(ch *amqp.Channel) error { return MayConsume(ch, name) })
+	}
+	ReportLook(report, what, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+}
+
+// inspectWaits looks at the wait queues of a work queue and reports them in one line.
+// Those that have not been needed yet are not there.
+func (c *Conn) inspectWaits(q Queue, report Report) {
+	what := "wait queues of " + q.Name
+	there := 0
+	for _, d := range q.Waits() {
+		decl := q.DeclareWait(d)
+		err := c.OnChannel(decl.Look)
+		if err == nil && !q.Passive {
+			err = c.OnChannel(decl.Make) // changes nothing: it is there
+		}
+		switch {
+		case err == nil:
+			there++
+		case IsMissing(err) && !q.Passive:
+		default:
+			report(false, what, ExplainDeclare(decl.What, err, q.Passive, q.EnvPrefix).Error())
+			return
+		}
+	}
+	if q.Passive {
+		report(true, what, fmt.Sprintf("all %d are there", there))
+		return
+	}
+	report(true, what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
+}
+
+// ReportLook reports what looking at something came to. Where it may be declared,
+// it is no fault that it is missing.
+func ReportLook(report Report, what string, err error, mayDeclare bool, envPrefix, text string) {
+	switch {
+	case err == nil:
+		report(true, what, text)
+	case IsMissing(err) && mayDeclare:
+		report(true, what, "is missing; warren declares it when it starts")
+	default:
+		text := ExplainDeclare(what, err, !mayDeclare, envPrefix).Error()
+		report(false, what, strings.TrimLeft(strings.TrimPrefix(text, what), ": "))
+	}
+}
+
+// MayConsume asks to consume with an argument that the broker must refuse. It
+// looks at the permission and the queue first, so that nothing is handed out
+// whatever it answers.
+func MayConsume(ch *amqp.Channel, queue string) error {
+	_, err := ch.Consume(queue, "", false, false, false, false, amqp.Table{"x-priority": "none"})
+	if reply, ok := errors.AsType[*amqp.Error](err); ok && reply.Code == amqp.PreconditionFailed {
+		return nil
+	}
+	return err
+}
+
+// MayPublish publishes in a transaction, and rolls it back. A broker with an alarm would
+// not answer: what has not been answered soon counts as that.
+func (c *Conn) MayPublish(ctx context.Context) error {
+	answers := make(chan error, 1)
+	go func() { // ends with the connection at the latest
+		answers <- c.OnChannel(func(ch *amqp.Channel) error {
+			if err := ch.Tx(); err != nil {
+				return err
+			}
+			if err := ch.PublishWithContext(ctx, "", "", false, false, amqp.Publishing{}); err != nil {
+				return err
+			}
+			return ch.TxRollback()
+		})
+	}()
+	select {
+	case err := <-answers:
+		return err
+	case <-time.After(answerTimeout):
+		return ErrBlocked
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// answerTimeout is how long a broker that works may take to answer.
+const answerTimeout = 5 * time.Second
