@@ -19,7 +19,7 @@ func TestHostileMails(t *testing.T) {
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"silent.html": `{{define "subject"}}x{{end}}<p>{{range .n}}{{end}}</p>`,
-		"loud.txt":    `{{define "subject"}}x{{end}}{{range .n}}a line that is repeated{{end}}`,
+		"loud.txt":    `{{define "subject"}}x{{end}}{{range .n}}` + strings.Repeat("x", 200) + `{{end}}`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -36,7 +36,7 @@ func TestHostileMails(t *testing.T) {
 		"WARREN_QUEUE_EMAILS_CONCURRENCY=1", // so that each holds up the next
 	)
 	hostile := map[string]struct{ body, reason, text string }{
-		"silent":  {`{"to": "a@b.c", "template": "silent", "data": {"n": 9000000000000000000}}`, "permanent", "more than 1000000 times"},
+		"silent":  {`{"to": "a@b.c", "template": "silent", "data": {"n": 9000000000000000000}}`, "permanent", "more than 100000 times"},
 		"loud":    {`{"to": "a@b.c", "template": "loud", "data": {"n": 9000000000000000000}}`, "permanent", "more than 8388608 bytes"},
 		"latin-1": {"{\"to\": \"a@b.c\", \"subject\": \"Gr\xfc\xdfe\", \"text\": \"x\"}", "undecodable", "not UTF-8"},
 		"gzip":    {"\x1f\x8b\x08\x00", "undecodable", "compressed with gzip"},

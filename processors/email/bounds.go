@@ -16,7 +16,7 @@ import (
 // to an integer.
 const (
 	maxOutputBytes = 8 << 20
-	maxRepeats     = 1_000_000
+	maxRepeats     = 100_000
 )
 
 var (

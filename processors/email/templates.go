@@ -125,8 +125,10 @@ func (ts templates) render(ctx context.Context, name string, data map[string]any
 		return r, nil
 	case ctx.Err() != nil:
 		return r, fmt.Errorf("template %s: %w", name, context.Cause(ctx))
-	case errors.Is(err, errTooLong), errors.Is(err, errTooOften):
-		return r, consumer.Permanent(fmt.Errorf("template %s: %w", name, err))
+	case errors.Is(err, errTooLong):
+		return r, consumer.Permanent(fmt.Errorf("template %s: %w", name, errTooLong))
+	case errors.Is(err, errTooOften): // without where, which is in code that is not the template's
+		return r, consumer.Permanent(fmt.Errorf("template %s: %w", name, errTooOften))
 	}
 	return r, consumer.Permanent(fmt.Errorf("template %s does not go with data: %w", name, err))
 }
