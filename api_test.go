@@ -69,6 +69,28 @@ func TestClientInPython(t *testing.T) {
 	}
 }
 
+// The program of docs/http.md says why a message is dead.
+func TestClientInPythonOnADeadMessage(t *testing.T) {
+	page, err := os.ReadFile("docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := regexp.MustCompile("(?s)```python\n(.*?)```").FindSubmatch(page)
+	if program == nil {
+		t.Fatal("docs/http.md has no block of python")
+	}
+	v := rabbittest.NewVhost(t)
+	d := start(t, apiQueue(v, "reports", `echo no such month >&2; exit 65`, "WARREN_DATABASE_URL=sqlite:"+t.TempDir()+"/warren.db", "WARREN_MIGRATE=true")...)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	client := exec.CommandContext(ctx, "/usr/bin/python3", "-c", string(program[1]))
+	client.Env = []string{"WARREN_URL=" + d.adminURL(t), "WARREN_TOKEN=" + apiToken}
+	out, err := client.CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(out), "dead: permanent: ") || !strings.Contains(string(out), "no such month") || strings.Contains(string(out), "Traceback") {
+		t.Errorf("it has printed %s and ended with %v, want why the message is dead", out, err)
+	}
+}
+
 // fetchReport is a program that has a report made, and fetches the file.
 const fetchReport = `
 import json, os, time, urllib.request
@@ -254,6 +276,11 @@ func TestAPIIsAsDescribed(t *testing.T) {
 		t.Errorf("after a repeat: got %s, want the result", got)
 	}
 
+	a.ask(202, "POST", "/v1/queues/orders", `{}`, "Message-Id", "whole", "Amqp-Type", "order.created", "Amqp-Priority", "7", "Amqp-Reply-To", "answers",
+		"Amqp-Correlation-Id", "c-1", "Amqp-Expiration", "60000", "Amqp-Headers", `{"tenant": "acme", "n": 3}`)
+	a.await("whole", "succeeded")
+	a.ask(415, "POST", "/v1/queues/orders", `{}`, "Content-Type", "application/x-www-form-urlencoded")
+	a.ask(400, "GET", "/v1/messages/fine?queue=%00", "")
 	a.ask(400, "POST", "/v1/queues/orders", `{`)
 	a.ask(404, "POST", "/v1/queues/emails", `{}`)
 	a.ask(413, "POST", "/v1/queues/orders", `"`+strings.Repeat("x", 1000)+`"`)
@@ -269,7 +296,7 @@ func TestAPIIsAsDescribed(t *testing.T) {
 	if _, got := a.ask(200, "GET", "/v1/openapi.yaml", ""); got != string(described) {
 		t.Error("/v1/openapi.yaml is not consumer/httpapi/openapi.yaml")
 	}
-	for _, want := range []string{"publish 202", "publish 400", "publish 401", "publish 403", "publish 404", "publish 413", "state 200", "state 401", "state 404", "openapi 200", "openapi 401"} {
+	for _, want := range []string{"publish 202", "publish 400", "publish 401", "publish 403", "publish 404", "publish 413", "publish 415", "state 200", "state 400", "state 401", "state 404", "openapi 200", "openapi 401"} {
 		if !a.seen[want] {
 			t.Errorf("the answer %s was not seen", want)
 		}

@@ -149,7 +149,9 @@ func (s *Scope) transaction(ctx context.Context) (Transaction, error) {
 	case s.tx != nil:
 		return s.tx, nil
 	}
+	begun := time.Now()
 	tx, err := s.database.Begin(ctx, s.inboxKey)
+	s.waited = time.Since(begun)
 	if err != nil {
 		s.databaseErr = err
 		return nil, err

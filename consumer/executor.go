@@ -143,7 +143,7 @@ func (o outcome) level() slog.Level {
 func (e *executor) attempt(ctx context.Context, j *job) (context.Context, outcome) {
 	o := outcome{attempts: j.history.attempts, err: errNotStarted}
 	if e.database != nil && j.identified {
-		o.key = newInboxKey(e.Name, j.delivery.MessageId, j.delivery.Body)
+		o.key = newInboxKey(e.Name, &j.delivery, j.history.ours)
 	}
 	inProcess := retry.BackoffFunc(func() (time.Duration, bool) { return o.verdict.after, o.verdict.after >= broker.ShortestWait })
 	interrupted := retry.Do(ctx, inProcess, func(context.Context) error {

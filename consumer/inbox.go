@@ -3,10 +3,17 @@ package consumer
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
@@ -14,16 +21,103 @@ import (
 
 // An InboxKey tells a message from all others of its queue. The message id alone is
 // not enough: publishers have been seen to use one id for many messages, none of
-// which may be lost.
+// which may be lost, and whoever guesses one could have another's message taken for a
+// repeat.
 type InboxKey struct {
 	Queue     string
 	MessageID string
-	Digest    [16]byte // of the body
+	Digest    [16]byte // of the message, see digestOf
 }
 
-func newInboxKey(queue, messageID string, body []byte) *InboxKey {
-	sum := sha256.Sum256(body)
-	return &InboxKey{queue, messageID, [16]byte(sum[:16])}
+func newInboxKey(queue string, d *amqp.Delivery, ours bool) *InboxKey {
+	return &InboxKey{queue, d.MessageId, digestOf(d, ours)}
+}
+
+// digestOf returns the digest of all that the publisher of d has set: body, properties,
+// headers, exchange and routing key. The name of the publisher is among it, which the
+// broker has checked: nobody can take a message from Warren, such as that of a schedule,
+// away by sending the same in advance. It is the same for each of the copies that Warren
+// makes of the message for another attempt, and for one that is sent again within
+// another trace. ours tells whether Warren published d: what its headers say of the
+// original is believed then.
+func digestOf(d *amqp.Delivery, ours bool) [16]byte {
+	_, isCopy := d.Headers[headerRoutingKey]
+	isCopy = isCopy && ours
+	original := func(name, value string) string {
+		if v, there := d.Headers[originalPrefix+name]; isCopy && there {
+			return fmt.Sprint(v)
+		}
+		return value
+	}
+	exchange, key, user := d.Exchange, d.RoutingKey, d.UserId
+	if isCopy {
+		exchange, _ = d.Headers[headerExchange].(string)
+		key, _ = d.Headers[headerRoutingKey].(string)
+		user, _ = d.Headers[originalPrefix+"user-id"].(string)
+	}
+	h := digester{sha256.New()}
+	for _, text := range []string{
+		exchange, key, user, d.MessageId, d.CorrelationId, d.ReplyTo, d.Type, d.AppId, d.ContentType, d.ContentEncoding,
+		original("expiration", d.Expiration), original("priority", strconv.Itoa(int(d.Priority))),
+	} {
+		h.add('s', []byte(text))
+	}
+	h.value(d.Timestamp)
+	headers := make(amqp.Table, len(d.Headers))
+	for name, v := range d.Headers {
+		original, kept := strings.CutPrefix(name, originalPrefix)
+		switch {
+		case isCopy && kept && (original == "CC" || original == "BCC" || original == headerDelay):
+			headers[original] = v
+		case isBrokers(name), strings.HasPrefix(name, ownHeaders), name == "traceparent", name == "tracestate", name == "baggage":
+		default:
+			headers[name] = v
+		}
+	}
+	h.value(headers)
+	h.add('x', d.Body)
+	return [16]byte(h.Sum(nil))
+}
+
+// A digester digests values of AMQP, each with its kind and length: no two lists of
+// values are digested alike.
+type digester struct{ hash.Hash }
+
+func (h digester) add(kind byte, bytes []byte) {
+	h.number(kind, uint64(len(bytes)))
+	_, _ = h.Write(bytes) // a hash does not fail
+}
+
+func (h digester) number(kind byte, n uint64) {
+	_, _ = h.Write(binary.BigEndian.AppendUint64([]byte{kind}, n))
+}
+
+func (h digester) value(v any) {
+	if n, ok := broker.Integer(v); ok {
+		h.number('i', uint64(n))
+		return
+	}
+	switch v := v.(type) {
+	case string:
+		h.add('s', []byte(v))
+	case []byte:
+		h.add('s', v)
+	case time.Time:
+		h.number('t', uint64(v.Unix()))
+	case amqp.Table:
+		h.number('m', uint64(len(v)))
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			h.add('k', []byte(name))
+			h.value(v[name])
+		}
+	case []any:
+		h.number('l', uint64(len(v)))
+		for _, e := range v {
+			h.value(e)
+		}
+	default: // few and small
+		h.add('v', fmt.Append(nil, v))
+	}
 }
 
 // recall looks into the inbox for the message of o. If its work is done, it makes o
@@ -72,7 +166,11 @@ func (e *executor) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope
 
 // run runs p in the scope, and ends that.
 func (s *Scope) run(ctx context.Context, p Processor) error {
+	begun := time.Now()
 	err := s.end(recovered(func() error { return p.Process(ctx, *s.delivery, s) }))
+	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && s.waited > time.Since(begun)/2 {
+		s.databaseErr = fmt.Errorf("%w: the attempt has waited for its transaction for %v of its time, while others wrote", ErrDatabase, s.waited.Round(time.Millisecond))
+	}
 	if err != nil && errors.Is(s.databaseErr, ErrDatabase) && !errors.Is(err, ErrDatabase) {
 		err = fmt.Errorf("%w; %w", err, s.databaseErr)
 	}

@@ -40,9 +40,10 @@ type Scope struct {
 
 	database    Database // nil: none
 	propagator  propagation.TextMapPropagator
-	inboxKey    *InboxKey   // nil: the message has no identity of its own
-	tx          Transaction // nil: not begun
-	databaseErr error       // why the transaction could not be begun or ended
+	inboxKey    *InboxKey     // nil: the message has no identity of its own
+	tx          Transaction   // nil: not begun
+	databaseErr error         // why the transaction could not be begun or ended
+	waited      time.Duration // for the transaction
 }
 
 // A Result is what a processor answers to a publisher that set reply-to, or asks for

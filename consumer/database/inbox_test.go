@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/pgtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -153,4 +157,87 @@ func TestTheInboxIsCleaned(t *testing.T) {
 			t.Errorf("got %d rows left, want %d", got, 3*cleanBatch-old)
 		}
 	})
+}
+
+// A message-id that PostgreSQL cannot hold as text is no fault of the database, and is
+// recognised.
+func TestAnyMessageIDIsRecognised(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		for i, id := range []string{"a\x00b", "\xff", "\xfe", "", "ä"} {
+			k := consumer.InboxKey{Queue: "work", MessageID: id, Digest: [16]byte{byte(i)}}
+			if _, done, err := d.Done(t.Context(), k); done || err != nil {
+				t.Errorf("%q: got %t and %v, want false", id, done, err)
+			}
+			tx, err := d.Begin(t.Context(), &k)
+			if err != nil {
+				t.Fatalf("%q: %v", id, err)
+			}
+			if err := tx.Commit(t.Context(), &consumer.Result{ContentType: "text/\x00", Body: []byte("\x00")}); err != nil {
+				t.Fatalf("%q: %v", id, err)
+			}
+			if _, done, err := d.Done(t.Context(), k); !done || err != nil {
+				t.Errorf("%q once it is done: got %t and %v, want true", id, done, err)
+			}
+			if err := d.Record(t.Context(), k); err != nil {
+				t.Errorf("%q: %v", id, err)
+			}
+		}
+		if d.Reason() != "" {
+			t.Errorf("the database is said to be away: %s", d.Reason())
+		}
+	})
+}
+
+// What the database objects to is no outage.
+func TestAValueThatTheDatabaseDoesNotTakeIsNoOutage(t *testing.T) {
+	d := migrated(t, pgtest.URL(t))
+	var s string
+	err := d.read.QueryRowContext(t.Context(), "SELECT $1::text", "a\x00").Scan(&s)
+	if err = d.usable(t.Context(), "look into the inbox", err); err == nil || errors.Is(err, consumer.ErrDatabase) || d.Reason() != "" {
+		t.Errorf("got %v, and the outage %q; want an error of the message alone", err, d.Reason())
+	}
+}
+
+// An attempt that spends its time waiting for SQLite's one writer is not counted: none
+// of these has a second.
+func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
+	const n = 12
+	v := rabbittest.NewVhost(t)
+	d := migrated(t, sqliteURL(t))
+	v.Declare(t, "work", workQueue)
+	v.PublishN(t, "work", n, func(i int) amqp.Publishing { return message(fmt.Sprint(i), "") })
+	p := consumer.ProcessorFunc(func(ctx context.Context, m consumer.Delivery, scope *consumer.Scope) error {
+		if err := insert(ctx, m, scope); err != nil {
+			return err
+		}
+		select { // writing all the while
+		case <-time.After(700 * time.Millisecond):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	var log logBuffer
+	c, err := consumer.New(consumer.Config{
+		Nodes: []string{v.URL}, Database: d,
+		Queues: []consumer.Queue{{Name: "work", Processor: p, Concurrency: n, MaxAttempts: 1, Timeout: 3 * time.Second, RetryMax: 4 * time.Second}},
+	}, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return c.Status().Queues[0].Reason == "" }, "the queue is consumed")
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		return d.number(t, "SELECT count(*) FROM rows") == n || v.Ready(t, "work.dead") > 0
+	}, "all are worked")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if dead := v.Ready(t, "work.dead"); dead != 0 {
+		t.Errorf("got %d dead letters, want none; the log:\n%s", dead, log.String())
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/sethvargo/go-retry"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/internal/jsonvalue"
 )
 
 const (
@@ -365,41 +365,8 @@ func scan(rows *sql.Rows) (outgoing, error) {
 		m.Body = []byte(text.String)
 	}
 	m.Expiration = time.Duration(expiration) * time.Millisecond
-	m.Headers, err = parseHeaders(headers)
+	m.Headers, err = jsonvalue.Headers(headers)
 	return o, err
-}
-
-// parseHeaders reads a JSON object. Whole numbers are int64, others float64.
-func parseHeaders(text string) (map[string]any, error) {
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	var headers map[string]any
-	err := d.Decode(&headers)
-	numbers(headers)
-	return headers, err
-}
-
-// numbers returns v with numbers in place of what JSON has for them.
-func numbers(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		if f, err := v.Float64(); err == nil {
-			return f
-		}
-		return v.String() // larger than any number of AMQP
-	case map[string]any:
-		for name, e := range v {
-			v[name] = numbers(e)
-		}
-	case []any:
-		for i, e := range v {
-			v[i] = numbers(e)
-		}
-	}
-	return v
 }
 
 // settle deletes the rows that were published, and marks, of each target, the first

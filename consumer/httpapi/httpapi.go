@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -22,7 +23,8 @@ import (
 const (
 	// publishTimeout is how long a request waits for the broker.
 	publishTimeout = 10 * time.Second
-	// maxPublishing is how many bodies are held at once; more requests wait.
+	// maxPublishing is how many messages are on their way to the broker at once; more
+	// wait. The bodies of all requests have room for so many messages of the longest kind.
 	maxPublishing = 32
 )
 
@@ -57,6 +59,7 @@ type api struct {
 	Config
 	log        *slog.Logger
 	publishing chan struct{}
+	held       atomic.Int64 // bytes of bodies
 }
 
 // New returns the handler of all paths below /v1/. Who may ask is for the caller to

@@ -3,9 +3,11 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +35,76 @@ func TestPublish(t *testing.T) {
 	if w := ask(t, api, "GET", w.Header().Get("Location"), nil); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"state":"accepted"`) {
 		t.Errorf("at the Location: got %d and %s", w.Code, w.Body)
 	}
+}
+
+func TestPublishSetsEveryProperty(t *testing.T) {
+	world, api := newAPI(t, false)
+	w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}"), "Amqp-Type", "order.created", "Amqp-Priority", "7", "Amqp-Reply-To", "answers",
+		"Amqp-Correlation-Id", "c-1", "Amqp-Expiration", "60000", "X-Delay", "5", "Amqp-Headers", `{"tenant": "Grüße", "n": 9007199254740993, "f": 1.5, "list": [1, {"a": null}]}`)
+	if w.Code != http.StatusAccepted {
+		t.Fatalf("got %d and %s", w.Code, w.Body)
+	}
+	m := world.messages[0]
+	if m.Type != "order.created" || m.Priority != 7 || m.ReplyTo != "answers" || m.CorrelationID != "c-1" || m.Expiration != time.Minute {
+		t.Errorf("published %+v", m)
+	}
+	want := map[string]any{"tenant": "Grüße", "n": int64(9007199254740993), "f": 1.5, "list": []any{int64(1), map[string]any{"a": nil}}, "x-delay": int64(5)}
+	if !reflect.DeepEqual(m.Headers, want) {
+		t.Errorf("published the headers %v, want %v", m.Headers, want)
+	}
+}
+
+// TestStalledUploadsHoldUpNobody has more requests than are published at once stop in
+// the middle of their bodies.
+func TestStalledUploadsHoldUpNobody(t *testing.T) {
+	_, api := newAPI(t, true)
+	var stalled sync.WaitGroup
+	var uploads []*io.PipeWriter
+	for range 100 {
+		r, w := io.Pipe()
+		stalled.Go(func() { ask(t, api, "POST", "/v1/queues/orders", r) })
+		if _, err := w.Write([]byte("{")); err != nil { // it is being read
+			t.Fatal(err)
+		}
+		uploads = append(uploads, w)
+	}
+	if w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}")); w.Code != http.StatusAccepted {
+		t.Errorf("beside 100 stalled uploads: got %d and %q, want 202", w.Code, w.Body)
+	}
+	for _, w := range uploads {
+		_ = w.Close()
+	}
+	stalled.Wait()
+}
+
+// TestBodiesAreBoundedTogether has bodies come that are too much for the memory, all at
+// once.
+func TestBodiesAreBoundedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, api := newAPI(t, true)
+		var stalled sync.WaitGroup
+		var uploads []*io.PipeWriter
+		for range 32 {
+			r, w := io.Pipe()
+			stalled.Go(func() { ask(t, api, "POST", "/v1/queues/orders", r) })
+			if _, err := w.Write(make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+			uploads = append(uploads, w)
+		}
+		synctest.Wait()
+		w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}"))
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("when the memory is full: got %d and %q, want 503", w.Code, w.Body)
+		}
+		for _, w := range uploads {
+			_ = w.Close()
+		}
+		stalled.Wait()
+		if w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}")); w.Code != http.StatusAccepted {
+			t.Errorf("afterwards: got %d and %q, want 202", w.Code, w.Body)
+		}
+	})
 }
 
 func TestPublishMakesAnID(t *testing.T) {
@@ -70,11 +142,23 @@ func TestPublishRefuses(t *testing.T) {
 		{"long id", "/v1/queues/orders", "{}", []string{"Message-Id", strings.Repeat("x", 256)}, 400, "256 bytes"},
 		{"dots", "/v1/queues/orders", "{}", []string{"Message-Id", ".."}, 400, "not be one or two dots"},
 		{"id with a space", "/v1/queues/orders", "{}", []string{"Message-Id", "a b"}, 400, "printable ASCII"},
-		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "soon"}, 400, `X-Delay is "soon"; it must be a number of milliseconds`},
+		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "soon"}, 400, `X-Delay is "soon"; it must be a number of milliseconds from 0`},
 		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "-1"}, 400, "X-Delay"},
-		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "99999999999999"}, 400, "at most 31622400000"},
+		{"delay", "/v1/queues/orders", "{}", []string{"X-Delay", "99999999999999"}, 400, "to 31622400000"},
 		{"type", "/v1/queues/orders", "{}", []string{"Content-Type", "a/b; c"}, 400, "Content-Type is not one"},
 		{"long type", "/v1/queues/orders", "{}", []string{"Content-Type", "a/" + strings.Repeat("b", 255)}, 400, "longer than 255 bytes"},
+		{"a form", "/v1/queues/orders", "order=17", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "use curl --json"},
+		{"Latin-1", "/v1/queues/orders", "{\"a\": \"Gr\xfc\xdfe\"}", nil, 400, "the body is not UTF-8, at byte 10"},
+		{"priority", "/v1/queues/orders", "{}", []string{"Amqp-Priority", "256"}, 400, `Amqp-Priority is "256"; it must be a number from 0 to 255`},
+		{"expiration", "/v1/queues/orders", "{}", []string{"Amqp-Expiration", "0"}, 400, "from 1 to 4294967295"},
+		{"reply-to", "/v1/queues/orders", "{}", []string{"Amqp-Reply-To", strings.Repeat("x", 256)}, 400, "Amqp-Reply-To is longer than 255 bytes"},
+		{"correlation", "/v1/queues/orders", "{}", []string{"Amqp-Correlation-Id", "\xff"}, 400, "Amqp-Correlation-Id is not text in UTF-8"},
+		{"headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", "[]"}, 400, "Amqp-Headers is not a JSON object"},
+		{"headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", "{} {}"}, 400, "there is more after the object"},
+		{"copies", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"CC": ["payments"]}`}, 400, "copies to other queues"},
+		{"copies", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"BCC": ["payments"]}`}, 400, "copies to other queues"},
+		{"Warren's own", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"x-warren-attempt": 1}`}, 400, "only RabbitMQ and Warren"},
+		{"delay among the headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"x-delay": 1}`}, 400, "send the header X-Delay"},
 		{"several", "/v1/queues/orders", "{}", []string{"X-Delay", "soon", "Message-Id", "a b"}, 400, "printable ASCII characters other than the space, and not be one or two dots\nX-Delay"},
 	} {
 		w := ask(t, api, "POST", test.path, strings.NewReader(test.body), test.headers...)

@@ -6,7 +6,10 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/state"
@@ -46,8 +49,12 @@ func (a *api) state(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotImplemented, "no states are kept, because there is no database: set WARREN_DATABASE_URL")
 		return
 	}
-	id := r.PathValue("id")
-	m, known, err := a.Store.State(r.Context(), id, r.URL.Query().Get("queue"))
+	id, queue := r.PathValue("id"), r.URL.Query().Get("queue")
+	if !utf8.ValidString(queue) || strings.ContainsFunc(queue, unicode.IsControl) {
+		refuse(w, http.StatusBadRequest, "queue is not text in UTF-8")
+		return
+	}
+	m, known, err := a.Store.State(r.Context(), id, queue)
 	switch {
 	case err != nil:
 		a.log.Debug("state of a message not read", "message_id", id, "error", err)

@@ -75,3 +75,14 @@ func TestState(t *testing.T) {
 		t.Errorf("where no states are kept: got %d and %q, want 501 and what to set", w.Code, w.Body)
 	}
 }
+
+func TestStateRefuses(t *testing.T) {
+	_, api := newAPI(t, false)
+	for path, status := range map[string]int{
+		"/v1/messages/m?queue=%00": 400, "/v1/messages/m?queue=%ff": 400, "/v1/messages/%00": 404, "/v1/messages/%ff": 404,
+	} {
+		if w := ask(t, api, "GET", path, nil); w.Code != status {
+			t.Errorf("%s: got %d and %q, want %d", path, w.Code, w.Body, status)
+		}
+	}
+}
