@@ -20,11 +20,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -118,13 +120,14 @@ func root(t testing.TB) string {
 func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for len(addrs) < n {
+		port, err := freeport.Port()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = l.Close() }() // all at the end: none is given twice
-		addrs = append(addrs, l.Addr().String())
+		if addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port)); !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
 	}
 	return addrs
 }

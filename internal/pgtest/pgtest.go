@@ -28,6 +28,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 const (
@@ -37,7 +39,7 @@ const (
 )
 
 // startTimeout is for machines that start several servers at once.
-const startTimeout = 2 * time.Minute
+const startTimeout = 10 * time.Minute
 
 // A Server is a private PostgreSQL server. It ends with this process at the latest.
 type Server struct {
@@ -139,7 +141,7 @@ func start(ctx context.Context) (*Server, error) {
 			return nil, err
 		}
 	}
-	if s.port, err = freePort(); err != nil {
+	if s.port, err = freeport.Port(); err != nil {
 		return nil, err
 	}
 	password := filepath.Join(s.dir, "password")
@@ -243,13 +245,4 @@ func findBin() (string, error) {
 		return "", errors.New("there is no PostgreSQL; install it with: apt-get install postgresql (make test does), or name its folder in POSTGRES_BIN")
 	}
 	return filepath.Dir(slices.Max(found)), nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,23 +151,4 @@ func (n *Node) lastWords() string {
 		all = append(all, lines[max(0, len(lines)-20):]...)
 	}
 	return strings.Join(all, "\n")
-}
-
-// freePort returns a port of the loopback interface on which nobody listens. It
-// lies below those that the kernel gives to outgoing connections, so that it is
-// still free when a stopped node or proxy comes back to it.
-func freePort() (int, error) {
-	const lowest, highest = 15_000, 32_000
-	for range 100 {
-		offset, err := rand.Int(rand.Reader, big.NewInt(highest-lowest))
-		if err != nil {
-			return 0, err
-		}
-		port := lowest + int(offset.Int64())
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free port from %d to %d on 127.0.0.1; see ss -ltn for who has them", lowest, highest)
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // A Node is a private RabbitMQ node. Its methods may be used by several goroutines.
@@ -62,7 +64,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 		ports = append(ports, &n.tlsPort)
 	}
 	for _, p := range ports {
-		if *p, err = freePort(); err != nil {
+		if *p, err = freeport.Port(); err != nil {
 			return nil, err
 		}
 	}

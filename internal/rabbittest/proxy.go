@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // A Direction is a way for bytes to take through a [Proxy]. They add up.
@@ -43,7 +45,7 @@ type link struct {
 // port, until the test ends.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	port, err := freePort()
+	port, err := freeport.Port()
 	if err != nil {
 		t.Fatal(err)
 	}

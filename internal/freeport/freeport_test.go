@@ -1,0 +1,29 @@
+package freeport
+
+import (
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestAPortIsFreeAndStaysOutOfTheKernelsWay(t *testing.T) {
+	port, err := Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := strconv.Atoi(strings.Fields(string(text))[0])
+	if err != nil || port >= first {
+		t.Errorf("port: got %d, want one below %d, the first of outgoing connections (error %v)", port, first, err)
+	}
+}
