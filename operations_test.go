@@ -55,8 +55,8 @@ func logMessages(t *testing.T) map[string]string {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && slices.Contains([]string{"internal", ".git", ".ci", "consumertest"}, entry.Name()):
-			return filepath.SkipDir
+		case entry.IsDir() && slices.Contains([]string{"internal", ".git", ".ci", "examples", "consumer/consumertest"}, path):
+			return filepath.SkipDir // whose log is not the daemon's
 		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
 			return nil
 		}
@@ -64,6 +64,7 @@ func logMessages(t *testing.T) map[string]string {
 		if err != nil {
 			return err
 		}
+		constants := constantsOf(file)
 		ast.Inspect(file, func(n ast.Node) bool {
 			call, ok := n.(*ast.CallExpr)
 			if !ok {
@@ -84,6 +85,11 @@ func logMessages(t *testing.T) map[string]string {
 					if l, ok := methods[arg.Sel.Name]; ok {
 						level = l
 					}
+				case *ast.Ident:
+					if message := constants[arg.Name]; message != "" && level != "" {
+						out[message] = level
+						return true
+					}
 				case *ast.BasicLit:
 					if message, err := strconv.Unquote(arg.Value); err == nil && level != "" && arg.Kind == token.STRING {
 						out[message] = level
@@ -97,6 +103,29 @@ func logMessages(t *testing.T) map[string]string {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	return out
+}
+
+// constantsOf are the constants of a file that are strings, by their names.
+func constantsOf(file *ast.File) map[string]string {
+	out := make(map[string]string)
+	for _, d := range file.Decls {
+		decl, ok := d.(*ast.GenDecl)
+		if !ok || decl.Tok != token.CONST {
+			continue
+		}
+		for _, s := range decl.Specs {
+			spec, ok := s.(*ast.ValueSpec)
+			if !ok {
+				continue
+			}
+			for i, value := range spec.Values {
+				if literal, ok := value.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+					out[spec.Names[i].Name], _ = strconv.Unquote(literal.Value)
+				}
+			}
+		}
 	}
 	return out
 }
