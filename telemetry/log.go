@@ -28,14 +28,14 @@ func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, erro
 	}
 	switch format {
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+		return slog.New(cleanHandler{slog.NewJSONHandler(w, options)}), nil
 	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
+		return slog.New(cleanHandler{slog.NewTextHandler(w, options)}), nil
 	case "journal":
 		if !journal.Enabled() {
 			return nil, errors.New("log format journal needs the systemd journal, whose socket does not answer; choose auto, json or text")
 		}
-		return slog.New(newJournalHandler(w, level)), nil
+		return slog.New(cleanHandler{newJournalHandler(w, level)}), nil
 	}
 	return nil, fmt.Errorf("log format %q is unknown; it must be auto, json, text or journal", format)
 }

@@ -164,7 +164,8 @@ func (t *Telemetry) Shutdown(ctx context.Context) {
 	t.faults.stop()
 }
 
-// A watchedExporter logs when spans cannot be exported, and when they can be again.
+// A watchedExporter exports spans with clean values. It logs when they cannot be exported,
+// and when they can be again.
 type watchedExporter struct {
 	sdktrace.SpanExporter
 	faults faultLog
@@ -172,7 +173,11 @@ type watchedExporter struct {
 
 // ExportSpans never returns an error: it has been logged.
 func (e *watchedExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	if err := e.SpanExporter.ExportSpans(ctx, spans); err != nil {
+	cleaned := make([]sdktrace.ReadOnlySpan, len(spans))
+	for i, s := range spans {
+		cleaned[i] = cleanSpan{s}
+	}
+	if err := e.SpanExporter.ExportSpans(ctx, cleaned); err != nil {
 		e.faults.Handle(err)
 		return nil
 	}
