@@ -28,10 +28,10 @@ var arrows = map[string][]string{
 	"processors/registry": {"consumer"},
 	"processors/internal": {"consumer", "consumer/database"},
 
-	"consumer/httpapi":         {"consumer", "consumer/state"},
+	"consumer/httpapi":         {"consumer", "consumer/state", "consumer/internal"},
 	"consumer/state":           {"consumer", "consumer/database", "consumer/internal"},
 	"consumer/database":        {"consumer", "consumer/internal"},
-	"consumer/consumertest":    {"consumer"},
+	"consumer/consumertest":    {"consumer", "consumer/internal"},
 	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", amqp},
 	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/internal/broker": {"consumer/internal", amqp},
