@@ -1,10 +1,8 @@
 package webhook
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,6 +15,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/warrenmq/warren/processors/internal/certs"
+	"github.com/warrenmq/warren/processors/internal/strictjson"
 )
 
 // parseURL reads URL; see Config. No part of it reaches the error.
@@ -69,8 +68,7 @@ func parseHeaders(value string) (http.Header, error) {
 		return header, nil
 	}
 	var values map[string]*string
-	d := json.NewDecoder(bytes.NewReader([]byte(value)))
-	if err := d.Decode(&values); err != nil || d.More() || values == nil {
+	if err := strictjson.Decode([]byte(value), &values); err != nil || values == nil {
 		return nil, errors.New(`HEADERS is not a JSON object of strings, such as {"Authorization": "Bearer ..."}`)
 	}
 	var faults []error

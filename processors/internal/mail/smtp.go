@@ -239,8 +239,14 @@ func (c *conn) finish(m *mail) error {
 			}
 		}
 	}
-	if len(refused) > 0 {
-		return errors.Join(refused...)
+	err := errors.Join(refused...)
+	if len(refused) > 1 && consumer.VerdictOf(err) == "unavailable" {
+		// It may have ended the session for what it had refused before, and would again:
+		// that is an attempt.
+		return consumer.RetryAfter(err, 0)
+	}
+	if err != nil {
+		return err
 	}
 	w, err := c.Data()
 	if err != nil {

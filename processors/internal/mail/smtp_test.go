@@ -218,6 +218,7 @@ func TestOneRefusedRecipientRefusesTheMail(t *testing.T) {
 		{"for good", map[string]*smtp.SMTPError{"b@example.com": never}, "dead", []string{"RCPT TO <b@example.com>", "no such user"}},
 		{"for now", map[string]*smtp.SMTPError{"c@example.com": later}, "retry", []string{"RCPT TO <c@example.com>", "greylisted"}},
 		{"as it goes down", map[string]*smtp.SMTPError{"b@example.com": gone}, "unavailable", []string{"RCPT TO <b@example.com>", "bye"}},
+		{"after too many", map[string]*smtp.SMTPError{"a@example.com": later, "b@example.com": gone}, "retry", []string{"<a@example.com>", "<b@example.com>"}},
 		{"for good, as it goes down", map[string]*smtp.SMTPError{"a@example.com": never, "b@example.com": gone}, "dead", []string{"<a@example.com>", "<b@example.com>"}},
 		{"both", map[string]*smtp.SMTPError{"a@example.com": later, "c@example.com": never}, "dead", []string{"<a@example.com>", "<c@example.com>"}},
 	} {
