@@ -241,10 +241,20 @@ type mailServer struct {
 
 func newMailServer(t *testing.T) *mailServer {
 	t.Helper()
+	return serveMail(t, listen(t))
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return listener
+}
+
+func serveMail(t *testing.T, listener net.Listener) *mailServer {
+	t.Helper()
 	m := &mailServer{addr: listener.Addr().String()}
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
 		m.mu.Lock()

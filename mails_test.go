@@ -1,9 +1,11 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,4 +72,40 @@ func filesIn(t *testing.T, maildir string) []string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// A gate closes each connection at once until it is open.
+type gate struct {
+	net.Listener
+	open   atomic.Bool
+	closed atomic.Int64 // connections
+}
+
+func (g *gate) Accept() (net.Conn, error) {
+	for {
+		c, err := g.Listener.Accept()
+		if err != nil || g.open.Load() {
+			return c, err
+		}
+		g.closed.Add(1)
+		_ = c.Close()
+	}
+}
+
+// While the mail server is away, mails wait for it: none uses up its only attempt.
+func TestMailServerThatIsAway(t *testing.T) {
+	const n = 20
+	v := rabbittest.NewVhost(t)
+	away := &gate{Listener: listen(t)}
+	server := serveMail(t, away)
+	start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=email", "WARREN_QUEUE_EMAILS_MAX_ATTEMPTS=1",
+		"WARREN_QUEUE_EMAILS_SMTP_URL=smtp://"+server.addr+"?tls=none", "WARREN_QUEUE_EMAILS_FROM=shop@example.com")
+	v.PublishN(t, "emails", n, withID(`{"to": "c-ID@example.net", "subject": "Order ID", "text": "Thank you."}`))
+	rabbittest.Eventually(t, time.Minute, func() bool { return away.closed.Load() >= 5 }, "mails have been tried")
+	away.open.Store(true)
+	rabbittest.Eventually(t, 2*time.Minute, func() bool { return len(server.subjects()) >= n }, "all mails have been sent")
+	eachOnce(t, server.subjects(), n)
+	if dead := v.Ready(t, "emails.dead"); dead != 0 {
+		t.Errorf("%d mails are dead, want none", dead)
+	}
 }
