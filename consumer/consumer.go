@@ -228,7 +228,7 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 			s, err := openSession(ctx, c.dialer, n.url, c.log)
 			if err == nil {
 				n.outage.End(c.log.With("node", name), "the node can be used again")
-				if err = c.declare(s, first); err != nil {
+				if err = c.declare(ctx, s, first); err != nil {
 					s.close()
 					return nil, err
 				}
@@ -255,14 +255,16 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 // declare makes sure, the first time, of all that the loops will need. Only then does a
 // fault that is lasting keep the session from being used: later, what works goes on, and
 // each loop looks after its own.
-func (c *Consumer) declare(s *session, first bool) error {
+func (c *Consumer) declare(ctx context.Context, s *session, first bool) error {
 	if !first {
 		return nil
 	}
 	var err error
 	for _, q := range c.cfg.Queues {
 		b := q.onBroker()
-		err = errors.Join(err, s.consume.Ensure(b.Declarations(), b.Passive, b.EnvPrefix))
+		err = errors.Join(err, s.trial.Do(ctx, func(conn *broker.Conn) error {
+			return conn.Ensure(b.Declarations(), b.Passive, b.EnvPrefix)
+		}))
 	}
 	err = errors.Join(err, c.schedules.Declare(s.consume))
 	switch {

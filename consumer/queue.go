@@ -61,6 +61,7 @@ type queueLoop struct {
 	meters     queueMeters
 	state      state // the only part that others may look at, at any time
 
+	wary    bool             // consuming the queue has ended a connection
 	retries retry.Backoff    // nil while the channel works
 	retryAt <-chan time.Time // when to try a channel that failed alone once more
 
@@ -190,7 +191,7 @@ func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
-	ready, err := l.sub.session.ready(l.executor.Name)
+	ready, err := l.sub.session.ready(ctx, l.executor.Name)
 	l.lookEvery = min(max(2*l.lookEvery, pulse.Every), maxLookEvery)
 	switch {
 	case err != nil: // it may not be permitted to look

@@ -28,7 +28,19 @@ func run(t *testing.T, nodes []string, queues ...Queue) *running {
 	return runConfig(t, Config{Nodes: nodes, Queues: queues, Worker: "vm1 1.0"}, nil)
 }
 
+// runQueues is run where only so many of the queues can be consumed.
+func runQueues(t *testing.T, nodes []string, consumed int, queues ...Queue) *running {
+	t.Helper()
+	return runUntil(t, Config{Nodes: nodes, Queues: queues, Worker: "vm1 1.0"}, consumed, nil)
+}
+
 func runConfig(t *testing.T, cfg Config, change func(*Consumer)) *running {
+	t.Helper()
+	return runUntil(t, cfg, len(cfg.Queues), change)
+}
+
+// runUntil starts a Consumer and waits until so many of its queues are consumed.
+func runUntil(t *testing.T, cfg Config, consumed int, change func(*Consumer)) *running {
 	t.Helper()
 	r := &running{log: &logBuffer{}, done: make(chan error, 1)}
 	var err error
@@ -51,8 +63,8 @@ func runConfig(t *testing.T, cfg Config, change func(*Consumer)) *running {
 		}
 	})
 	rabbittest.Eventually(t, 20*time.Second, func() bool {
-		return strings.Count(r.log.String(), "msg=consuming") >= len(cfg.Queues)
-	}, "all queues are consumed")
+		return strings.Count(r.log.String(), "msg=consuming") >= consumed
+	}, "the queues are consumed")
 	return r
 }
 

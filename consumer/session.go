@@ -16,19 +16,18 @@ import (
 // A session is a connection to consume and one to publish, both to the same node: an
 // alarm on the broker stops it from reading what a publisher sends, and the
 // acknowledgements must not wait behind that. It is built whole and thrown away whole;
-// nothing of it survives its connections.
+// nothing of it survives its connections. Beside these it may have one to try what could
+// end a connection, whose loss costs nothing.
 type session struct {
 	consume, publish *broker.Conn
+	trial            *broker.Trial // for what may end a connection
 	began            time.Time
-
-	looking sync.Mutex
-	looks   *amqp.Channel // to look at queues with; nil: none yet
 }
 
 // openSession connects to one node. It blocks for at most two connect timeouts, or
 // until ctx ends.
 func openSession(ctx context.Context, d broker.Dialer, nodeURL string, log *slog.Logger) (*session, error) {
-	s := &session{began: time.Now()}
+	s := &session{trial: &broker.Trial{Dialer: d, URL: nodeURL}, began: time.Now()}
 	var err error
 	if s.consume, err = d.Dial(ctx, nodeURL, broker.Options{Purpose: "consume"}); err != nil {
 		return nil, err
@@ -56,25 +55,17 @@ func (s *session) node() string { return s.consume.Node }
 // isLost tells whether the session can still be used.
 func (s *session) isLost() bool { return s.consume.IsClosed() || s.publish.IsClosed() }
 
-// errLooking is the error of a look while another one has not been answered.
-var errLooking = errors.New("another queue is being looked at")
-
 // ready is how many messages of a queue are ready to be handed out. It blocks until the
-// broker has answered, but does not wait for the looks of others: one queue's may take
-// long.
-func (s *session) ready(queue string) (int, error) {
-	if !s.looking.TryLock() {
-		return 0, errLooking
-	}
-	defer s.looking.Unlock()
-	if s.looks == nil || s.looks.IsClosed() {
-		var err error
-		if s.looks, err = s.consume.Channel(); err != nil {
-			return 0, err
-		}
-	}
-	q, err := s.looks.QueueDeclarePassive(queue, true, false, false, false, nil)
-	return q.Messages, err
+// broker has answered.
+func (s *session) ready(ctx context.Context, queue string) (messages int, err error) {
+	err = s.trial.Do(ctx, func(c *broker.Conn) error {
+		return c.OnChannel(func(ch *amqp.Channel) error {
+			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			messages = q.Messages
+			return err
+		})
+	})
+	return messages, err
 }
 
 // watch blocks until one of the connections is lost, and returns why, or until ended is
@@ -97,9 +88,10 @@ func (s *session) watch(ended <-chan struct{}, turned *pulse.Pulse) error {
 	}
 }
 
-// close ends both connections, waiting a second at most for the broker to agree.
+// close ends the connections, waiting a second at most for the broker to agree.
 func (s *session) close() {
 	var closing sync.WaitGroup
+	closing.Go(s.trial.Close)
 	for _, conn := range []*broker.Conn{s.consume, s.publish} {
 		closing.Go(conn.Close)
 	}

@@ -49,7 +49,13 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		return
 	}
 	q := l.executor.onBroker
-	if err := l.session.consume.Ensure(q.Declarations(), q.Passive, q.EnvPrefix); err != nil {
+	err := l.session.trial.Do(ctx, func(c *broker.Conn) error {
+		if err := c.Ensure(q.Declarations(), q.Passive, q.EnvPrefix); err != nil {
+			return err
+		}
+		return c.TryConsume(q.Name, l.wary)
+	})
+	if err != nil {
 		l.cannotConsume(err)
 		return
 	}
@@ -69,11 +75,12 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
+			l.wary = broker.IsFatal(err)
 			l.cannotConsume(err)
 		}
 		return
 	}
-	l.retries = nil
+	l.retries, l.wary = nil, false
 	l.state.setReason("")
 	l.outage.End(l.log, "the queue is consumed again")
 	l.log.Info("consuming", "node", l.session.node(), "concurrency", l.executor.Concurrency, "prefetch", l.executor.Prefetch)

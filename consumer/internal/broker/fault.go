@@ -32,6 +32,13 @@ func IsLasting(err error) bool {
 	return ok && f.Lasting
 }
 
+// IsFatal tells whether the broker has ended a connection because of a fault of its own,
+// such as a queue without a leader.
+func IsFatal(err error) bool {
+	reply, ok := errors.AsType[*amqp.Error](err)
+	return ok && reply.Code == amqp.InternalError
+}
+
 // Explain turns an error of a connection into a fault. No part of the URL reaches
 // the text but what the broker or the network said.
 func Explain(err error) error {
@@ -59,6 +66,8 @@ func Explain(err error) error {
 		return &Fault{Text: "the node refused the user name or password of WARREN_AMQP_URL", Cause: err, Lasting: true}
 	case reply.Code == amqp.AccessRefused:
 		return &Fault{Text: fmt.Sprintf("not permitted: %s; grant it with rabbitmqctl set_permissions", reply.Reason), Cause: err, Lasting: true}
+	case reply.Code == amqp.InternalError:
+		return &Fault{Text: fmt.Sprintf("the broker has failed to do it (%s); a queue may be without a leader: see which of its nodes are down", reply.Reason), Cause: err}
 	case reply.Code == amqp.NotAllowed:
 		return &Fault{Text: fmt.Sprintf("the node refused the virtual host of WARREN_AMQP_URL: %s; create it with rabbitmqctl add_vhost, "+
 			"or permit it with rabbitmqctl set_permissions", reply.Reason), Cause: err, Lasting: true}

@@ -1,0 +1,85 @@
+package broker
+
+import (
+	"context"
+	"sync"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A Trial is a connection for what may end one, opened when it is first needed: a broker
+// ends that of whoever consumes a queue without a leader, and of all others on it.
+type Trial struct {
+	Dialer Dialer
+	URL    string
+
+	mu     sync.Mutex
+	conn   *Conn // nil: none yet
+	closed bool
+}
+
+// Do runs f with a connection. If that is lost meanwhile, by f or by what others do on
+// it, f runs once more with one of its own, so that its error is not another's. It may be
+// called by any number of goroutines, which do not wait for each other.
+func (t *Trial) Do(ctx context.Context, f func(*Conn) error) error {
+	c, err := t.shared(ctx)
+	if err != nil {
+		return err
+	}
+	if err = f(c); err == nil || !c.IsClosed() {
+		return err
+	}
+	if c, err = t.dial(ctx); err != nil {
+		return err
+	}
+	defer c.Close()
+	return f(c)
+}
+
+func (t *Trial) shared(ctx context.Context) (*Conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, amqp.ErrClosed
+	}
+	if t.conn != nil && !t.conn.IsClosed() {
+		return t.conn, nil
+	}
+	if t.conn != nil {
+		t.conn.Close() // waits for what it has started
+	}
+	var err error
+	t.conn, err = t.dial(ctx)
+	return t.conn, err
+}
+
+func (t *Trial) dial(ctx context.Context) (*Conn, error) {
+	return t.Dialer.Dial(ctx, t.URL, Options{Purpose: "look"})
+}
+
+// Close ends the connection, and what goes on with it.
+func (t *Trial) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	if t.conn != nil {
+		t.conn.Close()
+	}
+}
+
+// TryConsume looks whether the queue can be consumed. It consumes it for a moment if it
+// looks empty, as one without a leader does, or if wary is true: then one message may
+// count as handed out in vain.
+func (c *Conn) TryConsume(queue string, wary bool) error {
+	return c.OnChannel(func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		if err != nil || q.Messages > 0 && !wary {
+			return err
+		}
+		if err := ch.Qos(1, 0, false); err != nil {
+			return err
+		}
+		_, err = ch.Consume(queue, "warren look", false, false, false, false, nil)
+		return err
+	})
+}
