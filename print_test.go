@@ -35,7 +35,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 		"WARREN_QUEUES=mail,run  [environment]",
 		"WARREN_SHUTDOWN_TIMEOUT=25s  [environment; the default is 25s]",
 		"WARREN_ADMIN_ADDR=127.0.0.1:9466  [default]",
-		"    The bearer token required of requests there, at least 16 characters; it must be set unless the address is a loopback one, and for the API always.",
+		"    The bearer token that permits everything there, at least 16 characters; without it and those below, the address must be a loopback one, and the API is closed.",
 		"# queue mail",
 		"WARREN_QUEUE_MAIL_TIMEOUT=90s  [environment; the default is 5m]",
 		"WARREN_QUEUE_MAIL_SMTP_URL=******  [credential warren_queue_mail_smtp_url]",

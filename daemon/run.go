@@ -135,7 +135,8 @@ func (d *daemon) startAdmin(ctx context.Context) error {
 		api.Store = d.states
 	}
 	cfg := d.Admin
-	cfg.Metrics, cfg.Healthy, cfg.Ready, cfg.API = d.telemetry.Metrics, d.consumer.Healthy, d.readiness, httpapi.New(api, d.Log)
+	cfg.Metrics, cfg.Healthy, cfg.Ready = d.telemetry.Metrics, d.consumer.Healthy, d.readiness
+	cfg.API = apiRoutes(httpapi.Routes(api, d.Log))
 	server, err := telemetry.NewAdmin(cfg, d.Log)
 	if err != nil {
 		return err
@@ -147,6 +148,15 @@ func (d *daemon) startAdmin(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// apiRoutes are the routes of the API with who may use them.
+func apiRoutes(routes []httpapi.Route) []telemetry.Route {
+	out := make([]telemetry.Route, len(routes))
+	for i, r := range routes {
+		out[i] = telemetry.Route{Pattern: r.Pattern, Role: telemetry.Role(r.For), Handler: r.Handler}
+	}
+	return out
 }
 
 // flush ends the telemetry last: the last spans are what an operator most needs to see.

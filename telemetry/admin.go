@@ -2,8 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,19 +15,15 @@ import (
 	"time"
 )
 
-const (
-	// minTokenBytes is what a token must have to be worth guessing at.
-	minTokenBytes = 16
-	// adminCloseTimeout is how long requests may go on after the daemon has ended.
-	adminCloseTimeout = 500 * time.Millisecond
-)
+// adminCloseTimeout is how long requests may go on after the daemon has ended.
+const adminCloseTimeout = 500 * time.Millisecond
 
 // AdminConfig is what an [Admin] is made from.
 type AdminConfig struct {
 	// Addr is host:port. Anything but a loopback address requires a token.
 	Addr string
-	// Token, if not empty, is what every request must bear.
-	Token string
+	// Tokens are what requests must bear.
+	Tokens Tokens
 	// Pprof is true if profiles of the process may be taken.
 	Pprof bool
 	// Metrics serves /metrics. Required.
@@ -39,9 +33,8 @@ type AdminConfig struct {
 	Healthy func() error
 	// Ready returns what has to be ready. Required.
 	Ready func() Readiness
-	// API serves the paths below /v1/, which always require the token. It bounds what
-	// it reads. Nil means that there are none.
-	API http.Handler
+	// API are routes beside those of the server itself. They bound what they read.
+	API []Route
 }
 
 // A Readiness is all that has to be ready.
@@ -63,18 +56,17 @@ type Check struct {
 	Reason string `json:"reason,omitempty"` // why it is not
 }
 
-// Validate returns what is wrong with Addr and Token, naming the variables.
+// Validate returns what is wrong with Addr and Tokens, naming the variables.
 func (c AdminConfig) Validate() error {
 	host, _, err := net.SplitHostPort(c.Addr)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("WARREN_ADMIN_ADDR is %q; it must be host:port, or empty for no admin server", c.Addr)
-	case c.Token != "" && len(c.Token) < minTokenBytes:
-		return fmt.Errorf("WARREN_ADMIN_TOKEN is too short; it must have at least %d characters", minTokenBytes)
-	case c.Token == "" && !isLoopback(host):
-		return fmt.Errorf("WARREN_ADMIN_ADDR is %q, which others can reach; set WARREN_ADMIN_TOKEN, or use 127.0.0.1", c.Addr)
 	}
-	return nil
+	err = c.Tokens.validate()
+	if !isLoopback(host) && len(c.Tokens.granting(Watch)) == 0 {
+		err = errors.Join(err, fmt.Errorf("WARREN_ADMIN_ADDR is %q, which others can reach; set WARREN_ADMIN_TOKEN or WARREN_ADMIN_METRICS_TOKEN, or use 127.0.0.1", c.Addr))
+	}
+	return err
 }
 
 func isLoopback(host string) bool {
@@ -94,12 +86,16 @@ func NewAdmin(cfg AdminConfig, log *slog.Logger) (*Admin, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	handler, err := cfg.Handler()
+	if err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("WARREN_ADMIN_ADDR: %w; choose another port for each daemon on a machine", err)
 	}
 	return &Admin{listener, &http.Server{
-		Handler:           cfg.handler(),
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      90 * time.Second, // a CPU profile takes 30 s
@@ -133,45 +129,50 @@ func (a *Admin) Run(ctx context.Context) error {
 	return nil
 }
 
-func (c AdminConfig) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", c.Metrics)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := c.Healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { writeReady(w, c.Ready()) })
+// Routes are all that the server serves.
+func (c AdminConfig) Routes() []Route {
+	routes := []Route{
+		{"GET /metrics", Watch, c.Metrics.ServeHTTP},
+		{"GET /healthz", Watch, func(w http.ResponseWriter, _ *http.Request) {
+			if err := c.Healthy(); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		}},
+		{"GET /readyz", Watch, func(w http.ResponseWriter, _ *http.Request) { writeReady(w, c.Ready()) }},
+	}
 	if c.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		routes = append(routes,
+			Route{"GET /debug/pprof/", Profile, pprof.Index},
+			Route{"GET /debug/pprof/cmdline", Profile, pprof.Cmdline},
+			Route{"GET /debug/pprof/profile", Profile, pprof.Profile},
+			Route{"GET /debug/pprof/symbol", Profile, pprof.Symbol},
+			Route{"GET /debug/pprof/trace", Profile, pprof.Trace})
 	}
-	all := http.NewServeMux()
-	all.Handle("/", http.MaxBytesHandler(mux, 1<<16))
-	if c.API != nil {
-		all.Handle("/v1/", c.requireToken(c.API))
+	for i, r := range routes {
+		routes[i].Handler = http.MaxBytesHandler(r.Handler, 1<<16).ServeHTTP
 	}
-	return c.checkHost(http.NewCrossOriginProtection().Handler(c.guard(all)))
+	return append(routes, c.API...)
 }
 
-// requireToken lets nobody through if there is no token: with the other paths, who can
-// reach a loopback address may see something, but not do anything.
-func (c AdminConfig) requireToken(next http.Handler) http.Handler {
-	if c.Token != "" {
-		return next // who has come so far bears it
+// Handler returns what serves the routes to those who may. A route that nobody has been
+// given a role for is an error.
+func (c AdminConfig) Handler() (http.Handler, error) {
+	mux, roles := http.NewServeMux(), make(map[string]Role)
+	for _, r := range c.Routes() {
+		if !r.Role.isKnown() {
+			return nil, fmt.Errorf("the route %s has the role %q, which is none: nobody may use it", r.Pattern, r.Role)
+		}
+		mux.HandleFunc(r.Pattern, r.Handler)
+		roles[r.Pattern] = r.Role
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "the paths below /v1/ require a token: set WARREN_ADMIN_TOKEN", http.StatusForbidden)
-	})
+	return c.checkHost(http.NewCrossOriginProtection().Handler(c.Tokens.guard(mux, roles))), nil
 }
 
 // checkHost refuses what a browser sends to a loopback address in the belief that it is
-// another host: a page can have the name of its own host lead here.
+// another host: a page can have the name of its own host lead here. What changes
+// something has to name a host.
 func (c AdminConfig) checkHost(next http.Handler) http.Handler {
 	addr, _, err := net.SplitHostPort(c.Addr)
 	if err != nil || !isLoopback(addr) {
@@ -182,25 +183,9 @@ func (c AdminConfig) checkHost(next http.Handler) http.Handler {
 		if err != nil { // there is no port
 			host = strings.Trim(r.Host, "[]")
 		}
-		if host != "" && !isLoopback(strings.ToLower(host)) {
+		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+		if !isLoopback(strings.ToLower(host)) && (host != "" || !reads) {
 			http.Error(w, "WARREN_ADMIN_ADDR is a loopback address: the header Host must be one, too, or localhost", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// guard lets through who bears the token, if there is one.
-func (c AdminConfig) guard(next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(c.Token))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store")
-		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		got := sha256.Sum256([]byte(token)) // of equal length, whatever was sent
-		if c.Token != "" && (!bearer || subtle.ConstantTimeCompare(got[:], want[:]) != 1) {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "the token of WARREN_ADMIN_TOKEN is required: Authorization: Bearer TOKEN", http.StatusUnauthorized)
 			return
 		}
 		next.ServeHTTP(w, r)

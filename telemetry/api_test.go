@@ -3,7 +3,9 @@ package telemetry
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 )
@@ -28,49 +30,67 @@ func send(t *testing.T, method, url, host string, body io.Reader, headers ...str
 	return response.StatusCode
 }
 
-var readAll = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	n, err := io.Copy(io.Discard, r.Body)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	}
-	fmt.Fprint(w, n)
-})
+var answers = func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Method) }
 
-func TestAPIAlwaysRequiresAToken(t *testing.T) {
-	without, _ := serve(t, AdminConfig{API: readAll})
-	with, _ := serve(t, AdminConfig{API: readAll, Token: token})
-	for _, path := range []string{"/v1/", "/v1/queues/emails", "/v1/messages/1", "/v1/openapi.yaml", "/v1/nonsense"} {
-		for _, authorization := range []string{"", "Bearer ", "Bearer " + token} {
-			if got := send(t, "POST", without+path, "", nil, "Authorization", authorization); got != http.StatusForbidden {
-				t.Errorf("%s, no token being set, with %q: got %d, want 403", path, authorization, got)
-			}
-		}
-		if got := send(t, "POST", with+path, "", nil); got != http.StatusUnauthorized {
-			t.Errorf("%s without the token: got %d, want 401", path, got)
-		}
-		if got := send(t, "POST", with+path, "", strings.NewReader(strings.Repeat("x", 1<<20)), "Authorization", "Bearer "+token); got != http.StatusOK {
-			t.Errorf("%s with the token: got %d, want 200", path, got)
+// A route that nobody has a role for does not start.
+func TestARouteWithoutARoleDoesNotStart(t *testing.T) {
+	for _, role := range []Role{"", "everybody"} {
+		_, err := NewAdmin(AdminConfig{Addr: "127.0.0.1:0", Metrics: http.HandlerFunc(answers), API: []Route{{"POST /v1/purge", role, answers}}}, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), "the route POST /v1/purge has the role") {
+			t.Errorf("role %q: got %v", role, err)
 		}
 	}
-	if got := send(t, "POST", without+"/v1", "", nil); got == http.StatusOK {
-		t.Errorf("/v1: got %d", got)
+}
+
+func TestTokensHaveToDiffer(t *testing.T) {
+	for want, tokens := range map[string]Tokens{
+		"": {All: secret, Metrics: secret + "m", Publish: secret + "p", State: secret + "s"},
+		"WARREN_ADMIN_STATE_TOKEN is the same as WARREN_ADMIN_PUBLISH_TOKEN": {Publish: secret, State: secret},
+		"WARREN_ADMIN_METRICS_TOKEN is too short":                            {Metrics: "short"},
+	} {
+		err := AdminConfig{Addr: "127.0.0.1:0", Tokens: tokens}.Validate()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	if err := (AdminConfig{Addr: "0.0.0.0:1", Tokens: Tokens{Publish: secret}}).Validate(); err == nil || !strings.Contains(err.Error(), "which others can reach") {
+		t.Errorf("metrics for everybody: got %v", err)
+	}
+	if err := (AdminConfig{Addr: "0.0.0.0:1", Tokens: Tokens{Metrics: secret}}).Validate(); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestBrowsersAreKeptOut(t *testing.T) {
-	url, _ := serve(t, AdminConfig{API: readAll, Token: token})
+	url, _ := serve(t, AdminConfig{API: []Route{{"/v1/", Publish, answers}}, Tokens: Tokens{All: secret}})
 	for host, want := range map[string]int{
 		"localhost": 200, "LocalHost:9466": 200, "127.0.0.1:1": 200, "127.0.0.2": 200, "[::1]:9466": 200, "[::1]": 200,
 		"evil.example": 403, "evil.example:9466": 403, "127.0.0.1.evil.example": 403, "localhost.evil.example": 403, "10.0.0.1": 403,
 	} {
 		for _, path := range []string{"/v1/", "/metrics"} {
-			if got := send(t, "GET", url+path, host, nil, "Authorization", "Bearer "+token); got != want {
+			if got := send(t, "GET", url+path, host, nil, "Authorization", "Bearer "+secret); got != want {
 				t.Errorf("%s with Host %s: got %d, want %d", path, host, got, want)
 			}
 		}
 	}
+	// The host is looked at before anything else, and what changes something has to have one.
+	for _, host := range []string{"evil.example", ""} {
+		request := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/", nil)
+		request.Host = host
+		request.Header.Set("Authorization", "Bearer "+secret)
+		cfg := AdminConfig{Addr: "127.0.0.1:1", Metrics: http.HandlerFunc(answers), API: []Route{{"/v1/", Publish, answers}}, Tokens: Tokens{All: secret}}
+		handler, err := cfg.Handler()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, request)
+		if w.Code != http.StatusForbidden {
+			t.Errorf("POST with the Host %q: got %d, want 403", host, w.Code)
+		}
+	}
 	for _, headers := range [][]string{{"Origin", "https://evil.example"}, {"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "null"}} {
-		if got := send(t, "POST", url+"/v1/", "", nil, append(headers, "Authorization", "Bearer "+token)...); got != http.StatusForbidden {
+		if got := send(t, "POST", url+"/v1/", "", nil, append(headers, "Authorization", "Bearer "+secret)...); got != http.StatusForbidden {
 			t.Errorf("with %q: got %d, want 403", headers, got)
 		}
 	}

@@ -71,7 +71,7 @@ func newAPI(t *testing.T, stateless bool) (*world, http.Handler) {
 	if stateless {
 		cfg.Store = nil
 	}
-	return w, httpapi.New(cfg, slog.New(slog.DiscardHandler))
+	return w, newHandler(cfg)
 }
 
 // ask sends a request with headers, name after value.
@@ -84,4 +84,12 @@ func ask(t *testing.T, api http.Handler, method, path string, body io.Reader, he
 	w := httptest.NewRecorder()
 	api.ServeHTTP(w, r)
 	return w
+}
+
+func newHandler(cfg httpapi.Config) http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range httpapi.Routes(cfg, slog.New(slog.DiscardHandler)) {
+		mux.HandleFunc(r.Pattern, r.Handler)
+	}
+	return mux
 }

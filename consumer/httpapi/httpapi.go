@@ -62,9 +62,15 @@ type api struct {
 	held       atomic.Int64 // bytes of bodies
 }
 
-// New returns the handler of all paths below /v1/. Who may ask is for the caller to
-// check.
-func New(cfg Config, log *slog.Logger) http.Handler {
+// A Route is a pattern of [http.ServeMux] and what it is for: "publish", "state" or
+// "describe". Who may is for the caller to check.
+type Route struct {
+	Pattern, For string
+	Handler      http.HandlerFunc
+}
+
+// Routes returns all routes of the API. They are below /v1/.
+func Routes(cfg Config, log *slog.Logger) []Route {
 	if cfg.MaxBodyBytes == 0 {
 		cfg.MaxBodyBytes = 1 << 20
 	}
@@ -72,14 +78,14 @@ func New(cfg Config, log *slog.Logger) http.Handler {
 		cfg.Propagator = propagation.NewCompositeTextMapPropagator()
 	}
 	a := &api{Config: cfg, log: log, publishing: make(chan struct{}, maxPublishing)}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/queues/{queue}", a.publish)
-	mux.HandleFunc("GET /v1/messages/{id}", a.state)
-	mux.HandleFunc("GET /v1/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/yaml")
-		_, _ = w.Write(openAPI) // the client may have gone
-	})
-	return mux
+	return []Route{
+		{"POST /v1/queues/{queue}", "publish", a.publish},
+		{"GET /v1/messages/{id}", "state", a.state},
+		{"GET /v1/openapi.yaml", "describe", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/yaml")
+			_, _ = w.Write(openAPI) // the client may have gone
+		}},
+	}
 }
 
 // refuse answers with an error, in words.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -199,7 +198,7 @@ func TestPublishIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var waiting, most int
-		api := httpapi.New(httpapi.Config{Queues: []string{"orders"}, Publish: func(ctx context.Context, _ consumer.Message) error {
+		api := newHandler(httpapi.Config{Queues: []string{"orders"}, Publish: func(ctx context.Context, _ consumer.Message) error {
 			mu.Lock()
 			waiting++
 			most = max(most, waiting)
@@ -209,7 +208,7 @@ func TestPublishIsBounded(t *testing.T) {
 			waiting--
 			mu.Unlock()
 			return context.Cause(ctx)
-		}}, slog.New(slog.DiscardHandler))
+		}})
 		start := time.Now()
 		answers := make(chan *httptest.ResponseRecorder, 100)
 		for range 100 {
@@ -235,7 +234,7 @@ func TestPublishContinuesTheTrace(t *testing.T) {
 		got = trace.SpanContextFromContext(ctx)
 		return nil
 	}, Propagator: propagation.TraceContext{}}
-	ask(t, httpapi.New(cfg, slog.New(slog.DiscardHandler)), "POST", "/v1/queues/orders", strings.NewReader("{}"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	ask(t, newHandler(cfg), "POST", "/v1/queues/orders", strings.NewReader("{}"), "traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	if got.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || got.SpanID().String() != "b7ad6b7169203331" {
 		t.Errorf("published within %v, want the trace of the request", got)
 	}

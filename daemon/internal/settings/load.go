@@ -94,7 +94,9 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 		r.faultf("%sLOG_FORMAT: %w", prefix, err)
 	}
 	cfg.TraceLink = daemon.TraceLink
-	cfg.Admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Token: daemon.AdminToken, Pprof: daemon.AdminPprof}
+	cfg.Admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Pprof: daemon.AdminPprof, Tokens: telemetry.Tokens{
+		All: daemon.AdminToken, Metrics: daemon.AdminMetrics, Publish: daemon.AdminPublish, State: daemon.AdminState,
+	}}
 	cfg.MaxBody = daemon.AdminMaxBody
 	if cfg.Admin.Addr != "" {
 		r.fault(cfg.Admin.Validate())

@@ -22,7 +22,10 @@ type daemonSettings struct {
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`
 	AdminAddr       string        `envconfig:"ADMIN_ADDR" default:"127.0.0.1:9466" desc:"Where /metrics, /healthz, /readyz and the API of docs/http.md are served; empty: nowhere. Another one for each daemon on a machine."`
-	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"The bearer token required of requests there, at least 16 characters; it must be set unless the address is a loopback one, and for the API always."`
+	AdminToken      string        `envconfig:"ADMIN_TOKEN" secret:"true" desc:"The bearer token that permits everything there, at least 16 characters; without it and those below, the address must be a loopback one, and the API is closed."`
+	AdminMetrics    string        `envconfig:"ADMIN_METRICS_TOKEN" secret:"true" desc:"A token that permits only /metrics, /healthz and /readyz."`
+	AdminPublish    string        `envconfig:"ADMIN_PUBLISH_TOKEN" secret:"true" desc:"A token that permits only publishing messages."`
+	AdminState      string        `envconfig:"ADMIN_STATE_TOKEN" secret:"true" desc:"A token that permits only reading the states of messages and their results."`
 	AdminMaxBody    int           `envconfig:"ADMIN_MAX_BODY_BYTES" default:"1048576" positive:"true" desc:"The longest body that the API takes for a message."`
 	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
 	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`
