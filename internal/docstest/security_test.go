@@ -110,7 +110,8 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 		t.Fatalf("declare the exchange: %v", err)
 	}
 
-	// The message fails once, which takes it through a wait queue, and another one is dead.
+	// Each fails once, which takes it through a wait queue; but for one that is dead at once,
+	// and one that would have Warren write where its publisher may not.
 	folder := t.TempDir()
 	script := fmt.Sprintf(`read -r id; [ "$id" = dead ] && exit 65; [ -e %[1]s/$id ] && echo done > %[1]s/$id && exit; : > %[1]s/$id; exit 1`, folder)
 	env := []string{
@@ -127,19 +128,25 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 	warren := build(t)
 	run(t, warren, env...)
 	rabbittest.Eventually(t, 2*time.Minute, func() bool { return v.Consumers(t, "orders") > 0 }, "the queue is consumed")
-	for _, id := range []string{"retried", "dead"} {
-		confirm, err := ch.PublishWithDeferredConfirm("shop", "order.created", true, false, amqp.Publishing{MessageId: id, Body: []byte(id + "\n")})
+	for _, m := range []amqp.Publishing{
+		{MessageId: "retried", Body: []byte("retried\n"), ReplyTo: "shop.replies"},
+		{MessageId: "dead", Body: []byte("dead\n")},
+		{MessageId: "forged", Body: []byte("forged\n"), Headers: amqp.Table{"x-warren-attempt": int64(99)}},
+		{MessageId: "deputy", Body: []byte("deputy\n"), ReplyTo: "payments"},
+	} {
+		confirm, err := ch.PublishWithDeferredConfirm("shop", "order.created", true, false, m)
 		if err != nil || !confirm.Wait() {
 			t.Fatalf("publish to the exchange: got error %v, want a confirm", err)
 		}
 	}
-	for _, id := range []string{"retried", "scheduled"} {
+	for _, id := range []string{"retried", "forged", "scheduled"} {
 		rabbittest.Eventually(t, 2*time.Minute, func() bool {
 			got, _ := os.ReadFile(filepath.Join(folder, id)) // not there yet
 			return string(got) == "done\n"
 		}, "the message "+id+" is done at its second attempt")
 	}
-	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the other is dead-lettered")
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == 2 }, "the others are dead-lettered")
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "shop.replies") == 1 }, "the publisher has its result")
 	check := exec.Command(warren, "check")
 	check.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	if out, err := check.CombinedOutput(); err != nil {
