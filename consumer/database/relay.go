@@ -16,7 +16,7 @@ import (
 	"github.com/sethvargo/go-retry"
 
 	"github.com/warrenmq/warren/consumer"
-	"github.com/warrenmq/warren/consumer/internal/jsonvalue"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 )
 
 const (
@@ -365,7 +365,7 @@ func scan(rows *sql.Rows) (outgoing, error) {
 		m.Body = []byte(text.String)
 	}
 	m.Expiration = time.Duration(expiration) * time.Millisecond
-	m.Headers, err = jsonvalue.Headers(headers)
+	m.Headers, err = jsonvalue.Object(headers)
 	return o, err
 }
 

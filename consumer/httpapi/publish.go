@@ -21,7 +21,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/warrenmq/warren/consumer"
-	"github.com/warrenmq/warren/consumer/internal/jsonvalue"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 )
 
 const (
@@ -245,7 +245,7 @@ func headers(value string) (map[string]any, error) {
 	if !utf8.ValidString(value) {
 		return nil, errors.New("Amqp-Headers is not text in UTF-8")
 	}
-	all, err := jsonvalue.Headers(value)
+	all, err := jsonvalue.Object(value)
 	if err != nil {
 		return nil, fmt.Errorf("Amqp-Headers is not a JSON object: %w", err)
 	}

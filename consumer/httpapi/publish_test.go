@@ -153,7 +153,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"reply-to", "/v1/queues/orders", "{}", []string{"Amqp-Reply-To", strings.Repeat("x", 256)}, 400, "Amqp-Reply-To is longer than 255 bytes"},
 		{"correlation", "/v1/queues/orders", "{}", []string{"Amqp-Correlation-Id", "\xff"}, 400, "Amqp-Correlation-Id is not text in UTF-8"},
 		{"headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", "[]"}, 400, "Amqp-Headers is not a JSON object"},
-		{"headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", "{} {}"}, 400, "there is more after the object"},
+		{"headers", "/v1/queues/orders", "{}", []string{"Amqp-Headers", "{} {}"}, 400, "there is more after the value"},
 		{"copies", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"CC": ["payments"]}`}, 400, "copies to other queues"},
 		{"copies", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"BCC": ["payments"]}`}, 400, "copies to other queues"},
 		{"Warren's own", "/v1/queues/orders", "{}", []string{"Amqp-Headers", `{"x-warren-attempt": 1}`}, 400, "only RabbitMQ and Warren"},

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -163,25 +163,12 @@ func parseHeaders(args []string) (map[string]any, error) {
 // scalar is the int64, float64, bool, string or nil that value is as JSON, or
 // value itself if it is no JSON scalar.
 func scalar(value string) any {
-	if !json.Valid([]byte(value)) {
-		return value
-	}
-	d := json.NewDecoder(strings.NewReader(value))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return value
-	}
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
+	v, err := jsonvalue.Parse(value)
+	switch v.(type) {
+	case int64, float64, bool, string, nil:
+		if err == nil {
+			return v
 		}
-		if f, err := v.Float64(); err == nil {
-			return f
-		}
-	case bool, string, nil:
-		return v
 	}
 	return value
 }

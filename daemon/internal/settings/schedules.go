@@ -1,12 +1,11 @@
 package settings
 
 import (
-	"encoding/json"
 	"errors"
-	"strings"
 	"time"
 	_ "time/tzdata" // where there is no /usr/share/zoneinfo
 
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -33,35 +32,12 @@ func (o *jsonObject) Decode(value string) error {
 	if value == "" {
 		return nil
 	}
-	d := json.NewDecoder(strings.NewReader(value))
-	d.UseNumber()
-	var object map[string]any
-	if err := d.Decode(&object); err != nil || d.More() {
+	object, err := jsonvalue.Object(value)
+	if err != nil {
 		return errors.New(`it must be a JSON object, such as {"tenant": "a", "x-delay": 5000}`)
 	}
-	*o, _ = withNumbers(object).(map[string]any)
+	*o = object
 	return nil
-}
-
-// withNumbers replaces each json.Number in v.
-func withNumbers(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for k := range v {
-			v[k] = withNumbers(v[k])
-		}
-	case []any:
-		for i := range v {
-			v[i] = withNumbers(v[i])
-		}
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, _ := v.Float64() // what is too large for it is an infinity
-		return f
-	}
-	return v
 }
 
 // readSchedule reads the variables of a schedule. It reports false if one of them
