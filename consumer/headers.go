@@ -35,13 +35,14 @@ const originalPrefix = "x-warren-original-"
 // ownHeaders begins the names of the headers that are Warren's to write.
 const ownHeaders = "x-warren-"
 
+// MaxDelay is the longest delay or instant ahead that is believed. What lies beyond is a
+// slip of units, and would wait where nobody looks.
+const MaxDelay = 366 * 24 * time.Hour
+
 const (
 	maxErrorBytes = 4096
 	// maxAttempt is the highest number of attempts that is believed.
 	maxAttempt = 1_000_000
-	// maxDelay is the longest delay or instant ahead that is believed. What lies
-	// beyond is a slip of units, and would wait where nobody looks.
-	maxDelay = 366 * 24 * time.Hour
 )
 
 // A history is what the headers of a message tell of its past.
@@ -75,12 +76,12 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		h.attempts = int(attempts)
 		h.replyTo, _ = d.Headers[headerReplyTo].(string)
 	}
-	latest := now.Add(maxDelay)
+	latest := now.Add(MaxDelay)
 	notBefore, err := readInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())
 	if err != nil {
 		return h, err
 	}
-	delay, err := readInteger(d.Headers, headerDelay, maxDelay.Milliseconds())
+	delay, err := readInteger(d.Headers, headerDelay, MaxDelay.Milliseconds())
 	if err != nil {
 		return h, err
 	}

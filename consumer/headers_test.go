@@ -157,7 +157,7 @@ func FuzzMessage(f *testing.F) {
 		}
 		now := time.UnixMilli(1_800_000_000_000)
 		h, err := readHistory(&d, now, "warren")
-		if h.attempts < 0 || h.notBefore.After(now.Add(maxDelay)) {
+		if h.attempts < 0 || h.notBefore.After(now.Add(MaxDelay)) {
 			t.Errorf("history %+v of %v", h, d.Headers)
 		}
 		if err != nil && !strings.Contains(err.Error(), "header x-") {

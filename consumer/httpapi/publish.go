@@ -24,12 +24,8 @@ import (
 	"github.com/warrenmq/warren/consumer/jsonvalue"
 )
 
-const (
-	// maxPropertyBytes is what AMQP allows a property.
-	maxPropertyBytes = 255
-	// maxDelay is the longest delay that Warren believes.
-	maxDelay = 366 * 24 * time.Hour
-)
+// maxPropertyBytes is what AMQP allows a property.
+const maxPropertyBytes = 255
 
 var errBusy = errors.New("too many messages are being published at once")
 
@@ -154,7 +150,7 @@ func message(header http.Header, queue string) (consumer.Message, error) {
 	fault(err)
 	m.Headers, err = headers(header.Get("Amqp-Headers"))
 	fault(err)
-	if delay, there, err := number(header, "X-Delay", 0, maxDelay.Milliseconds(), " of milliseconds"); err != nil {
+	if delay, there, err := number(header, "X-Delay", 0, consumer.MaxDelay.Milliseconds(), " of milliseconds"); err != nil {
 		fault(err)
 	} else if there {
 		if m.Headers == nil {

@@ -89,9 +89,6 @@ func (p *publishCommand) message(program string, in io.Reader) (consumer.Message
 	}, nil
 }
 
-// maxDelay is the longest delay that a worker believes.
-const maxDelay = 366 * 24 * time.Hour
-
 // due is when the message may be worked; zero means at once. It is an instant rather than
 // a delay, which would begin only when a worker takes the message.
 func (p *publishCommand) due(now time.Time) (time.Time, error) {
@@ -120,7 +117,7 @@ func (p *publishCommand) due(now time.Time) (time.Time, error) {
 			return due, fmt.Errorf("--at is %s, which has passed", due.Format(time.RFC3339))
 		}
 	}
-	if due.Sub(now) > maxDelay {
+	if due.Sub(now) > consumer.MaxDelay {
 		return due, fmt.Errorf("the message would be due on %s; it must be within 366 days", due.Format(time.DateOnly))
 	}
 	return due, nil
