@@ -87,19 +87,14 @@ func New(cfg Config, log *slog.Logger) (*Runner, error) {
 	return r, r.observe(cfg.MeterProvider)
 }
 
-// Declarations are those of the queues of the tokens.
-func (r *Runner) Declarations() []broker.Declaration {
-	var out []broker.Declaration
-	for _, l := range r.loops {
-		out = append(out, tokenDeclaration(l.Schedule))
-	}
-	return out
-}
-
 // Declare makes sure of the queues of the tokens or, where nothing may be declared, looks
 // whether they are there.
 func (r *Runner) Declare(conn *broker.Conn) error {
-	return conn.Ensure(r.Declarations(), r.cfg.Passive, "") // each explains itself
+	var tokens []broker.Declaration
+	for _, l := range r.loops {
+		tokens = append(tokens, tokenDeclaration(l.Schedule))
+	}
+	return conn.Ensure(tokens, r.cfg.Passive, "") // each explains itself
 }
 
 // Offer names a node, by its URL, that can be used now. It never blocks. Only one

@@ -24,11 +24,8 @@ const (
 const misfireGrace = time.Minute
 
 // tokenPrefix begins the names of the queues by which the leaders of schedules are
-// elected, and ownPrefix those of all queues that are Warren's own.
-const (
-	ownPrefix   = "warren."
-	tokenPrefix = ownPrefix + "schedule."
-)
+// elected.
+const tokenPrefix = broker.OwnPrefix + "schedule."
 
 // maxName leaves room in the message-id for a planned time.
 const maxName = maxShort - len("@2006-01-02T15:04:05Z")
@@ -128,7 +125,7 @@ func (s Schedule) Validate() error {
 	if s.Queue == "" {
 		fault("%s must be set: the queue that schedule %s publishes to", of("QUEUE"), s.Name)
 	}
-	if strings.HasPrefix(s.Queue, ownPrefix) {
+	if strings.HasPrefix(s.Queue, broker.OwnPrefix) {
 		fault("%s is %s, one of Warren's own queues; name one that is worked", of("QUEUE"), s.Queue)
 	}
 	if !slices.Contains([]string{MisfireSkip, MisfireOnce, MisfireAll}, s.Misfire) {

@@ -23,7 +23,7 @@ func (c *Conn) Inspect(q Queue, report Report) {
 		err := c.OnChannel(func(ch *amqp.Channel) error {
 			return ch.ExchangeDeclarePassive(q.Exchange, "", true, false, false, false, nil)
 		})
-		ReportLook(report, "exchange "+q.Exchange, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
+		ReportLook(report, Declaration{What: "exchange " + q.Exchange}, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
 	}
 	c.inspectWaits(q, report)
 }
@@ -46,7 +46,7 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 	if err == nil && name == q.Name {
 		err = c.OnChannel(func(ch *amqp.Channel) error { return MayConsume(ch, name) })
 	}
-	ReportLook(report, what, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+	ReportLook(report, Declaration{What: what}, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
 }
 
 // inspectWaits looks at the wait queues of a work queue and reports them in one line.
@@ -78,15 +78,15 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 
 // ReportLook reports what looking at something came to. Where it may be declared,
 // it is no fault that it is missing.
-func ReportLook(report Report, what string, err error, mayDeclare bool, envPrefix, text string) {
+func ReportLook(report Report, d Declaration, err error, mayDeclare bool, envPrefix, text string) {
 	switch {
 	case err == nil:
-		report(true, what, text)
+		report(true, d.What, text)
 	case IsMissing(err) && mayDeclare:
-		report(true, what, "is missing; warren declares it when it starts")
+		report(true, d.What, "is missing; warren declares it when it starts")
 	default:
-		text := ExplainDeclare(what, err, !mayDeclare, envPrefix).Error()
-		report(false, what, strings.TrimLeft(strings.TrimPrefix(text, what), ": "))
+		text := d.Explain(err, !mayDeclare, envPrefix).Error()
+		report(false, d.What, strings.TrimLeft(strings.TrimPrefix(text, d.What), ": "))
 	}
 }
 
