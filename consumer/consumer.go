@@ -12,8 +12,10 @@ import (
 	"github.com/sethvargo/go-retry"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/internal/relay"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -33,11 +35,11 @@ type Consumer struct {
 	nodes     []*node
 	loops     []*queueLoop
 	schedules *schedule.Runner
-	meters    *meters
+	meters    *meters.Meters
 	outage    outage.Outage // of what has to be declared
 
 	connection atomic.Pointer[ConnectionStatus] // written by the supervisor alone
-	sessions   *newest                          // as well
+	sessions   *broker.Newest                   // as well
 	turned     pulse.Pulse                      // the supervisor's
 	relayed    pulse.Pulse                      // the outbox's
 	young      retry.Backoff                    // nil unless the last session died young
@@ -67,18 +69,25 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 		return nil, err
 	}
 	c := &Consumer{
-		cfg: cfg, log: log, sessions: newNewest(), publishTimeout: broker.PublishTimeout,
+		cfg: cfg, log: log, sessions: broker.NewNewest(), publishTimeout: broker.PublishTimeout,
 		dialer: broker.Dialer{Worker: cfg.Worker, User: cfg.User, Instruments: instruments},
 	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
 	for _, u := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{url: u})
 	}
-	if c.meters, err = newMeters(cfg.Telemetry.MeterProvider, c); err != nil {
+	states := make([]*meters.Queue, len(cfg.Queues))
+	for i, q := range cfg.Queues {
+		states[i] = meters.NewQueue(q.Name, q.Concurrency, len(actionNames))
+	}
+	c.meters, err = meters.New(cfg.Telemetry.MeterProvider, meters.Source{
+		Version: cfg.Version, Connected: c.connected, Queues: states, Verdicts: actionNames[:], Reasons: reasons,
+	})
+	if err != nil {
 		return nil, err
 	}
-	for _, q := range cfg.Queues {
-		c.loops = append(c.loops, newQueueLoop(q, c))
+	for i, q := range cfg.Queues {
+		c.loops = append(c.loops, newQueueLoop(q, states[i], c))
 	}
 	if c.schedules, err = schedule.New(cfg.schedules(c.dialer), log); err != nil {
 		return nil, err
@@ -107,8 +116,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	loops.Go(func() { c.schedules.Run(accepting, work) })
 	if c.cfg.Outbox != nil {
-		r := &relay{nodes: c.cfg.Nodes, dialer: c.dialer, timeout: c.publishTimeout, ready: c.connected, log: c.log}
-		loops.Go(func() { r.run(accepting, work, c.cfg.Outbox, &c.relayed) })
+		r := &relay.Relay{
+			Outbox: c.cfg.Outbox, Nodes: c.cfg.Nodes, Dialer: c.dialer, Timeout: c.publishTimeout, Ready: c.connected,
+			Turned: &c.relayed, Log: c.log,
+		}
+		loops.Go(func() { r.Run(accepting, work) })
 	}
 	ended := make(chan struct{})
 	others.Go(func() {
@@ -167,9 +179,9 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 	for first := true; ; first = false {
 		s, err := c.connect(ctx, first)
 		if ctx.Err() != nil {
-			c.sessions.stop()
+			c.sessions.Stop()
 			if s != nil {
-				s.close()
+				s.Close()
 			}
 			c.turned.End()
 			<-ended
@@ -178,25 +190,25 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
-		c.log.Info("connected", "node", s.node(), "version", s.consume.Version.Number)
-		c.connection.Store(&ConnectionStatus{Node: s.node()})
-		c.sessions.set(s)
+		c.log.Info("connected", "node", s.Node(), "version", s.Consume.Version.Number)
+		c.connection.Store(&ConnectionStatus{Node: s.Node()})
+		c.sessions.Set(s)
 		for _, l := range c.loops {
 			l.offer(s)
 		}
-		c.schedules.Offer(s.consume.URL)
-		unstop := context.AfterFunc(ctx, c.sessions.stop) // there will be no other one
-		lost := s.watch(ended, &c.turned)
+		c.schedules.Offer(s.Consume.URL)
+		unstop := context.AfterFunc(ctx, c.sessions.Stop) // there will be no other one
+		lost := s.Watch(ended, &c.turned)
 		unstop()
-		c.sessions.set(nil)
-		s.close()
+		c.sessions.Set(nil)
+		s.Close()
 		if lost == nil {
 			return nil
 		}
-		c.connection.Store(&ConnectionStatus{Node: s.node(), LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
-		c.meters.reconnects.Add(ctx, 1)
-		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.node(), "error", lost)
-		c.pace(ctx, time.Since(s.began))
+		c.connection.Store(&ConnectionStatus{Node: s.Node(), LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
+		c.meters.Reconnected(ctx)
+		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.Node(), "error", lost)
+		c.pace(ctx, time.Since(s.Began))
 	}
 }
 
@@ -212,24 +224,24 @@ func (c *Consumer) pace(ctx context.Context, lived time.Duration) {
 	}
 	d, _ := c.young.Next()
 	c.turned.Beat(time.Now())
-	sleep(ctx, d)
+	broker.Sleep(ctx, d)
 }
 
 // connect opens a session with the first node that can be used, and tries for ever. The
 // first time, it returns an error for a fault that is lasting on every node, or in what
 // has to be declared.
-func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
-	return retry.DoValue(ctx, broker.Backoff(), func(ctx context.Context) (*session, error) {
+func (c *Consumer) connect(ctx context.Context, first bool) (*broker.Session, error) {
+	return retry.DoValue(ctx, broker.Backoff(), func(ctx context.Context) (*broker.Session, error) {
 		var errs []error
 		lasting := true
 		for _, n := range c.nodes {
 			c.turned.Beat(time.Now())
 			name := broker.NodeName(n.url)
-			s, err := openSession(ctx, c.dialer, n.url, c.log)
+			s, err := c.dialer.OpenSession(ctx, n.url, c.log)
 			if err == nil {
 				n.outage.End(c.log.With("node", name), "the node can be used again")
 				if err = c.declare(ctx, s, first); err != nil {
-					s.close()
+					s.Close()
 					return nil, err
 				}
 				return s, nil
@@ -255,22 +267,22 @@ func (c *Consumer) connect(ctx context.Context, first bool) (*session, error) {
 // declare makes sure, the first time, of all that the loops will need. Only then does a
 // fault that is lasting keep the session from being used: later, what works goes on, and
 // each loop looks after its own.
-func (c *Consumer) declare(ctx context.Context, s *session, first bool) error {
+func (c *Consumer) declare(ctx context.Context, s *broker.Session, first bool) error {
 	if !first {
 		return nil
 	}
 	var err error
 	for _, q := range c.cfg.Queues {
 		b := q.onBroker()
-		err = errors.Join(err, s.trial.Do(ctx, func(conn *broker.Conn) error {
+		err = errors.Join(err, s.Trial.Do(ctx, func(conn *broker.Conn) error {
 			return conn.Ensure(b.Declarations(), b.Passive, b.EnvPrefix)
 		}))
 	}
-	err = errors.Join(err, c.schedules.Declare(s.consume))
+	err = errors.Join(err, c.schedules.Declare(s.Consume))
 	switch {
 	case err == nil:
 		c.outage.End(c.log, "all queues are as they should be again")
-	case s.isLost():
+	case s.IsLost():
 		return retry.RetryableError(err)
 	case broker.IsLasting(err):
 		return err

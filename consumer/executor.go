@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 )
@@ -50,17 +50,16 @@ var errNotStarted = errors.New("the attempt was not started")
 type executor struct {
 	Queue
 	onBroker   broker.Queue
-	sessions   *newest
+	sessions   *broker.Newest
 	policy     replyPolicy
 	identity   string // of this process, for x-warren-worker
 	log        *slog.Logger
 	publishing outage.Outage
 	tracing    tracing
-	meters     queueMeters
-	attempts   *[len(actionNames)]atomic.Int64 // counted by verdict
-	repeats    *atomic.Int64
-	database   Database // nil: none
-	observer   Observer // nil: none
+	meters     meters.Of
+	state      *meters.Queue // what is counted by verdict
+	database   Database      // nil: none
+	observer   Observer      // nil: none
 	replyFor   time.Duration
 }
 
@@ -79,7 +78,7 @@ func (e *executor) work(ctx context.Context, j *job) action {
 	switch wait := time.Until(j.history.notBefore); {
 	case wait+waitSlack >= broker.ShortestWait:
 		return e.park(ctx, j, republishing(j), j.history.notBefore)
-	case wait > 0 && !sleep(ctx, wait):
+	case wait > 0 && !broker.Sleep(ctx, wait):
 		return requeue
 	}
 	ctx, o := e.attempt(ctx, j)
@@ -157,8 +156,8 @@ func (e *executor) attempt(ctx context.Context, j *job) (context.Context, outcom
 			o.attempts++
 		}
 		o.verdict = e.decide(ctx, o)
-		e.attempts[o.verdict.action].Add(1)
-		e.meters.attempted(spanCtx, o.err, time.Since(started))
+		e.state.Attempts[o.verdict.action].Add(1)
+		e.meters.Attempted(spanCtx, errorType(o.err), time.Since(started))
 		endAttempt(span, o.verdict, o.err)
 		ctx = spanCtx
 		if o.verdict.action != retryLater || o.verdict.after >= broker.ShortestWait {
@@ -238,16 +237,4 @@ func (e *executor) logFailure(ctx context.Context, level slog.Level, msg string,
 		args = append(args, "stack", p.Stack)
 	}
 	broker.Traced(ctx, e.log).Log(ctx, level, msg, args...)
-}
-
-// sleep waits for d and returns true, or false as soon as ctx ends.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 )
 
 // A timedAttempt is when an attempt was made, and which one its processor saw.
@@ -22,15 +25,19 @@ type timedAttempt struct {
 
 // newTestConsumer is one that never connects, for what needs only its instruments.
 func newTestConsumer(log *slog.Logger) *Consumer {
-	c := &Consumer{cfg: Config{Worker: "vm1 1.0"}.withDefaults(), sessions: newNewest(), log: log}
-	c.meters, _ = newMeters(c.cfg.Telemetry.MeterProvider, c)
+	c := &Consumer{cfg: Config{Worker: "vm1 1.0"}.withDefaults(), sessions: broker.NewNewest(), log: log}
+	c.meters, _ = meters.New(c.cfg.Telemetry.MeterProvider, meters.Source{})
 	return c
+}
+
+func newTestState(q Queue) *meters.Queue {
+	return meters.NewQueue(q.Name, q.Concurrency, len(actionNames))
 }
 
 func newTestExecutor(q Queue, log *slog.Logger) *executor {
 	q.Name = "orders"
 	q = Config{Queues: []Queue{q}}.withDefaults().Queues[0]
-	return newQueueLoop(q, newTestConsumer(log)).executor
+	return newQueueLoop(q, newTestState(q), newTestConsumer(log)).executor
 }
 
 func TestWaitsUnderASecondAreWaitedInTheProcess(t *testing.T) {
@@ -167,7 +174,7 @@ func TestAPanicIsAnErrorWithAStack(t *testing.T) {
 }
 
 func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
-	l := newQueueLoop(Queue{Name: "orders", Concurrency: 1}, newTestConsumer(slog.New(slog.DiscardHandler)))
+	l := newQueueLoop(Queue{Name: "orders", Concurrency: 1}, newTestState(Queue{}), newTestConsumer(slog.New(slog.DiscardHandler)))
 	l.do(&job{}, func() action { runtime.Goexit(); return acknowledge })
 	equal(t, (<-l.results).action, requeue)
 }
@@ -175,7 +182,7 @@ func TestAProcessorThatEndsItsGoroutineGivesItsSlotBack(t *testing.T) {
 func TestRateSpacesStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newTestExecutor(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
-		l := newQueueLoop(e.Queue, newTestConsumer(e.log))
+		l := newQueueLoop(e.Queue, e.state, newTestConsumer(e.log))
 		l.sub = &subscription{}
 		start := time.Now()
 		for tag := range uint64(21) {

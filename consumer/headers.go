@@ -3,7 +3,6 @@ package consumer
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +68,7 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 	// The count is the broker's own; of another type it would not be one.
 	h.deliveryCount, _ = broker.Integer(d.Headers[headerDeliveryCount])
 	if h.ours {
-		attempts, err := readInteger(d.Headers, broker.HeaderAttempt, maxAttempt)
+		attempts, err := broker.ReadInteger(d.Headers, broker.HeaderAttempt, maxAttempt)
 		if err != nil {
 			return h, err
 		}
@@ -77,11 +76,11 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		h.replyTo, _ = d.Headers[headerReplyTo].(string)
 	}
 	latest := now.Add(MaxDelay)
-	notBefore, err := readInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())
+	notBefore, err := broker.ReadInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())
 	if err != nil {
 		return h, err
 	}
-	delay, err := readInteger(d.Headers, headerDelay, MaxDelay.Milliseconds())
+	delay, err := broker.ReadInteger(d.Headers, headerDelay, MaxDelay.Milliseconds())
 	if err != nil {
 		return h, err
 	}
@@ -92,29 +91,6 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		h.notBefore = due
 	}
 	return h, nil
-}
-
-// readInteger reads a header that is a whole number of at most the given size; an
-// absent or negative one is 0. Publishers in untyped languages may have sent it as
-// text.
-func readInteger(headers amqp.Table, name string, most int64) (int64, error) {
-	v, there := headers[name]
-	if !there || v == nil {
-		return 0, nil
-	}
-	n, ok := broker.Integer(v)
-	if text, isText := v.(string); isText {
-		var err error
-		n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-		ok = err == nil
-	}
-	if !ok {
-		return 0, fmt.Errorf("header %s is %.40q (%T); it must be a whole number", name, fmt.Sprint(v), v)
-	}
-	if n > most {
-		return 0, fmt.Errorf("header %s is %d; it must be at most %d", name, n, most)
-	}
-	return max(n, 0), nil
 }
 
 // newDelivery returns the delivery of a job as a processor sees it at the given attempt.
@@ -240,16 +216,6 @@ func writeFailure(headers amqp.Table, attempts int, err error, now time.Time, wo
 	if _, there := headers[headerFirstFailedAt]; !there {
 		headers[headerFirstFailedAt] = now.UnixMilli()
 	}
-	headers[broker.HeaderError] = shortened(err.Error(), maxErrorBytes)
+	headers[broker.HeaderError] = broker.Shortened(err.Error(), maxErrorBytes)
 	headers[headerWorker] = worker
-}
-
-// shortened returns text as valid UTF-8 of at most the given size.
-func shortened(text string, mostBytes int) string {
-	const mark = " [...]"
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) <= mostBytes {
-		return text
-	}
-	return strings.ToValidUTF8(text[:mostBytes-len(mark)], "") + mark
 }

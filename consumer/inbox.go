@@ -2,13 +2,8 @@ package consumer
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/digest"
 )
 
 // An InboxKey tells a message from all others of its queue. The message id alone is
@@ -55,14 +51,14 @@ func digestOf(d *amqp.Delivery, ours bool) [16]byte {
 		key, _ = d.Headers[headerRoutingKey].(string)
 		user, _ = d.Headers[originalPrefix+"user-id"].(string)
 	}
-	h := digester{sha256.New()}
+	h := digest.New()
 	for _, text := range []string{
 		exchange, key, user, d.MessageId, d.CorrelationId, d.ReplyTo, d.Type, d.AppId, d.ContentType, d.ContentEncoding,
 		original("expiration", d.Expiration), original("priority", strconv.Itoa(int(d.Priority))),
 	} {
-		h.add('s', []byte(text))
+		h.Value(text)
 	}
-	h.value(d.Timestamp)
+	h.Value(d.Timestamp)
 	headers := make(amqp.Table, len(d.Headers))
 	for name, v := range d.Headers {
 		original, kept := strings.CutPrefix(name, originalPrefix)
@@ -74,50 +70,9 @@ func digestOf(d *amqp.Delivery, ours bool) [16]byte {
 			headers[name] = v
 		}
 	}
-	h.value(headers)
-	h.add('x', d.Body)
+	h.Value(headers)
+	h.Value(d.Body)
 	return [16]byte(h.Sum(nil))
-}
-
-// A digester digests values of AMQP, each with its kind and length: no two lists of
-// values are digested alike.
-type digester struct{ hash.Hash }
-
-func (h digester) add(kind byte, bytes []byte) {
-	h.number(kind, uint64(len(bytes)))
-	_, _ = h.Write(bytes) // a hash does not fail
-}
-
-func (h digester) number(kind byte, n uint64) {
-	_, _ = h.Write(binary.BigEndian.AppendUint64([]byte{kind}, n))
-}
-
-func (h digester) value(v any) {
-	if n, ok := broker.Integer(v); ok {
-		h.number('i', uint64(n))
-		return
-	}
-	switch v := v.(type) {
-	case string:
-		h.add('s', []byte(v))
-	case []byte:
-		h.add('s', v)
-	case time.Time:
-		h.number('t', uint64(v.Unix()))
-	case amqp.Table:
-		h.number('m', uint64(len(v)))
-		for _, name := range slices.Sorted(maps.Keys(v)) {
-			h.add('k', []byte(name))
-			h.value(v[name])
-		}
-	case []any:
-		h.number('l', uint64(len(v)))
-		for _, e := range v {
-			h.value(e)
-		}
-	default: // few and small
-		h.add('v', fmt.Append(nil, v))
-	}
 }
 
 // recall looks into the inbox for the message of o. If its work is done, it makes o
@@ -126,7 +81,7 @@ func (e *executor) recall(ctx context.Context, o *outcome) bool {
 	result, done, err := e.database.Done(ctx, *o.key)
 	o.answer, o.err, o.recorded, o.repeat = result, err, done, done
 	if done {
-		e.repeats.Add(1)
+		e.state.Repeats.Add(1)
 		broker.Traced(ctx, e.log).Debug("repeat of work that the inbox knows to be done, acknowledged without running again", "message_id", o.key.MessageID)
 	}
 	return done

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/internal/relay"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -38,7 +39,7 @@ func TestAStuckRelayIsNotHealthy(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			(&relay{}).run(ctx, ctx, o, &c.relayed)
+			(&relay.Relay{Outbox: o, Turned: &c.relayed}).Run(ctx, ctx)
 		}()
 		<-time.After(10 * time.Minute)
 		if err := c.Healthy(); err != nil {

@@ -50,7 +50,7 @@ func (c *Consumer) Publish(ctx context.Context, m Message) error {
 	if err != nil {
 		return err
 	}
-	s := c.sessions.get()
+	s := c.sessions.Get()
 	if s == nil {
 		return ErrNotConnected
 	}
@@ -61,7 +61,7 @@ func (c *Consumer) Publish(ctx context.Context, m Message) error {
 	backoff := retry.WithCappedDuration(2*time.Second, retry.NewExponential(50*time.Millisecond))
 	var last error
 	_ = retry.Do(ctx, backoff, func(ctx context.Context) error {
-		if last = s.publish.Publish(ctx, o); last == nil || s.isLost() || broker.IsObjection(last) {
+		if last = s.Publish.Publish(ctx, o); last == nil || s.IsLost() || broker.IsObjection(last) {
 			return nil
 		}
 		return retry.RetryableError(last)

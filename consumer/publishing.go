@@ -83,7 +83,7 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 	case broker.IsObjection(err):
 		log.Error("the result cannot be sent, it is dropped; the work is done", "error", err)
 		return acknowledge
-	case ctx.Err() != nil || errors.Is(err, errNoSession):
+	case ctx.Err() != nil || errors.Is(err, broker.ErrNoSession):
 		return requeue // nothing can be published any more
 	}
 	waiting := msg
@@ -116,7 +116,7 @@ func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due ti
 	step := e.onBroker.WaitStep(time.Until(due) + waitSlack)
 	err := e.publish(ctx, e.onBroker.WaitName(step), msg, broker.ForWait)
 	if err == nil {
-		e.meters.parked.Add(ctx, 1, e.meters.queue...)
+		e.meters.Parked(ctx)
 		e.observeWait(j, msg, due)
 	}
 	return settledBy(err)
@@ -145,7 +145,7 @@ func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 func (e *executor) publishDeadLetter(ctx context.Context, j *job, msg amqp.Publishing, reason string) error {
 	err := e.publish(ctx, e.onBroker.DeadLetterQueue(), msg, broker.ForDeadLetter)
 	if err == nil {
-		e.meters.deadLettered(ctx, reason)
+		e.meters.DeadLettered(ctx, reason)
 	}
 	return err
 }
@@ -176,14 +176,14 @@ func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishin
 func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 	backoff := retry.WithCappedDuration(2*time.Second, retry.NewExponential(50*time.Millisecond))
 	for failures := 0; ; failures++ {
-		s, err := e.sessions.wait(ctx)
+		s, err := e.sessions.Wait(ctx)
 		if err != nil {
 			return err
 		}
 		silent := time.AfterFunc(unansweredAfter, func() {
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.ErrNoConfirm)
 		})
-		err = s.publish.Publish(ctx, o)
+		err = s.Publish.Publish(ctx, o)
 		silent.Stop()
 		switch {
 		case err == nil:
@@ -191,13 +191,13 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 			return nil
 		case ctx.Err() != nil, broker.IsObjection(err), o.Purpose == broker.ForReply && errors.Is(err, broker.ErrUnroutable):
 			return err
-		case s.isLost(): // and logged as such
+		case s.IsLost(): // and logged as such
 			continue
 		case o.Purpose != broker.ForReply && failures >= toleratedFailures:
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.Explain(err))
 		}
 		// A daemon that is stopping does not wait for what has failed for long.
-		if d, _ := backoff.Next(); e.sessions.stoppedFor() > lastOffers || !sleep(ctx, d) {
+		if d, _ := backoff.Next(); e.sessions.StoppedFor() > lastOffers || !broker.Sleep(ctx, d) {
 			return err
 		}
 	}

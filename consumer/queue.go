@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
@@ -47,19 +48,19 @@ const (
 type queueLoop struct {
 	executor *executor
 	log      *slog.Logger
-	sessions chan *session // the newest; written by the supervisor alone
-	results  chan result   // buffered for every job there can be: never blocks an executor
+	sessions chan *broker.Session // the newest; written by the supervisor alone
+	results  chan result          // buffered for every job there can be: never blocks an executor
 
-	session    *session      // the last one given; nil before
-	sub        *subscription // nil while the queue is not consumed
+	session    *broker.Session // the last one given; nil before
+	sub        *subscription   // nil while the queue is not consumed
 	stopping   bool
 	busy       int // jobs whose result is not in yet, of earlier sessions too
 	remembered *remembered.Messages
 	orphans    map[remembered.Identity][]*job // still worked, though their channel is lost
 	stopped    tally
 	outage     outage.Outage
-	meters     queueMeters
-	state      state // the only part that others may look at, at any time
+	meters     meters.Of
+	state      *meters.Queue // the only part that others may look at, at any time
 
 	wary    bool             // consuming the queue has ended a connection
 	retries retry.Backoff    // nil while the channel works
@@ -82,18 +83,18 @@ type queueLoop struct {
 // began to stop.
 type tally struct{ finished, returned, abandoned int }
 
-func newQueueLoop(q Queue, c *Consumer) *queueLoop {
+func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
-	meters := newQueueMeters(c.meters, q.Name)
 	l := &queueLoop{
 		executor: &executor{
 			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: newReplyPolicy(q, c.cfg.Queues), replyFor: replyPatience,
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
-			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: meters,
+			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state,
 		},
 		log:        log,
-		meters:     meters,
-		sessions:   make(chan *session, 1),
+		meters:     c.meters.Of(q.Name),
+		state:      state,
+		sessions:   make(chan *broker.Session, 1),
 		results:    make(chan result, q.Concurrency+q.Prefetch),
 		remembered: remembered.New(),
 		orphans:    make(map[remembered.Identity][]*job),
@@ -102,7 +103,6 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 		starvedAfter: starvedAfter,
 		patience:     starvedAfter,
 	}
-	l.executor.attempts, l.executor.repeats = &l.state.attempts, &l.state.repeats
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
 		l.limiter.Allow() // each start reserves the next one's turn; the first needs none
@@ -112,7 +112,7 @@ func newQueueLoop(q Queue, c *Consumer) *queueLoop {
 
 // offer gives the loop a new session, in place of one it has not taken yet. Only
 // the supervisor calls it; it never blocks.
-func (l *queueLoop) offer(s *session) {
+func (l *queueLoop) offer(s *broker.Session) {
 	select {
 	case <-l.sessions:
 	default:
@@ -127,8 +127,8 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	stop := ctx.Done()
 	turns := time.NewTicker(pulse.Every)
 	defer turns.Stop()
-	l.state.turned.Beat(time.Now())
-	defer l.state.turned.End()
+	l.state.Turned.Beat(time.Now())
+	defer l.state.Turned.End()
 	for !l.stopping || l.busy > 0 || l.consuming() {
 		select {
 		case s := <-l.sessions:
@@ -173,7 +173,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			// The channel's consumer was given ctx, too: the broker is being told
 			// to send no more, and what it sends until then is returned.
 			stop, l.stopping, l.retryAt = nil, true, nil
-			l.state.setReason("the daemon is stopping")
+			l.state.SetReason("the daemon is stopping")
 		case <-abandon.Done():
 			l.abandon(work)
 			return
@@ -187,20 +187,20 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 // the queue is consumed anew.
 func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	hang()
-	l.state.turned.Beat(now)
+	l.state.Turned.Beat(now)
 	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
-	ready, err := l.sub.session.ready(ctx, l.executor.Name)
+	ready, err := l.sub.session.Ready(l.executor.Name)
 	l.lookEvery = min(max(2*l.lookEvery, pulse.Every), maxLookEvery)
 	switch {
 	case err != nil: // it may not be permitted to look
 	case ready == 0:
-		l.state.idleFrom.Store(0)
+		l.state.SetIdle(now, false)
 	default:
 		l.lookEvery = 0 // until it is known why
-		l.state.idleFrom.CompareAndSwap(0, now.UnixNano())
-		if idle := l.state.starved(now); idle >= l.patience {
+		l.state.SetIdle(now, true)
+		if idle := l.state.Idle(now); idle >= l.patience {
 			l.log.Warn("the queue has messages, but the broker hands none out; consuming it anew", "messages", ready, "duration", idle.Round(time.Second))
 			l.patience = min(2*l.patience, maxStarved)
 			l.subscribe(ctx)
@@ -238,9 +238,9 @@ func (l *queueLoop) cancelled() <-chan string {
 func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	j := &job{delivery: d, sub: l.sub}
 	now := time.Now()
-	l.sub.unsettled.add(j)
+	l.sub.unsettled.Add(j.delivery.DeliveryTag, j)
 	l.delivered, l.lookEvery = now, 0
-	l.state.idleFrom.Store(0)
+	l.state.SetIdle(now, false)
 	l.patience = l.starvedAfter
 	j.history, j.fault = readHistory(&j.delivery, now, l.sub.user)
 	if d.Redelivered && l.repeats(work, j, now) {
@@ -257,7 +257,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 		l.logOf(work, j).Info("redelivered: the worker that had the message before was lost or returned it; what that did may be done twice",
 			"delivery_count", j.history.deliveryCount)
 	}
-	l.state.consumed.Add(1)
+	l.state.Consumed.Add(1)
 	l.do(j, func() action { return l.executor.work(work, j) })
 	if l.limiter != nil && !j.history.notBefore.After(now) { // one that is only parked costs nothing
 		if d := l.limiter.Reserve().Delay(); d > 0 {
@@ -276,9 +276,9 @@ func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
 	}
 	id := l.remembered.IdentityOf(&j.delivery)
 	if l.remembered.Take(id, now) {
-		l.state.repeats.Add(1)
+		l.state.Repeats.Add(1)
 		l.logOf(work, j).Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
-		l.sub.unsettled.finish(j.delivery.DeliveryTag)
+		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
 		l.acknowledge()
 		return true
 	}
@@ -301,7 +301,7 @@ func (l *queueLoop) logOf(ctx context.Context, j *job) *slog.Logger {
 // waits for as many results as it has begun jobs.
 func (l *queueLoop) do(j *job, f func() action) {
 	l.busy++
-	l.state.inFlight.Store(int64(l.busy))
+	l.state.InFlight.Store(int64(l.busy))
 	go func() {
 		r := result{j, requeue}
 		defer func() { // also if a processor ends its goroutine
@@ -316,7 +316,7 @@ func (l *queueLoop) do(j *job, f func() action) {
 // more: returned before, it might come again.
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 	j := &job{delivery: d, sub: l.sub}
-	l.sub.unsettled.add(j)
+	l.sub.unsettled.Add(j.delivery.DeliveryTag, j)
 	now := time.Now()
 	j.history, _ = readHistory(&d, now, l.sub.user)
 	if !d.Redelivered || !l.repeats(work, j, now) {
@@ -336,7 +336,7 @@ func (l *queueLoop) giveBack(work context.Context) {
 // giveBackJob requeues a delivery or, where that would bring it nearer to the delivery
 // limit without its fault, publishes it to its queue and acknowledges it.
 func (l *queueLoop) giveBackJob(work context.Context, j *job) {
-	republish := j.sub.session.consume.Version.NackCounts && l.executor.Type == Quorum && j.history.deliveryCount >= returnedOften
+	republish := j.sub.session.Consume.Version.NackCounts && l.executor.Type == Quorum && j.history.deliveryCount >= returnedOften
 	if !republish || j.returning {
 		l.requeue(j)
 		return
@@ -350,9 +350,9 @@ func (l *queueLoop) giveBackJob(work context.Context, j *job) {
 }
 
 func (l *queueLoop) requeue(j *job) {
-	l.state.returned.Add(1)
+	l.state.Returned.Add(1)
 	tag := j.delivery.DeliveryTag
-	j.sub.unsettled.remove(tag)
+	j.sub.unsettled.Remove(tag)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
 	if j.sub.requeued++; j.sub.requeued%syncEvery == 0 {
 		_ = j.sub.ch.Qos(j.sub.prefetch, 0, false) // changes nothing, and is answered when all that came before is
@@ -363,7 +363,7 @@ func (l *queueLoop) requeue(j *job) {
 // its channel lost, the result is for the redelivery.
 func (l *queueLoop) settle(work context.Context, r result) {
 	l.busy--
-	l.state.inFlight.Store(int64(l.busy))
+	l.state.InFlight.Store(int64(l.busy))
 	j := r.job
 	if r.action == requeue {
 		l.executor.observeReturn(j)
@@ -383,11 +383,11 @@ func (l *queueLoop) settle(work context.Context, r result) {
 	switch r.action {
 	case acknowledge:
 		if j != r.job {
-			l.state.repeats.Add(1)
+			l.state.Repeats.Add(1)
 		}
-		l.sub.unsettled.finish(j.delivery.DeliveryTag)
+		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
 	case reject:
-		l.sub.unsettled.remove(j.delivery.DeliveryTag)
+		l.sub.unsettled.Remove(j.delivery.DeliveryTag)
 		_ = l.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
 	default:
 		l.giveBackJob(work, j)
@@ -430,8 +430,8 @@ func (l *queueLoop) count(work context.Context, r result) {
 // may be waiting for to send more.
 func (l *queueLoop) acknowledge() {
 	switch {
-	case l.sub == nil || l.sub.unsettled.finished == 0 || l.flushAt != nil && l.sub.unsettled.finished < l.executor.Prefetch/4:
-	case l.sub.unsettled.finished >= l.executor.Prefetch/4 || time.Since(l.flushed) >= ackPace:
+	case l.sub == nil || l.sub.unsettled.Finished() == 0 || l.flushAt != nil && l.sub.unsettled.Finished() < l.executor.Prefetch/4:
+	case l.sub.unsettled.Finished() >= l.executor.Prefetch/4 || time.Since(l.flushed) >= ackPace:
 		l.flush()
 	default:
 		l.flushAt = time.After(ackPace - time.Since(l.flushed))
@@ -453,9 +453,9 @@ func (l *queueLoop) flush() {
 			oldest = j.finished // zero for a repeat, which nobody worked
 		}
 	}
-	l.sub.unsettled.flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), l.flushed) })
+	l.sub.unsettled.Flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), l.flushed) })
 	if !oldest.IsZero() {
-		l.meters.ackLag.Record(context.Background(), l.flushed.Sub(oldest).Seconds(), l.meters.record...)
+		l.meters.AckLag(l.flushed.Sub(oldest))
 	}
 }
 
@@ -466,10 +466,10 @@ func (l *queueLoop) abandon(work context.Context) {
 	if l.sub == nil {
 		return
 	}
-	for _, e := range l.sub.unsettled.entries {
-		if !e.job.started.IsZero() {
-			l.logOf(work, e.job).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(e.job.started))
+	for j := range l.sub.unsettled.All() {
+		if !j.started.IsZero() {
+			l.logOf(work, j).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(j.started))
 		}
-		_ = l.sub.ch.Nack(e.job.delivery.DeliveryTag, false, true)
+		_ = l.sub.ch.Nack(j.delivery.DeliveryTag, false, true)
 	}
 }

@@ -176,7 +176,7 @@ func (s *Scope) Progress(percent int, text string) {
 		return
 	}
 	s.progressed = time.Now()
-	s.progress(min(max(percent, 0), 100), shortened(text, maxProgressText))
+	s.progress(min(max(percent, 0), 100), broker.Shortened(text, maxProgressText))
 }
 
 // end ends the scope of an attempt that returned err, and returns err or, if that

@@ -2,10 +2,8 @@ package consumer
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
 
-	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -50,10 +48,10 @@ func (c *Consumer) Status() Status {
 	for i, l := range c.loops {
 		out.Queues[i] = QueueStatus{
 			Queue:       l.executor.Name,
-			Reason:      l.state.whyNot(),
-			InFlight:    int(l.state.inFlight.Load()),
+			Reason:      l.state.Reason(),
+			InFlight:    int(l.state.InFlight.Load()),
 			Concurrency: l.executor.Concurrency,
-			Done:        int(l.state.attempts[acknowledge].Load()),
+			Done:        int(l.state.Attempts[acknowledge].Load()),
 		}
 	}
 	return out
@@ -68,7 +66,7 @@ func (c *Consumer) Healthy() error {
 		return fmt.Errorf("the loop that keeps the connection has been stuck for %v; restart the daemon, and report its goroutines", stuck.Round(time.Second))
 	}
 	for _, l := range c.loops {
-		if stuck := l.state.turned.Stuck(now); stuck > 0 {
+		if stuck := l.state.Turned.Stuck(now); stuck > 0 {
 			return fmt.Errorf("the loop of queue %s has been stuck for %v; restart the daemon, and report its goroutines", l.executor.Name, stuck.Round(time.Second))
 		}
 	}
@@ -76,37 +74,4 @@ func (c *Consumer) Healthy() error {
 		return fmt.Errorf("the relay of the outbox has been stuck for %v; restart the daemon, and report its goroutines", stuck.Round(time.Second))
 	}
 	return c.schedules.Healthy(now)
-}
-
-// state is what a loop shows of itself to other goroutines.
-type state struct {
-	inFlight atomic.Int64
-	consumed atomic.Int64 // deliveries handed to a worker
-	attempts [len(actionNames)]atomic.Int64
-	returned atomic.Int64
-	repeats  atomic.Int64
-	turned   pulse.Pulse
-	idleFrom atomic.Int64 // Unix nanoseconds: since when deliveries are missing; zero: they are not
-	reason   atomic.Pointer[string]
-}
-
-const notYetConsumed = "not connected to the broker yet"
-
-// whyNot is why the queue is not consumed; empty if it is.
-func (s *state) whyNot() string {
-	if r := s.reason.Load(); r != nil {
-		return *r
-	}
-	return notYetConsumed
-}
-
-func (s *state) setReason(reason string) { s.reason.Store(&reason) }
-
-// starved is how long the queue has had messages at now that do not come.
-func (s *state) starved(now time.Time) time.Duration {
-	from := s.idleFrom.Load()
-	if from == 0 {
-		return 0
-	}
-	return now.Sub(time.Unix(0, from))
 }

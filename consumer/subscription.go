@@ -11,6 +11,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
+	"github.com/warrenmq/warren/consumer/internal/unsettled"
 )
 
 // suspectAfter is the delivery count from which a message is suspected of having killed
@@ -23,12 +24,12 @@ var errCancelled = errors.New("the broker cancelled the consumer: its queue was 
 
 // A subscription is one channel of a session on which one queue is consumed.
 type subscription struct {
-	session   *session
+	session   *broker.Session
 	user      string // the broker's name for this process
 	ch        *amqp.Channel
 	closes    chan *amqp.Error
 	cancels   chan string
-	unsettled unsettled
+	unsettled unsettled.Deliveries[*job]
 
 	tag        string
 	consumers  int                  // so far
@@ -49,7 +50,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		return
 	}
 	q := l.executor.onBroker
-	err := l.session.trial.Do(ctx, func(c *broker.Conn) error {
+	err := l.session.Trial.Do(ctx, func(c *broker.Conn) error {
 		if err := c.Ensure(q.Declarations(), q.Passive, q.EnvPrefix); err != nil {
 			return err
 		}
@@ -59,14 +60,14 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		l.cannotConsume(err)
 		return
 	}
-	ch, err := l.session.consume.Channel()
+	ch, err := l.session.Consume.Channel()
 	if err != nil {
 		l.cannotConsume(err)
 		return
 	}
 	l.sub = &subscription{
 		session: l.session,
-		user:    l.session.consume.User,
+		user:    l.session.Consume.User,
 		ch:      ch,
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
@@ -81,9 +82,9 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		return
 	}
 	l.retries, l.wary = nil, false
-	l.state.setReason("")
+	l.state.SetReason("")
 	l.outage.End(l.log, "the queue is consumed again")
-	l.log.Info("consuming", "node", l.session.node(), "concurrency", l.executor.Concurrency, "prefetch", l.executor.Prefetch)
+	l.log.Info("consuming", "node", l.session.Node(), "concurrency", l.executor.Concurrency, "prefetch", l.executor.Prefetch)
 }
 
 // consume has the broker hand out so many deliveries at once, by a new consumer on the
@@ -138,7 +139,7 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 // tried again.
 func (l *queueLoop) cannotConsume(err error) {
 	err = broker.Explain(err)
-	if !l.session.isLost() { // or it is the connection's fault, and logged as such
+	if !l.session.IsLost() { // or it is the connection's fault, and logged as such
 		l.outage.Begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
 	l.retry(err)
@@ -156,7 +157,7 @@ func (l *queueLoop) leave() {
 		err = broker.LostBecause(reason)
 	default:
 	}
-	if !l.session.isLost() {
+	if !l.session.IsLost() {
 		l.outage.Begin(l.log, slog.LevelWarn, "the broker has ended the consumer of the queue, consuming it anew", err)
 	}
 	l.retry(err)
@@ -166,11 +167,11 @@ func (l *queueLoop) leave() {
 // unless the connection is lost: then the supervisor brings a new session.
 func (l *queueLoop) retry(err error) {
 	l.close()
-	if l.session.isLost() {
-		l.state.setReason("the connection to the broker is lost")
+	if l.session.IsLost() {
+		l.state.SetReason("the connection to the broker is lost")
 		return
 	}
-	l.state.setReason(err.Error())
+	l.state.SetReason(err.Error())
 	if l.retries == nil {
 		l.retries = broker.Backoff()
 	}
@@ -189,19 +190,19 @@ func (l *queueLoop) close() {
 		return
 	}
 	l.sub = nil
-	if s.session.isLost() || s.ch.IsClosed() {
+	if s.session.IsLost() || s.ch.IsClosed() {
 		now := time.Now()
 		for _, id := range s.acked.ids {
 			l.remembered.Add(id, now)
 		}
 	}
-	for _, e := range s.unsettled.entries {
+	for j := range s.unsettled.All() {
 		switch {
-		case e.job.holder != nil:
-			e.job.holder.twin = nil // the broker hands it out again
-		case !e.job.started.IsZero() && !e.job.returning:
-			e.job.identity = l.identityOf(e.job)
-			l.orphans[e.job.identity] = append(l.orphans[e.job.identity], e.job)
+		case j.holder != nil:
+			j.holder.twin = nil // the broker hands it out again
+		case !j.started.IsZero() && !j.returning:
+			j.identity = l.identityOf(j)
+			l.orphans[j.identity] = append(l.orphans[j.identity], j)
 		}
 	}
 	if !s.ch.IsClosed() {

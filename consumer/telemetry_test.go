@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -204,12 +205,12 @@ func TestMetrics(t *testing.T) {
 		add := func(set attribute.Set, value float64) {
 			series++
 			var labels []string
-			for _, key := range []attribute.Key{attrVerdict, broker.AttrReason, broker.AttrPurpose, "error.type", "version"} {
+			for _, key := range []attribute.Key{meters.AttrVerdict, meters.AttrReason, broker.AttrPurpose, "error.type", "version"} {
 				if v, ok := set.Value(key); ok {
 					labels = append(labels, v.String())
 				}
 			}
-			if q, ok := set.Value(attrQueue); !ok || q.AsString() == "orders" {
+			if q, ok := set.Value(meters.AttrQueue); !ok || q.AsString() == "orders" {
 				got[strings.Join(append([]string{m.Name}, labels...), " ")] += value
 			}
 		}
@@ -301,7 +302,7 @@ func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
 		func(c *Consumer) { c.loops[0].starvedAfter, c.loops[0].patience = time.Second, time.Second })
 	rabbittest.Eventually(t, 15*time.Second, func() bool { return strings.Count(r.log.String(), "consuming it anew") == 1 }, "the queue is consumed anew")
 	equal(t, r.Status().Queues[0].Reason, "")
-	equal(t, r.loops[0].state.starved(time.Now()) > time.Second, true)
+	equal(t, r.loops[0].state.Idle(time.Now()) > time.Second, true)
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +321,7 @@ func TestALoopThatIsStuckIsUnhealthy(t *testing.T) {
 		t.Errorf("supervisor without a turn: got %v, want what is stuck", err)
 	}
 	r.turned.Beat(time.Now())
-	r.loops[0].state.turned.Beat(long)
+	r.loops[0].state.Turned.Beat(long)
 	if err := r.Healthy(); err == nil || !strings.Contains(err.Error(), "the loop of queue orders has been stuck for 1m1s") {
 		t.Errorf("queue without a turn: got %v, want what is stuck", err)
 	}

@@ -16,6 +16,7 @@ import (
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 )
 
 // Telemetry says where the spans and metrics of a [Consumer] go.
@@ -50,7 +51,6 @@ func (t Telemetry) withDefaults() Telemetry {
 const (
 	attrAttempt     = attribute.Key("warren.attempt")     // 1 is the first
 	attrRedelivered = attribute.Key("warren.redelivered") // true: another worker may have done some of it
-	attrVerdict     = attribute.Key("warren.verdict")     // ack, retry, dead or return
 )
 
 // tracing makes the spans of one queue. A span for each attempt hangs on the
@@ -68,7 +68,7 @@ type tracing struct {
 
 func newTracing(t Telemetry, queue string) tracing {
 	return tracing{
-		tracer:     t.TracerProvider.Tracer(broker.ScopeName, trace.WithSchemaURL(semconv.SchemaURL)),
+		tracer:     t.TracerProvider.Tracer(meters.ScopeName, trace.WithSchemaURL(semconv.SchemaURL)),
 		propagator: t.Propagator,
 		link:       t.Link,
 		queue:      queue,
@@ -128,7 +128,7 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 // endAttempt ends the span of an attempt that returned err.
 func endAttempt(span trace.Span, v verdict, err error) {
 	if span.IsRecording() {
-		span.SetAttributes(attrVerdict.String(v.action.String()))
+		span.SetAttributes(meters.AttrVerdict.String(v.action.String()))
 		if err != nil {
 			recordError(span, err)
 		}
@@ -143,11 +143,14 @@ func recordError(span trace.Span, err error) {
 	}
 	span.RecordError(err, options...)
 	span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-	span.SetStatus(codes.Error, shortened(err.Error(), maxErrorBytes))
+	span.SetStatus(codes.Error, broker.Shortened(err.Error(), maxErrorBytes))
 }
 
-// errorType is a name for what went wrong, of which there are few.
+// errorType is a name for what went wrong, of which there are few; empty for nothing.
 func errorType(err error) string {
+	if err == nil {
+		return ""
+	}
 	if m, ok := errors.AsType[*marked](err); ok && m.verdict.reason != "" {
 		return m.verdict.reason
 	}
@@ -168,5 +171,5 @@ func (s *subscription) server() []attribute.KeyValue {
 	if s == nil {
 		return nil
 	}
-	return s.session.consume.Server
+	return s.session.Consume.Server
 }

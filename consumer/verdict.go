@@ -65,6 +65,8 @@ const (
 	reasonUndeliverable = "undeliverable" // a reply
 )
 
+var reasons = []string{reasonPermanent, reasonExhausted, reasonUndecodable, reasonUndeliverable}
+
 // A verdict is what is to happen with a delivery after an attempt.
 type verdict struct {
 	action action

@@ -10,17 +10,17 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
-	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
 )
 
 const attrSchedule = attribute.Key("warren.schedule")
 
 // observe has a provider look at the states of the loops. Nil is nobody.
-func (r *Runner) observe(meters metric.MeterProvider) error {
-	if meters == nil || len(r.loops) == 0 {
+func (r *Runner) observe(provider metric.MeterProvider) error {
+	if provider == nil || len(r.loops) == 0 {
 		return nil
 	}
-	meter := meters.Meter(broker.ScopeName, metric.WithSchemaURL(semconv.SchemaURL))
+	meter := provider.Meter(meters.ScopeName, metric.WithSchemaURL(semconv.SchemaURL))
 	var errs []error
 	each := func(value func(*state) int64) metric.Int64Callback {
 		return func(_ context.Context, o metric.Int64Observer) error {

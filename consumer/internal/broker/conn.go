@@ -178,6 +178,18 @@ func Backoff() retry.Backoff {
 	return retry.WithCappedDuration(3*time.Second, retry.WithJitterPercent(20, retry.NewExponential(200*time.Millisecond)))
 }
 
+// Sleep waits for d and returns true, or false as soon as ctx ends.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // NodeName is the host:port of an AMQP URL, fit for logs.
 func NodeName(nodeURL string) string {
 	u, err := url.Parse(nodeURL)

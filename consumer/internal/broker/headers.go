@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"fmt"
 	"math"
+	"strconv"
+	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -44,6 +47,29 @@ func Integer(v any) (int64, bool) {
 		}
 	}
 	return 0, false
+}
+
+// ReadInteger reads a header that is a whole number of at most the given size; an
+// absent or negative one is 0. Publishers in untyped languages may have sent it as
+// text.
+func ReadInteger(headers amqp.Table, name string, most int64) (int64, error) {
+	v, there := headers[name]
+	if !there || v == nil {
+		return 0, nil
+	}
+	n, ok := Integer(v)
+	if text, isText := v.(string); isText {
+		var err error
+		n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+		ok = err == nil
+	}
+	if !ok {
+		return 0, fmt.Errorf("header %s is %.40q (%T); it must be a whole number", name, fmt.Sprint(v), v)
+	}
+	if n > most {
+		return 0, fmt.Errorf("header %s is %d; it must be at most %d", name, n, most)
+	}
+	return max(n, 0), nil
 }
 
 // Plain returns t without the types of the AMQP library.
@@ -90,4 +116,14 @@ func amqpValue(v any) any {
 	default:
 		return v
 	}
+}
+
+// Shortened returns text as valid UTF-8 of at most the given size.
+func Shortened(text string, mostBytes int) string {
+	const mark = " [...]"
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if len(text) <= mostBytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:mostBytes-len(mark)], "") + mark
 }

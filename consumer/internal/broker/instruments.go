@@ -21,10 +21,9 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
-)
 
-// ScopeName names the instrumentation to whoever receives its spans and metrics.
-const ScopeName = "github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/internal/meters"
+)
 
 // A Purpose is why Warren publishes a message.
 type Purpose string
@@ -42,9 +41,7 @@ const (
 
 // Attributes of spans and metrics that the conventions have no name for.
 const (
-	AttrQueue     = attribute.Key("warren.queue")
 	AttrPurpose   = attribute.Key("warren.purpose")
-	AttrReason    = attribute.Key("warren.reason")     // of a dead letter
 	AttrNotBefore = attribute.Key("warren.not_before") // of a wait, RFC 3339
 )
 
@@ -56,14 +53,14 @@ type Instruments struct {
 }
 
 // NewInstruments makes Instruments.
-func NewInstruments(tracers trace.TracerProvider, meters metric.MeterProvider, propagator propagation.TextMapPropagator) (*Instruments, error) {
-	sent, err := meters.Meter(ScopeName, metric.WithSchemaURL(semconv.SchemaURL)).Int64Counter("messaging.client.sent.messages",
+func NewInstruments(tracers trace.TracerProvider, provider metric.MeterProvider, propagator propagation.TextMapPropagator) (*Instruments, error) {
+	sent, err := provider.Meter(meters.ScopeName, metric.WithSchemaURL(semconv.SchemaURL)).Int64Counter("messaging.client.sent.messages",
 		metric.WithUnit("{message}"), metric.WithDescription("Messages published by Warren, confirmed or not."))
 	if err != nil {
 		return nil, fmt.Errorf("make the metrics: %w", err)
 	}
 	return &Instruments{
-		tracer:     tracers.Tracer(ScopeName, trace.WithSchemaURL(semconv.SchemaURL)),
+		tracer:     tracers.Tracer(meters.ScopeName, trace.WithSchemaURL(semconv.SchemaURL)),
 		propagator: propagator,
 		sent:       sent,
 	}, nil
@@ -71,7 +68,7 @@ func NewInstruments(tracers trace.TracerProvider, meters metric.MeterProvider, p
 
 // noInstruments leave the trace context of a message as it is.
 var noInstruments = &Instruments{
-	tracer:     tracenoop.NewTracerProvider().Tracer(ScopeName),
+	tracer:     tracenoop.NewTracerProvider().Tracer(meters.ScopeName),
 	propagator: propagation.NewCompositeTextMapPropagator(),
 	sent:       metricnoop.Int64Counter{},
 }
@@ -137,7 +134,7 @@ func (in *Instruments) attributes(o *Outgoing, destination string) []attribute.K
 		out = append(out, AttrNotBefore.String(time.UnixMilli(due).UTC().Format("2006-01-02T15:04:05.000Z07:00")))
 	}
 	if reason, ok := msg.Headers[HeaderReason].(string); ok && o.Purpose == ForDeadLetter {
-		out = append(out, AttrReason.String(reason))
+		out = append(out, meters.AttrReason.String(reason))
 	}
 	return out
 }
@@ -145,7 +142,7 @@ func (in *Instruments) attributes(o *Outgoing, destination string) []attribute.K
 func (in *Instruments) count(ctx context.Context, o *Outgoing, err error) {
 	attrs := []attribute.KeyValue{semconv.MessagingSystemRabbitMQ, semconv.MessagingOperationName("send"), AttrPurpose.String(string(o.Purpose))}
 	if o.Queue != "" {
-		attrs = append(attrs, AttrQueue.String(o.Queue))
+		attrs = append(attrs, meters.AttrQueue.String(o.Queue))
 	}
 	if err != nil {
 		attrs = append(attrs, semconv.ErrorTypeKey.String(errorType(err)))

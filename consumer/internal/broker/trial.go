@@ -7,14 +7,15 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A Trial is a connection for what may end one, opened when it is first needed: a broker
-// ends that of whoever consumes a queue without a leader, and of all others on it.
+// A Trial is a connection for what may end one, which is open only while it is used: a
+// broker ends that of whoever consumes a queue without a leader, and of all others on it.
 type Trial struct {
 	Dialer Dialer
 	URL    string
 
 	mu     sync.Mutex
-	conn   *Conn // nil: none yet
+	conn   *Conn // nil: nobody uses it
+	users  int
 	closed bool
 }
 
@@ -26,6 +27,7 @@ func (t *Trial) Do(ctx context.Context, f func(*Conn) error) error {
 	if err != nil {
 		return err
 	}
+	defer t.leave()
 	if err = f(c); err == nil || !c.IsClosed() {
 		return err
 	}
@@ -42,15 +44,28 @@ func (t *Trial) shared(ctx context.Context) (*Conn, error) {
 	if t.closed {
 		return nil, amqp.ErrClosed
 	}
-	if t.conn != nil && !t.conn.IsClosed() {
-		return t.conn, nil
+	if t.conn == nil || t.conn.IsClosed() {
+		if t.conn != nil {
+			t.conn.Close() // waits for what it has started
+		}
+		var err error
+		if t.conn, err = t.dial(ctx); err != nil {
+			t.conn = nil
+			return nil, err
+		}
 	}
-	if t.conn != nil {
-		t.conn.Close() // waits for what it has started
+	t.users++
+	return t.conn, nil
+}
+
+// leave closes the connection when nobody uses it any more.
+func (t *Trial) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.users--; t.users == 0 && t.conn != nil {
+		t.conn.Close()
+		t.conn = nil
 	}
-	var err error
-	t.conn, err = t.dial(ctx)
-	return t.conn, err
 }
 
 func (t *Trial) dial(ctx context.Context) (*Conn, error) {

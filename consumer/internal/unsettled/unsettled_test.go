@@ -1,57 +1,54 @@
-package consumer
+package unsettled
 
 import (
 	"errors"
 	"math/rand/v2"
+	"reflect"
 	"testing"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 )
-
-func jobTagged(tag uint64) *job { return &job{delivery: amqp.Delivery{DeliveryTag: tag}} }
 
 type sentAck struct {
 	tag      uint64
 	multiple bool
 }
 
-func flushed(u *unsettled) []sentAck {
+func flushed(u *Deliveries[uint64]) []sentAck {
 	var acks []sentAck
-	u.flush(func(tag uint64, multiple bool) error {
+	u.Flush(func(tag uint64, multiple bool) error {
 		acks = append(acks, sentAck{tag, multiple})
 		return nil
-	}, func(*job) {}, func(*job) {})
+	}, func(uint64) {}, func(uint64) {})
 	return acks
 }
 
 func TestFlushAcknowledgesTheOldestTogetherAndOthersAlone(t *testing.T) {
-	var u unsettled
+	var u Deliveries[uint64]
 	for tag := range uint64(8) {
-		u.add(jobTagged(tag + 1))
+		u.Add(tag+1, tag+1)
 	}
 	for _, tag := range []uint64{1, 2, 3, 5, 7} {
-		u.finish(tag)
+		u.Finish(tag)
 	}
 	equal(t, flushed(&u), []sentAck{{3, true}, {5, false}, {7, false}})
 	equal(t, flushed(&u), nil)
-	u.remove(6) // given back
-	u.finish(4)
+	u.Remove(6) // given back
+	u.Finish(4)
 	equal(t, flushed(&u), []sentAck{{4, false}})
-	u.finish(8)
+	u.Finish(8)
 	equal(t, flushed(&u), []sentAck{{8, false}})
 	equal(t, len(u.entries), 0)
 }
 
 func TestFlushGivesWhatCouldNotBeAcknowledgedToLost(t *testing.T) {
-	var u unsettled
+	var u Deliveries[uint64]
 	for tag := range uint64(4) {
-		u.add(jobTagged(tag + 1))
+		u.Add(tag+1, tag+1)
 	}
-	u.finish(1)
-	u.finish(2)
-	u.finish(4)
+	u.Finish(1)
+	u.Finish(2)
+	u.Finish(4)
 	var lost []uint64
-	u.flush(func(uint64, bool) error { return errors.New("closed") }, func(*job) { t.Error("counted as sent") }, func(j *job) { lost = append(lost, j.delivery.DeliveryTag) })
+	u.Flush(func(uint64, bool) error { return errors.New("closed") }, func(uint64) { t.Error("counted as sent") }, func(tag uint64) { lost = append(lost, tag) })
 	equal(t, lost, []uint64{1, 2, 4})
 }
 
@@ -61,22 +58,22 @@ func TestFlushGivesWhatCouldNotBeAcknowledgedToLost(t *testing.T) {
 func TestFlushLikeTheBroker(t *testing.T) {
 	for seed := range uint64(2000) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		var u unsettled
+		var u Deliveries[uint64]
 		atBroker := map[uint64]bool{} // unsettled tags; true: finished
 		var next uint64
 		for range 60 {
 			switch random.IntN(4) {
 			case 0, 1:
 				next++
-				u.add(jobTagged(next))
+				u.Add(next, next)
 				atBroker[next] = false
 			case 2:
 				for tag, finished := range atBroker {
 					if !finished && random.IntN(3) == 0 {
-						u.remove(tag)
+						u.Remove(tag)
 						delete(atBroker, tag)
 					} else if !finished {
-						u.finish(tag)
+						u.Finish(tag)
 						atBroker[tag] = true
 					}
 					break
@@ -103,5 +100,12 @@ func TestFlushLikeTheBroker(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func equal[T any](t *testing.T, got, want T) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

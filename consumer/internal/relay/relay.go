@@ -1,4 +1,5 @@
-package consumer
+// Package relay publishes what a database has in its outbox.
+package relay
 
 import (
 	"context"
@@ -15,67 +16,74 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
-// relayGrace is how long a batch that is being published may go on when the daemon is
+// grace is how long a batch that is being published may go on when the daemon is
 // told to stop.
-const relayGrace = 5 * time.Second
+const grace = 5 * time.Second
 
-// A relay publishes what the database has in its outbox, over a connection of its own:
+// A Relay publishes what the database has in its outbox, over a connection of its own:
 // what is sent there in bulk, and may be throttled, shall hold up no retry.
-type relay struct {
-	nodes   []string
-	dialer  broker.Dialer
-	timeout time.Duration // for one batch
-	ready   func() bool   // the queues have been declared
-	log     *slog.Logger
-	outage  outage.Outage
+type Relay struct {
+	Outbox  Outbox
+	Nodes   []string
+	Dialer  broker.Dialer
+	Timeout time.Duration // for one batch
+	Ready   func() bool   // the queues have been declared
+	Turned  *pulse.Pulse  // beats as long as the outbox gets on
+	Log     *slog.Logger
 
+	outage  outage.Outage
 	mu      sync.Mutex
 	conn    *broker.Conn  // nil: none yet
 	retries retry.Backoff // nil while the broker can be used
 }
 
+// An Outbox has messages to publish; see the one of package consumer.
+type Outbox interface {
+	Run(ctx context.Context, progress func(), publish func([]broker.Message) []error)
+}
+
 var errNotConnected = errors.New("not connected to the broker")
 
-// run runs the outbox until ctx ends. What is being published then has until work
-// ends, but no longer than relayGrace.
-func (r *relay) run(ctx, work context.Context, o Outbox, turned *pulse.Pulse) {
-	defer turned.End()
+// Run runs the outbox until ctx ends. What is being published then has until work
+// ends, but no longer than grace.
+func (r *Relay) Run(ctx, work context.Context) {
+	defer r.Turned.End()
 	defer r.hangUp()
-	work, end := context.WithCancelCause(work)
-	defer end(nil)
+	work, end := context.WithCancel(work)
+	defer end()
 	ended := make(chan struct{})
-	var grace sync.WaitGroup
-	grace.Go(func() {
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		select {
 		case <-ctx.Done():
 		case <-ended:
 			return
 		}
 		select {
-		case <-time.After(relayGrace):
-			end(ErrShutdown)
+		case <-time.After(grace):
+			end()
 		case <-ended:
 		}
 	})
-	o.Run(ctx, func() { turned.Beat(time.Now()) }, func(batch []Message) []error { return r.publish(ctx, work, batch) })
+	r.Outbox.Run(ctx, func() { r.Turned.Beat(time.Now()) }, func(batch []broker.Message) []error { return r.publish(ctx, work, batch) })
 	close(ended)
-	grace.Wait()
+	watch.Wait()
 }
 
 // publish offers a batch to the broker; see Outbox. While there is no broker, it takes a
 // while to say so, unless ctx ends.
-func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
-	work, cancel := context.WithTimeoutCause(work, r.timeout, broker.ErrNoConfirm)
+func (r *Relay) publish(ctx, work context.Context, batch []broker.Message) []error {
+	work, cancel := context.WithTimeoutCause(work, r.Timeout, broker.ErrNoConfirm)
 	defer cancel()
 	conn, err := r.connection(work)
 	if err != nil {
 		if !errors.Is(err, errNotConnected) { // which the supervisor logs
 			r.reportOutage(err)
 		}
-		sleep(ctx, r.pause())
+		broker.Sleep(ctx, r.pause())
 		errs := make([]error, len(batch))
 		for i := range errs {
-			errs[i] = fmt.Errorf("%w: %w", ErrBroker, err)
+			errs[i] = fmt.Errorf("%w: %w", broker.ErrBroker, err)
 		}
 		return errs
 	}
@@ -87,7 +95,7 @@ func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
 		o, err := m.Outgoing(broker.ForOutbox)
 		switch t := (target{m.Exchange, m.RoutingKey}); {
 		case unsayable[t]:
-			errs[i] = fmt.Errorf("%w: it waits for one before it", ErrBroker)
+			errs[i] = fmt.Errorf("%w: it waits for one before it", broker.ErrBroker)
 		case err != nil:
 			errs[i], unsayable[t] = err, true
 		default:
@@ -98,29 +106,29 @@ func (r *relay) publish(ctx, work context.Context, batch []Message) []error {
 	for n, err := range conn.PublishBatch(work, out) {
 		switch {
 		case errors.Is(err, broker.ErrNoConfirm) && conn.Blocked():
-			err = fmt.Errorf("%w: %w", ErrBroker, broker.ErrBlocked)
-		case err != nil && !errors.Is(err, ErrBroker):
+			err = fmt.Errorf("%w: %w", broker.ErrBroker, broker.ErrBlocked)
+		case err != nil && !errors.Is(err, broker.ErrBroker):
 			err = broker.ExplainPublish(out[n].Exchange, out[n].Key, err)
 		}
-		errs[at[n]], unanswered = err, unanswered || errors.Is(err, ErrBroker)
+		errs[at[n]], unanswered = err, unanswered || errors.Is(err, broker.ErrBroker)
 	}
 	if unanswered && (conn.Blocked() || conn.IsClosed()) {
-		sleep(ctx, r.pause())
+		broker.Sleep(ctx, r.pause())
 	} else {
 		r.resetBackoff()
-		r.outage.End(r.log, "the outbox is published again")
+		r.outage.End(r.Log, "the outbox is published again")
 	}
 	return errs
 }
 
-func (r *relay) reportOutage(err error) {
-	r.outage.Begin(r.log, slog.LevelWarn, "the outbox is not published for now", err)
+func (r *Relay) reportOutage(err error) {
+	r.outage.Begin(r.Log, slog.LevelWarn, "the outbox is not published for now", err)
 }
 
 // connection returns the connection, made anew if it was lost, unless the broker takes
 // nothing for now.
-func (r *relay) connection(ctx context.Context) (*broker.Conn, error) {
-	if !r.ready() {
+func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
+	if !r.Ready() {
 		return nil, errNotConnected
 	}
 	r.mu.Lock()
@@ -131,7 +139,7 @@ func (r *relay) connection(ctx context.Context) (*broker.Conn, error) {
 	}
 	if r.conn == nil {
 		// What is wrong with the nodes is logged by the supervisor, who has the same ones.
-		conn, err := r.dialer.DialAny(ctx, r.nodes, broker.Options{Purpose: "outbox", OnBlocked: func(active bool, _ string) {
+		conn, err := r.Dialer.DialAny(ctx, r.Nodes, broker.Options{Purpose: "outbox", OnBlocked: func(active bool, _ string) {
 			if active {
 				r.reportOutage(broker.ErrBlocked)
 			}
@@ -147,7 +155,7 @@ func (r *relay) connection(ctx context.Context) (*broker.Conn, error) {
 	return r.conn, nil
 }
 
-func (r *relay) pause() time.Duration {
+func (r *Relay) pause() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.retries == nil {
@@ -158,14 +166,14 @@ func (r *relay) pause() time.Duration {
 }
 
 // resetBackoff has the next pause be a short one again.
-func (r *relay) resetBackoff() {
+func (r *Relay) resetBackoff() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.retries = nil
 }
 
 // hangUp closes the connection, while nothing is being published.
-func (r *relay) hangUp() {
+func (r *Relay) hangUp() {
 	if r.conn != nil {
 		r.conn.Close()
 	}

@@ -1,4 +1,4 @@
-package consumer
+package relay
 
 import (
 	"errors"
@@ -18,11 +18,11 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 	v.Declare(t, "b", nil)
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	log := slog.New(slog.DiscardHandler)
-	r := &relay{
-		nodes: []string{v.URLAt(proxy.Addr)}, timeout: 2 * time.Second, ready: func() bool { return true }, log: log,
+	r := &Relay{
+		Nodes: []string{v.URLAt(proxy.Addr)}, Timeout: 2 * time.Second, Ready: func() bool { return true }, Log: log,
 	}
 	defer r.hangUp()
-	batch := []Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}
+	batch := []broker.Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}
 	publish := func(n int) (confirmed, blamed, unanswered int) {
 		for _, err := range r.publish(t.Context(), t.Context(), batch[:n]) {
 			switch {
@@ -30,7 +30,7 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 				confirmed++
 			case errors.Is(err, broker.ErrNoConfirm):
 				blamed++
-			case errors.Is(err, ErrBroker):
+			case errors.Is(err, broker.ErrBroker):
 				unanswered++
 			default:
 				t.Errorf("got %v", err)

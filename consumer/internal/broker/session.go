@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/pulse"
+)
+
+// A Session is a connection to consume and one to publish, both to the same node: an
+// alarm on the broker stops it from reading what a publisher sends, and the
+// acknowledgements must not wait behind that. It is built whole and thrown away whole;
+// nothing of it survives its connections. Beside these it may have one to try what could
+// end a connection, whose loss costs nothing.
+type Session struct {
+	Consume, Publish *Conn
+	Trial            *Trial // for what may end a connection
+	Began            time.Time
+
+	looking sync.Mutex
+	looks   *amqp.Channel // to look at queues with; nil: none yet
+}
+
+// OpenSession connects to one node. It blocks for at most two connect timeouts, or
+// until ctx ends.
+func (d Dialer) OpenSession(ctx context.Context, nodeURL string, log *slog.Logger) (*Session, error) {
+	s := &Session{Trial: &Trial{Dialer: d, URL: nodeURL}, Began: time.Now()}
+	var err error
+	if s.Consume, err = d.Dial(ctx, nodeURL, Options{Purpose: "consume"}); err != nil {
+		return nil, err
+	}
+	var blockedSince time.Time
+	s.Publish, err = d.Dial(ctx, nodeURL, Options{Purpose: "publish", OnBlocked: func(active bool, reason string) {
+		if active {
+			blockedSince = time.Now()
+			log.Warn("the broker takes no messages for now: retries, dead letters and replies wait; look for a memory or disk alarm",
+				"node", NodeName(nodeURL), "reason", reason)
+		} else if !blockedSince.IsZero() {
+			log.Info("the broker takes messages again", "node", NodeName(nodeURL), "duration", time.Since(blockedSince).Round(time.Millisecond))
+		}
+	}})
+	if err != nil {
+		s.Consume.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Node is the session's, host:port.
+func (s *Session) Node() string { return s.Consume.Node }
+
+// IsLost tells whether a connection of the session is lost.
+func (s *Session) IsLost() bool { return s.Consume.IsClosed() || s.Publish.IsClosed() }
+
+// errLooking is the error of a look while another one has not been answered.
+var errLooking = errors.New("another queue is being looked at")
+
+// Ready is how many messages of a queue are ready to be handed out. It blocks until the
+// broker has answered, but does not wait for the looks of others: one queue's may take
+// long.
+func (s *Session) Ready(queue string) (int, error) {
+	if !s.looking.TryLock() {
+		return 0, errLooking
+	}
+	defer s.looking.Unlock()
+	if s.looks == nil || s.looks.IsClosed() {
+		var err error
+		if s.looks, err = s.Consume.Channel(); err != nil {
+			return 0, err
+		}
+	}
+	q, err := s.looks.QueueDeclarePassive(queue, true, false, false, false, nil)
+	return q.Messages, err
+}
+
+// Watch blocks until one of the connections is lost, and returns why, or until ended is
+// closed, and returns nil.
+func (s *Session) Watch(ended <-chan struct{}, turned *pulse.Pulse) error {
+	turned.Beat(time.Now())
+	turns := time.NewTicker(pulse.Every)
+	defer turns.Stop()
+	for {
+		select {
+		case <-turns.C:
+			turned.Beat(time.Now())
+		case <-ended:
+			return nil
+		case err := <-s.Consume.Closes():
+			return LostBecause(err)
+		case err := <-s.Publish.Closes():
+			return LostBecause(err)
+		}
+	}
+}
+
+// Close ends the connections, waiting a second at most for the broker to agree.
+func (s *Session) Close() {
+	var closing sync.WaitGroup
+	closing.Go(s.Trial.Close)
+	for _, conn := range []*Conn{s.Consume, s.Publish} {
+		closing.Go(conn.Close)
+	}
+	closing.Wait()
+}

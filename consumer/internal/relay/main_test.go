@@ -1,0 +1,9 @@
+package relay
+
+import (
+	"testing"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func TestMain(m *testing.M) { rabbittest.Main(m) }

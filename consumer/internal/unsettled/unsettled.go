@@ -1,0 +1,96 @@
+// Package unsettled acknowledges the deliveries of one channel in as few frames as can be.
+package unsettled
+
+import (
+	"iter"
+	"sort"
+)
+
+// Deliveries are those of one channel that the broker waits to hear of, in the order of
+// their tags, each with the job that was made of it. There are never more than the
+// prefetch. Zero is none.
+type Deliveries[J any] struct {
+	entries  []entry[J]
+	finished int // of them
+}
+
+type entry[J any] struct {
+	tag      uint64
+	job      J
+	finished bool // to be acknowledged at the next flush
+}
+
+// Finished is how many are to be acknowledged at the next flush.
+func (u *Deliveries[J]) Finished() int { return u.finished }
+
+// All returns the jobs of all deliveries, the oldest first.
+func (u *Deliveries[J]) All() iter.Seq[J] {
+	return func(yield func(J) bool) {
+		for _, e := range u.entries {
+			if !yield(e.job) {
+				return
+			}
+		}
+	}
+}
+
+// Add takes note of a delivery; its tag is higher than any before.
+func (u *Deliveries[J]) Add(tag uint64, j J) {
+	u.entries = append(u.entries, entry[J]{tag: tag, job: j})
+}
+
+// find returns the place of a tag that is there.
+func (u *Deliveries[J]) find(tag uint64) int {
+	return sort.Search(len(u.entries), func(i int) bool {
+		return u.entries[i].tag >= tag
+	})
+}
+
+// Finish marks the delivery as one to acknowledge.
+func (u *Deliveries[J]) Finish(tag uint64) {
+	u.entries[u.find(tag)].finished = true
+	u.finished++
+}
+
+// Remove forgets a delivery that was settled in another way.
+func (u *Deliveries[J]) Remove(tag uint64) {
+	i := u.find(tag)
+	u.entries = append(u.entries[:i], u.entries[i+1:]...)
+}
+
+// Flush acknowledges what is finished: all from the oldest on with one
+// multiple-ack, what is finished behind an unfinished one by itself. It gives the
+// jobs that ack failed for to lost, the others to sent.
+func (u *Deliveries[J]) Flush(ack func(tag uint64, multiple bool) error, sent, lost func(J)) {
+	if u.finished == 0 {
+		return
+	}
+	run := 0
+	for run < len(u.entries) && u.entries[run].finished {
+		run++
+	}
+	if run > 0 {
+		// Every older delivery of the channel is finished, so that multiple
+		// reaches none that is still worked on.
+		then := sent
+		if err := ack(u.entries[run-1].tag, run > 1); err != nil {
+			then = lost
+		}
+		for _, e := range u.entries[:run] {
+			then(e.job)
+		}
+	}
+	u.finished = 0
+	rest := u.entries[:0]
+	for _, e := range u.entries[run:] {
+		if !e.finished {
+			rest = append(rest, e)
+		} else if err := ack(e.tag, false); err != nil {
+			lost(e.job)
+		} else {
+			sent(e.job)
+		}
+	}
+	clear(u.entries[len(rest):])
+	u.entries = rest
+}
