@@ -202,7 +202,9 @@ func TestAValueThatTheDatabaseDoesNotTakeIsNoOutage(t *testing.T) {
 // An attempt that spends its time waiting for SQLite's one writer is not counted: none
 // of these has a second.
 func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
-	const n = 12
+	// The last ones wait for longer than an attempt may take, which leaves a slow machine
+	// thrice what the work of one takes.
+	const n, work, timeout = 7, 2 * time.Second, 10 * time.Second
 	v := rabbittest.NewVhost(t)
 	d := migrated(t, sqliteURL(t))
 	v.Declare(t, "work", workQueue)
@@ -212,7 +214,7 @@ func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
 			return err
 		}
 		select { // writing all the while
-		case <-time.After(700 * time.Millisecond):
+		case <-time.After(work):
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -221,7 +223,7 @@ func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
 	var log logBuffer
 	c, err := consumer.New(consumer.Config{
 		Nodes: []string{v.URL}, Database: d,
-		Queues: []consumer.Queue{{Name: "work", Processor: p, Concurrency: n, MaxAttempts: 1, Timeout: 3 * time.Second, RetryMax: 4 * time.Second}},
+		Queues: []consumer.Queue{{Name: "work", Processor: p, Concurrency: n, MaxAttempts: 1, Timeout: timeout, RetryMax: 4 * time.Second}},
 	}, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +232,7 @@ func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return c.Status().Queues[0].Reason == "" }, "the queue is consumed")
-	rabbittest.Eventually(t, time.Minute, func() bool {
+	rabbittest.Eventually(t, 2*time.Minute, func() bool {
 		return d.number(t, "SELECT count(*) FROM rows") == n || v.Ready(t, "work.dead") > 0
 	}, "all are worked")
 	cancel()

@@ -51,7 +51,7 @@ func (o *Outage) Begin(log *slog.Logger, level slog.Level, msg string, err error
 		return
 	}
 	o.logged[o.text] = true
-	log.Log(context.Background(), level, msg, "error", o.text)
+	log.Log(context.Background(), level, msg, "error", o.text) //nolint:sloglint // a constant of the caller
 }
 
 // End logs msg, how many failures there were and how long the outage went on, if there
@@ -71,7 +71,7 @@ func (o *Outage) End(log *slog.Logger, msg string) {
 		return
 	}
 	o.since.Store(0)
-	log.Info(msg, "failures", o.failures, "duration", lasted.Round(time.Millisecond))
+	log.Info(msg, "failures", o.failures, "duration", lasted.Round(time.Millisecond)) //nolint:sloglint // a constant of the caller
 }
 
 // Reason is the last error of the outage that there is now. Empty means that there is
