@@ -56,3 +56,28 @@ func TestDocumentedAttributes(t *testing.T) {
 	}
 	equal(t, slices.Sorted(maps.Keys(made)), slices.Sorted(slices.Values(documented)))
 }
+
+// TestTheWayOfADeliveryIsDocumented holds the table of CONTRIBUTING.md that follows a
+// delivery against the functions there are.
+func TestTheWayOfADeliveryIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "## From the socket to the acknowledgement")
+	table, _, _ = strings.Cut(table, "\n## ")
+	steps := regexp.MustCompile("\\| `([a-z_]+\\.go)` \\| `(\\w+)` \\|").FindAllStringSubmatch(table, -1)
+	if len(steps) < 15 {
+		t.Errorf("the table has %d steps, want the whole way", len(steps))
+	}
+	for _, step := range steps {
+		code, err := os.ReadFile(step[1])
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !regexp.MustCompile(`(?m)^func \(\w \*\w+\) ` + step[2] + `\(`).Match(code) {
+			t.Errorf("%s has no method %s", step[1], step[2])
+		}
+	}
+}

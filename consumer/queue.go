@@ -95,7 +95,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 		meters:     c.meters.Of(q.Name),
 		state:      state,
 		sessions:   make(chan *broker.Session, 1),
-		results:    make(chan result, q.Concurrency+q.Prefetch),
+		results:    make(chan result, q.Concurrency+q.Prefetch+1),
 		remembered: remembered.New(),
 		orphans:    make(map[remembered.Identity][]*job),
 		delivered:  time.Now(),
