@@ -189,6 +189,35 @@ func TestAnyMessageIDIsRecognised(t *testing.T) {
 	})
 }
 
+// Who knows the id of a message that Warren will publish, such as that of a schedule,
+// cannot have it taken for a repeat: the broker checks the name that it comes under.
+func TestAMessageSentInAdvanceSuppressesNothing(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	d := migrated(t, sqliteURL(t))
+	ran := make(chan string, 10)
+	consume(t, v.URL, d, new(logBuffer), func(_ context.Context, m consumer.Delivery, _ *consumer.Scope) error {
+		ran <- m.UserID
+		return nil
+	})
+	publish := func(user, want string) {
+		t.Helper()
+		m := message("nightly-1764115200", "{}")
+		m.UserId = user
+		v.Publish(t, "work", m)
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "work")+v.Unacked(t, "work") == 0 }, "it is acknowledged")
+		got := "nothing"
+		if len(ran) > 0 {
+			got = "a message of " + <-ran
+		}
+		if got != want {
+			t.Errorf("published as %q: ran %s, want %s", user, got, want)
+		}
+	}
+	publish("", "a message of ")           // in advance
+	publish("guest", "a message of guest") // the true one
+	publish("guest", "nothing")            // its repeat
+}
+
 // What the database objects to is no outage.
 func TestAValueThatTheDatabaseDoesNotTakeIsNoOutage(t *testing.T) {
 	d := migrated(t, pgtest.URL(t))
