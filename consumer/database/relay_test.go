@@ -322,6 +322,28 @@ func TestTargetsThatDoNotAnswerHoldUpNobody(t *testing.T) {
 	})
 }
 
+// The same on a real node: a queue without a leader never confirms.
+func TestAQueueWithoutALeaderHoldsUpNoOther(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	d := migrated(t, pgtest.URL(t))
+	v.Declare(t, "out", nil)
+	v.Declare(t, "lost", nil)
+	consume(t, v.URL, d, new(logBuffer), idle)
+	restore := v.LoseLeader(t, "lost")
+	begun := time.Now()
+	for i := range 8 { // the queue without a leader is before each
+		d.exec(t, "INSERT INTO warren.outbox (routing_key, body) VALUES ('lost', $1), ('out', $1)", fmt.Sprint(i))
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "out") == i+1 && d.number(t, "SELECT count(*) FROM warren.outbox WHERE routing_key = 'out'") == 0 }, "the other has it")
+	}
+	if took := time.Since(begun); took > 25*time.Second {
+		t.Errorf("8 messages of a healthy queue took %v; one publish that is not confirmed takes 30 s", took)
+	}
+	restore()
+	rabbittest.Eventually(t, 3*time.Minute, func() bool { return d.pending(t) == 0 }, "the leader is back, and all are published")
+	inOrder(t, v.Drain(t, "out"), func(i int) string { return fmt.Sprint(i) }, 8)
+	inOrder(t, v.Drain(t, "lost"), func(i int) string { return fmt.Sprint(i) }, 8)
+}
+
 // The relay tells that it gets on, also while there is nothing to do, another process
 // publishes, or the broker answers nothing; and tells no more once it is stuck.
 func TestTheRelayTellsThatItGetsOn(t *testing.T) {
