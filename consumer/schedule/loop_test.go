@@ -685,3 +685,25 @@ func TestTheEndUnderAnAlarm(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Connections that are lost as soon as they are made are not made as fast as can be.
+func TestConnectionsThatDieYoung(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	r := runScheduled(t, v.URLAt(p.Addr), "", Schedule{Name: "tick", Every: time.Second, Queue: "jobs"})
+	awaitLeader(t, r)
+	start, connected := time.Now(), 0
+	p.Cut()
+	rabbittest.Eventually(t, 30*time.Second, func() bool {
+		if n := strings.Count(r.log.String(), "the schedules are connected again"); n > connected {
+			connected = n
+			p.Cut()
+		}
+		return connected >= 5
+	}, "it has connected five times")
+	if took := time.Since(start); took < 3*time.Second {
+		t.Errorf("five connections were made in %v", took)
+	}
+	awaitLeader(t, r)
+}

@@ -138,6 +138,7 @@ func (r *Runner) keepConnected(ctx context.Context) {
 	var node string
 	var closes <-chan *amqp.Error
 	var retryAt <-chan time.Time
+	var began time.Time
 	backoff := broker.Backoff()
 	for {
 		select {
@@ -149,10 +150,19 @@ func (r *Runner) keepConnected(ctx context.Context) {
 		case node = <-r.nodes:
 			backoff = broker.Backoff()
 		case <-r.unable:
+			if r.conn == nil {
+				continue
+			}
 		case reason := <-closes:
 			r.outage.Begin(r.log, slog.LevelWarn, noConnection, broker.LostBecause(reason))
 			r.conn.Close()
-			r.conn, closes, backoff = nil, nil, broker.Backoff()
+			r.conn, closes = nil, nil
+			if time.Since(began) < youngFor { // what has ended it may end the next one
+				d, _ := backoff.Next()
+				retryAt = time.After(d)
+				continue
+			}
+			backoff = broker.Backoff()
 		case <-retryAt:
 		}
 		retryAt = nil
@@ -168,12 +178,15 @@ func (r *Runner) keepConnected(ctx context.Context) {
 			retryAt = time.After(d)
 			continue
 		}
-		closes = r.conn.Closes()
+		closes, began = r.conn.Closes(), time.Now()
 		for _, l := range r.loops {
 			l.offer(r.conn)
 		}
 	}
 }
+
+// youngFor is how old a connection has to become for the next one not to be waited for.
+const youngFor = 10 * time.Second
 
 const noConnection = "there is no connection for the schedules, connecting again"
 
