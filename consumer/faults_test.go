@@ -187,9 +187,6 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 		breaks    func(*testing.T, *rabbittest.Vhost)
 		want      string // in the log
 	}{
-		"wait queue deleted": {failing(errors.New("no")), func(t *testing.T, v *rabbittest.Vhost) {
-			v.DeleteQueue(t, "warren.wait.orders.64s")
-		}, "no queue takes it"},
 		"dead-letter queue deleted": {failing(Permanent(errors.New("no"))), func(t *testing.T, v *rabbittest.Vhost) {
 			v.DeleteQueue(t, "orders.dead")
 		}, "no queue takes it"},
@@ -321,7 +318,7 @@ func TestFaultyStart(t *testing.T) {
 		"another type": {v.URL, Queue{Name: "classic", EnvPrefix: "WARREN_QUEUE_CLASSIC_"},
 			[]string{"queue classic exists with another x-queue-type: Warren wants 'quorum', it has 'classic'", "set WARREN_QUEUE_CLASSIC_TYPE"}},
 		"another argument": {v.URL, Queue{Name: "unlimted", EnvPrefix: "WARREN_QUEUE_UNLIMTED_"},
-			[]string{"exists with another x-delivery-limit", "'20'", "'7'", "WARREN_QUEUE_UNLIMTED_DECLARE=false", "rabbitmqctl set_policy"}},
+			[]string{"exists with another x-delivery-limit", "'20'", "'7'", "WARREN_QUEUE_UNLIMTED_DECLARE=false", `rabbitmqctl set_policy unlimted '^unlimted$' '{"dead-letter-exchange":"","dead-letter-routing-key":"unlimted.dead"`}},
 		"missing exchange": {v.URL, Queue{Name: "bound", Exchange: "shop", RoutingKeys: []string{"a"}, EnvPrefix: "WARREN_QUEUE_BOUND_"},
 			[]string{"exchange shop (WARREN_QUEUE_BOUND_EXCHANGE)", "is missing", "declare the exchange first"}},
 		"passive and missing": {rabbittest.NewVhost(t).URL, Queue{Name: "absent", Passive: true, EnvPrefix: "WARREN_QUEUE_ABSENT_"},

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -42,6 +43,12 @@ func IsFatal(err error) bool {
 // Explain turns an error of a connection into a fault. No part of the URL reaches
 // the text but what the broker or the network said.
 func Explain(err error) error {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return &Fault{
+			Text:  fmt.Sprintf("the node's TLS certificate is not valid now: %v; have it renewed, or set the clock of this host", invalid),
+			Cause: err, Lasting: true,
+		}
+	}
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return &Fault{
 			Text: fmt.Sprintf("the node's TLS certificate does not verify: %v; check the host name in WARREN_AMQP_URL, "+
@@ -64,6 +71,8 @@ func Explain(err error) error {
 		return err
 	case reply.Code == amqp.AccessRefused && (errors.Is(err, amqp.ErrCredentials) || strings.Contains(reply.Reason, "ACCESS_REFUSED - Login was refused")):
 		return &Fault{Text: "the node refused the user name or password of WARREN_AMQP_URL", Cause: err, Lasting: true}
+	case reply.Code == amqp.AccessRefused && strings.Contains(reply.Reason, "exclusive use"), reply.Code == amqp.ResourceLocked:
+		return &Fault{Text: fmt.Sprintf("another consumer has the queue for itself: %s; stop it, or have it consume without exclusive", reply.Reason), Cause: err}
 	case reply.Code == amqp.AccessRefused:
 		return &Fault{Text: fmt.Sprintf("not permitted: %s; grant it with rabbitmqctl set_permissions", reply.Reason), Cause: err, Lasting: true}
 	case reply.Code == amqp.InternalError:

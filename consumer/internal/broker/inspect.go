@@ -46,7 +46,7 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 	if err == nil && name == q.Name {
 		err = c.OnChannel(func(ch *amqp.Channel) error { return MayConsume(ch, name) })
 	}
-	ReportLook(report, Declaration{What: what}, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+	ReportLook(report, Declaration{What: what, Remedies: q.remedies()}, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
 }
 
 // inspectWaits looks at the wait queues of a work queue and reports them in one line.
@@ -57,21 +57,17 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 	for _, d := range q.Waits() {
 		decl := q.DeclareWait(d)
 		err := c.OnChannel(decl.Look)
-		if err == nil && !q.Passive {
+		if err == nil {
 			err = c.OnChannel(decl.Make) // changes nothing: it is there
 		}
 		switch {
 		case err == nil:
 			there++
-		case IsMissing(err) && !q.Passive:
+		case IsMissing(err):
 		default:
-			report(false, what, ExplainDeclare(decl.What, err, q.Passive, q.EnvPrefix).Error())
+			report(false, what, decl.Explain(err, false, q.EnvPrefix).Error())
 			return
 		}
-	}
-	if q.Passive {
-		report(true, what, fmt.Sprintf("all %d are there", there))
-		return
 	}
 	report(true, what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -51,12 +52,12 @@ type Declaration struct {
 	Remedies *Remedies
 }
 
-// Declarations of the work queue, its dead-letter queue first: the work queue must
-// never be without a place to send what fails.
+// Declarations of the work queue, itself first: if it exists with other arguments, such as
+// another type, nothing is declared beside it that would not fit it.
 func (q Queue) Declarations() []Declaration {
 	out := []Declaration{
-		DeclareQueue(q.DeadLetterQueue(), q.deadLetterArguments()),
-		DeclareQueue(q.Name, q.arguments()),
+		q.declare(q.Name, q.arguments()),
+		q.declare(q.DeadLetterQueue(), q.deadLetterArguments()),
 	}
 	keys := q.RoutingKeys
 	if len(keys) == 0 {
@@ -67,12 +68,20 @@ func (q Queue) Declarations() []Declaration {
 			break
 		}
 		out = append(out, Declaration{
-			What: fmt.Sprintf("binding of queue %s to exchange %s (%sEXCHANGE) with routing key %q", q.Name, q.Exchange, q.EnvPrefix, key),
-			Make: func(ch *amqp.Channel) error { return ch.QueueBind(q.Name, key, q.Exchange, false, nil) },
-			Look: func(*amqp.Channel) error { return nil }, // AMQP has no way to look at a binding
+			What:     fmt.Sprintf("binding of queue %s to exchange %s (%sEXCHANGE) with routing key %q", q.Name, q.Exchange, q.EnvPrefix, key),
+			Remedies: q.remedies(),
+			Make:     func(ch *amqp.Channel) error { return ch.QueueBind(q.Name, key, q.Exchange, false, nil) },
+			Look:     func(*amqp.Channel) error { return nil }, // AMQP has no way to look at a binding
 		})
 	}
 	return out
+}
+
+// declare is the Declaration of one of the work queue's own.
+func (q Queue) declare(name string, args amqp.Table) Declaration {
+	d := DeclareQueue(name, args)
+	d.Remedies = q.remedies()
+	return d
 }
 
 // DeclareQueue is the Declaration of a durable queue.
@@ -144,8 +153,13 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 		if passive {
 			do = d.Look
 		}
-		if err := do(ch); err != nil {
-			errs = append(errs, d.Explain(err, passive, envPrefix))
+		err := do(ch)
+		if err == nil {
+			continue
+		}
+		errs = append(errs, d.Explain(err, passive, envPrefix))
+		if reply, ok := errors.AsType[*amqp.Error](err); ok && reply.Code == amqp.PreconditionFailed {
+			break // what belongs to it has to fit it
 		}
 	}
 	if ch != nil && !ch.IsClosed() {
@@ -163,8 +177,8 @@ func (q Queue) Redeclare(name string) func(*Conn) error {
 		return func(c *Conn) error { return c.Ensure(q.Declarations(), q.Passive, q.EnvPrefix) }
 	}
 	for _, d := range q.Waits() {
-		if name == q.WaitName(d) {
-			return func(c *Conn) error { return c.Ensure([]Declaration{q.DeclareWait(d)}, q.Passive, q.EnvPrefix) }
+		if name == q.WaitName(d) { // Warren's own, also where the work queue is not
+			return func(c *Conn) error { return c.Ensure([]Declaration{q.DeclareWait(d)}, false, q.EnvPrefix) }
 		}
 	}
 	return nil
@@ -180,21 +194,11 @@ type Remedies struct {
 	Differs               func(argument string) string
 }
 
-// ExplainDeclare says what kept something of a work queue from being declared, and the
-// remedy.
-func ExplainDeclare(what string, err error, passive bool, envPrefix string) error {
-	return Declaration{What: what}.Explain(err, passive, envPrefix)
-}
-
 // Explain says what kept d from being declared, and the remedy.
 func (d Declaration) Explain(err error, passive bool, envPrefix string) error {
 	what, remedies := d.What, d.Remedies
 	if remedies == nil {
-		remedies = &Remedies{
-			Missing:      "declare it as the documentation lists, or set " + envPrefix + "DECLARE=true",
-			NotPermitted: "grant it with rabbitmqctl set_permissions, or declare it elsewhere and set " + envPrefix + "DECLARE=false",
-			Differs:      func(argument string) string { return remedyFor(argument, envPrefix) },
-		}
+		remedies = Queue{Name: "QUEUE", Type: Quorum, EnvPrefix: envPrefix}.remedies()
 	}
 	reply, ok := errors.AsType[*amqp.Error](err)
 	if !ok {
@@ -203,9 +207,9 @@ func (d Declaration) Explain(err error, passive bool, envPrefix string) error {
 	f := &Fault{Cause: err, Lasting: true}
 	switch reply.Code {
 	case amqp.NotFound:
-		remedy := "declare the exchange first, as its publisher does"
-		if passive {
-			remedy = remedies.Missing
+		remedy := remedies.Missing
+		if strings.Contains(reply.Reason, "no exchange") {
+			remedy = "declare the exchange first, as its publisher does"
 		}
 		f.Text = fmt.Sprintf("%s is missing; %s (%s)", what, remedy, reply.Reason)
 		// A quorum queue without its majority is reported as not found, too.
@@ -227,24 +231,29 @@ func (d Declaration) Explain(err error, passive bool, envPrefix string) error {
 
 var unavailable = regexp.MustCompile(`(?i)unavailable|timeout|noproc|nodedown`)
 
-// remedyFor names the variable or policy that settles a difference in an argument.
-func remedyFor(argument, envPrefix string) string {
-	declare := "to keep the queue as it is, set " + envPrefix + "DECLARE=false and give it "
-	policy := func(definition string) string {
-		return declare + `a policy: rabbitmqctl set_policy NAME "^QUEUE$" '` + definition + `'`
+// remedies are those for the queues of a work queue.
+func (q Queue) remedies() *Remedies {
+	return &Remedies{
+		Missing:      "declare it as the documentation lists, or set " + q.EnvPrefix + "DECLARE=true",
+		NotPermitted: "grant it with rabbitmqctl set_permissions, or declare it elsewhere and set " + q.EnvPrefix + "DECLARE=false",
+		Differs:      q.settle,
 	}
+}
+
+// settle names the variable or policy that settles a difference in an argument.
+func (q Queue) settle(argument string) string {
 	switch argument {
 	case "x-queue-type":
-		return "set " + envPrefix + "TYPE to the type it has, or move its messages and delete it"
+		return "set " + q.EnvPrefix + "TYPE to the type it has, or move its messages and delete it"
 	case "x-max-priority":
-		return "set " + envPrefix + "MAX_PRIORITY to the value it has, or move its messages and delete it"
-	case "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy":
-		return policy(`{"dead-letter-exchange":"","dead-letter-routing-key":"QUEUE.dead","dead-letter-strategy":"at-least-once","overflow":"reject-publish"}`)
-	case "x-overflow":
-		return policy(`{"overflow":"reject-publish"}`)
-	case "x-delivery-limit":
-		return policy(`{"delivery-limit":` + fmt.Sprint(DeliveryLimit) + `}`)
-	default:
-		return declare + "what the documentation lists, or move its messages and delete it"
+		return "set " + q.EnvPrefix + "MAX_PRIORITY to the value it has, or move its messages and delete it"
 	}
+	// RabbitMQ applies no part of a policy that has a key which the type of the queue does
+	// not know.
+	policy := fmt.Sprintf(`{"dead-letter-exchange":"","dead-letter-routing-key":"%s","overflow":"reject-publish"}`, q.DeadLetterQueue())
+	if q.Type == Quorum {
+		policy = strings.TrimSuffix(policy, "}") + fmt.Sprintf(`,"dead-letter-strategy":"at-least-once","delivery-limit":%d}`, DeliveryLimit)
+	}
+	return fmt.Sprintf(`to keep the queue as it is, set %sDECLARE=false and give it what it lacks by a policy: rabbitmqctl set_policy %s '^%s$' '%s' --apply-to queues; or move its messages and delete it`,
+		q.EnvPrefix, q.Name, regexp.QuoteMeta(q.Name), policy)
 }

@@ -67,7 +67,7 @@ func (q Queue) WaitName(d time.Duration) string {
 // work queue, whatever its headers and routing key say: so what has become of one work
 // queue is nothing to the waits of another, and no message can make a circle of it.
 func (q Queue) DeclareWait(d time.Duration) Declaration {
-	decl := DeclareQueue(q.WaitName(d), q.waitArguments(d))
+	decl := q.declare(q.WaitName(d), q.waitArguments(d))
 	decl.What = "wait " + decl.What
 	return decl
 }
