@@ -63,7 +63,7 @@ type Queue struct {
 	// Timeout bounds one attempt. Zero means 5m.
 	Timeout time.Duration
 	// MaxAttempts is how often a message is tried before it is dead-lettered.
-	// Zero means 8; 1 means no retry.
+	// Zero means 20; 1 means no retry.
 	MaxAttempts int
 	// RetryBase is the wait after the first failed attempt; each further wait is
 	// twice as long. Zero means 1s.
@@ -83,6 +83,9 @@ type Queue struct {
 	RoutingKeys []string
 	// Rate is how many deliveries may be started a second. Zero means any number.
 	Rate float64
+	// Unbraked is true if messages are taken on and on when what the processor depends
+	// on looks down. Otherwise they then stay in the queue, but for one at a time.
+	Unbraked bool
 	// MaxBodyBytes is the longest body that is worked; a longer one is dead-lettered.
 	// Zero means any length.
 	MaxBodyBytes int
@@ -112,7 +115,7 @@ func (c Config) withDefaults() Config {
 		q.Concurrency = orDefault(q.Concurrency, 8)
 		q.Prefetch = orDefault(q.Prefetch, 2*q.Concurrency)
 		q.Timeout = orDefault(q.Timeout, 5*time.Minute)
-		q.MaxAttempts = orDefault(q.MaxAttempts, 8)
+		q.MaxAttempts = orDefault(q.MaxAttempts, 20)
 		q.RetryBase = orDefault(q.RetryBase, time.Second)
 		q.RetryMax = orDefault(q.RetryMax, time.Hour)
 		q.Type = orDefault(q.Type, Quorum)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
+	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
@@ -78,7 +79,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	}
 	states := make([]*meters.Queue, len(cfg.Queues))
 	for i, q := range cfg.Queues {
-		states[i] = meters.NewQueue(q.Name, q.Concurrency, len(actionNames))
+		states[i] = meters.NewQueue(q.Name, q.Concurrency, len(actionNames), brake.New(!q.Unbraked, q.Concurrency, log.With("queue", q.Name)))
 	}
 	c.meters, err = meters.New(cfg.Telemetry.MeterProvider, meters.Source{
 		Version: cfg.Version, Connected: c.connected, Queues: states, Verdicts: actionNames[:], Reasons: reasons,

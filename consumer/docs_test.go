@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -79,5 +80,42 @@ func TestTheWayOfADeliveryIsDocumented(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^func \(\w \*\w+\) ` + step[2] + `\(`).Match(code) {
 			t.Errorf("%s has no method %s", step[1], step[2])
 		}
+	}
+}
+
+// TestDocumentedOutages holds the table of docs/delays.md against the waits that there are.
+func TestDocumentedOutages(t *testing.T) {
+	page, err := os.ReadFile("../docs/delays.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := regexp.MustCompile("`RETRY_BASE=(\\w+)`, `RETRY_MAX=(\\w+)`").FindAllStringSubmatch(string(page), -1)
+	duration := func(text string) time.Duration {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			t.Errorf("docs/delays.md: %v", err)
+		}
+		return d
+	}
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \| (\w+) \| (\w+) \| (\w+) \|$`).FindAllStringSubmatch(string(page), -1)
+	if len(settings) != 3 || len(rows) < 5 {
+		t.Fatalf("got %d settings and %d rows", len(settings), len(rows))
+	}
+	for _, row := range rows {
+		most, _ := strconv.Atoi(row[1])
+		for i, s := range settings {
+			var want time.Duration
+			for attempts := 1; attempts < most; attempts++ {
+				want += backoff(duration(s[1]), duration(s[2]), attempts)
+			}
+			if got := duration(row[2+i]); got != want {
+				t.Errorf("MAX_ATTEMPTS=%d with %s: got %v, want %v", most, s[0], got, want)
+			}
+		}
+	}
+	defaults := Config{Queues: []Queue{{}}}.withDefaults().Queues[0]
+	if want := "The default is " + strconv.Itoa(defaults.MaxAttempts) + " attempts from 1 s on, capped at an hour"; !strings.Contains(string(page), want) ||
+		defaults.RetryBase != time.Second || defaults.RetryMax != time.Hour {
+		t.Errorf("docs/delays.md lacks %q", want)
 	}
 }

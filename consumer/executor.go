@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 
+	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
@@ -55,6 +56,7 @@ type executor struct {
 	identity   string // of this process, for x-warren-worker
 	log        *slog.Logger
 	publishing outage.Outage
+	brake      *brake.Brake
 	tracing    tracing
 	meters     meters.Of
 	state      *meters.Queue // what is counted by verdict
@@ -176,18 +178,33 @@ func (e *executor) attempt(ctx context.Context, j *job) (context.Context, outcom
 // worked out, unless it was the last that the message has.
 func (e *executor) decide(ctx context.Context, o outcome) verdict {
 	v := verdictOf(ctx, o.err)
-	if v.action != retryLater {
+	switch {
+	case v.action != retryLater:
 		return v
-	}
-	if v.uncounted {
+	case v.uncounted:
 		v.after = max(v.after, outageWait(o.uncounted))
-		return v
-	}
-	if o.attempts >= e.MaxAttempts {
+	case o.attempts >= e.MaxAttempts:
 		return verdict{action: deadLetter, reason: reasonExhausted}
+	default:
+		v.after = max(v.after, backoff(e.RetryBase, e.RetryMax, o.attempts))
 	}
-	v.after = max(v.after, backoff(e.RetryBase, e.RetryMax, o.attempts))
+	if e.brake.Braked() { // the next attempt is another message's
+		v.after = max(v.after, broker.ShortestWait)
+	}
 	return v
+}
+
+// tells is what the last attempt tells the brake.
+func (o *outcome) tells(ctx context.Context) (brake.Outcome, error) {
+	switch v := verdictOf(ctx, o.err); {
+	case v.action == acknowledge && !o.repeat:
+		return brake.Success, nil
+	case v.action == retryLater && v.uncounted:
+		return brake.Unavailable, o.err
+	case v.action == retryLater:
+		return brake.Failed, o.err
+	}
+	return brake.Ignored, nil
 }
 
 // backoff is the delay before the attempt that follows so many made: base after the
@@ -208,6 +225,8 @@ func backoff(base, most time.Duration, attempts int) time.Duration {
 func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
 	defer cancel()
+	end := e.brake.Attempt(o.attempts == 0)
+	defer func() { end(o.tells(ctx)) }()
 	if o.key != nil && (e.recall(ctx, o) || o.err != nil) {
 		return
 	}

@@ -13,6 +13,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 )
@@ -31,7 +32,7 @@ func newTestConsumer(log *slog.Logger) *Consumer {
 }
 
 func newTestState(q Queue) *meters.Queue {
-	return meters.NewQueue(q.Name, q.Concurrency, len(actionNames))
+	return meters.NewQueue(q.Name, q.Concurrency, len(actionNames), brake.New(true, q.Concurrency, slog.New(slog.DiscardHandler)))
 }
 
 func newTestExecutor(q Queue, log *slog.Logger) *executor {

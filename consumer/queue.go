@@ -11,6 +11,7 @@ import (
 	"github.com/sethvargo/go-retry"
 	"golang.org/x/time/rate"
 
+	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
@@ -72,6 +73,10 @@ type queueLoop struct {
 	starvedAfter time.Duration // that of the constant, but in tests
 	patience     time.Duration // how long it may have been, before the queue is consumed anew
 
+	pace   brake.Pace       // what the brake allows
+	paceAt <-chan time.Time // when that may change by itself
+	probe  *job             // the one that is worked while the brake is on
+
 	limiter *rate.Limiter    // nil: no limit
 	startAt <-chan time.Time // while the rate is used up
 
@@ -89,7 +94,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 		executor: &executor{
 			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: newReplyPolicy(q, c.cfg.Queues), replyFor: replyPatience,
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
-			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state,
+			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state, brake: state.Brake,
 		},
 		log:        log,
 		meters:     c.meters.Of(q.Name),
@@ -130,6 +135,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	l.state.Turned.Beat(time.Now())
 	defer l.state.Turned.End()
 	for !l.stopping || l.busy > 0 || l.consuming() {
+		l.heed(ctx)
 		select {
 		case s := <-l.sessions:
 			l.session, l.retries = s, nil
@@ -140,18 +146,23 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			switch {
 			case !open && l.sub.replaced != nil:
 				l.sub.replaced = nil
+				if !l.stopping {
+					l.giveBack(work)
+				}
 			case !open && l.stopping:
 				l.sub.deliveries = nil // the channel itself is needed until all is settled
 				l.giveBack(work)
 			case !open:
 				l.leave()
-			case l.stopping:
+			case l.stopping || l.turningAway():
 				l.keepBack(work, d)
 			default:
 				l.widen(ctx, work, l.start(work, d))
 			}
 		case <-l.cancelled():
 			l.leave()
+		case <-l.paceAt:
+			l.pace = brake.Pace{} // is asked for anew
 		case <-l.startAt:
 			l.startAt = nil
 		case r := <-l.results:
@@ -188,7 +199,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	hang()
 	l.state.Turned.Beat(now)
-	if !l.consuming() || l.stopping || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
+	if !l.consuming() || l.stopping || l.pace.Braked || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
 	ready, err := l.sub.session.Ready(l.executor.Name)
@@ -216,12 +227,41 @@ func (l *queueLoop) consuming() bool { return l.sub != nil && l.sub.deliveries !
 // while nothing may be started.
 func (l *queueLoop) deliveries() <-chan amqp.Delivery {
 	switch {
-	case l.sub == nil || !l.stopping && (l.busy >= l.executor.Concurrency || l.startAt != nil):
+	case l.sub == nil || !l.stopping && !l.turningAway() && (l.full() || l.startAt != nil):
 		return nil
 	case l.sub.replaced != nil:
 		return l.sub.replaced
 	}
 	return l.sub.deliveries
+}
+
+// full tells whether all slots are taken that there are now.
+func (l *queueLoop) full() bool {
+	if l.pace.Braked { // what is still worked from before may take long
+		return l.pace.Slots == 0 || l.probe != nil
+	}
+	return l.busy >= l.pace.Slots
+}
+
+// turningAway tells whether what comes was handed out ahead of a brake, and is returned.
+func (l *queueLoop) turningAway() bool { return l.pace.Braked && l.sub != nil && l.sub.replaced != nil }
+
+// heed adapts to the brake how many are worked at once and, while that is on, how many
+// the broker hands out.
+func (l *queueLoop) heed(ctx context.Context) {
+	pace := l.executor.brake.Pace()
+	if pace != l.pace {
+		l.pace, l.paceAt = pace, nil
+		if !pace.Until.IsZero() {
+			l.paceAt = time.After(time.Until(pace.Until))
+		}
+	}
+	if s := l.sub; pace.Braked && !l.stopping && l.consuming() && s.replaced == nil && s.prefetch > 1 {
+		s.settled = false // it is widened again by what comes after
+		if err := l.consume(ctx, 1); err != nil && ctx.Err() == nil {
+			l.cannotConsume(err)
+		}
+	}
 }
 
 // cancelled gets the name of a consumer that the broker has cancelled; it is read even
@@ -256,6 +296,9 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	if d.Redelivered {
 		l.logOf(work, j).Info("redelivered: the worker that had the message before was lost or returned it; what that did may be done twice",
 			"delivery_count", j.history.deliveryCount)
+	}
+	if l.pace.Braked {
+		l.probe = j
 	}
 	l.state.Consumed.Add(1)
 	l.do(j, func() action { return l.executor.work(work, j) })
@@ -312,8 +355,8 @@ func (l *queueLoop) do(j *job, f func() action) {
 	}()
 }
 
-// keepBack keeps a delivery that is not to be started any more until the broker sends no
-// more: returned before, it might come again.
+// keepBack keeps a delivery that is not to be started until its consumer gets no more:
+// returned before, it might come again.
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 	j := &job{delivery: d, sub: l.sub}
 	l.sub.unsettled.Add(j.delivery.DeliveryTag, j)
@@ -328,7 +371,9 @@ func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 func (l *queueLoop) giveBack(work context.Context) {
 	for _, j := range l.sub.unstarted {
 		l.giveBackJob(work, j)
-		l.stopped.returned++
+		if l.stopping {
+			l.stopped.returned++
+		}
 	}
 	l.sub.unstarted = nil
 }
@@ -365,6 +410,9 @@ func (l *queueLoop) settle(work context.Context, r result) {
 	l.busy--
 	l.state.InFlight.Store(int64(l.busy))
 	j := r.job
+	if j == l.probe {
+		l.probe = nil
+	}
 	if r.action == requeue {
 		l.executor.observeReturn(j)
 	}

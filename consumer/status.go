@@ -32,7 +32,12 @@ type ConnectionStatus struct {
 type QueueStatus struct {
 	Queue string
 	// Reason says why the queue is not consumed. Empty means that it is.
-	Reason      string
+	Reason string
+	// BrakedAt is since when what the processor depends on looks down, so that messages
+	// stay in the queue but for one at a time. Zero means that it does not.
+	BrakedAt time.Time
+	// Fault is the error that says so.
+	Fault       string
 	InFlight    int // deliveries being worked on
 	Concurrency int // at most
 	Done        int // attempts that have succeeded since the start
@@ -46,7 +51,10 @@ func (c *Consumer) connected() bool { return c.connection.Load().LostAt.IsZero()
 func (c *Consumer) Status() Status {
 	out := Status{Connection: *c.connection.Load(), Queues: make([]QueueStatus, len(c.loops)), Schedules: c.schedules.Status()}
 	for i, l := range c.loops {
+		since, fault := l.executor.brake.Status()
 		out.Queues[i] = QueueStatus{
+			BrakedAt:    since,
+			Fault:       fault,
 			Queue:       l.executor.Name,
 			Reason:      l.state.Reason(),
 			InFlight:    int(l.state.InFlight.Load()),

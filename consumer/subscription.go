@@ -112,7 +112,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 // that is no suspect.
 func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	s := l.sub
-	if s == nil || s != j.sub || s.settled || l.stopping {
+	if s == nil || s != j.sub || s.settled || s.replaced != nil || l.pace.Braked || l.stopping {
 		return
 	}
 	wanted := l.executor.Prefetch
@@ -127,7 +127,7 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	} else {
 		s.settled = true
 	}
-	if wanted == s.prefetch || s.replaced != nil {
+	if wanted == s.prefetch {
 		return
 	}
 	if err := l.consume(ctx, wanted); err != nil && ctx.Err() == nil {

@@ -247,6 +247,7 @@ func TestMetrics(t *testing.T) {
 		"warren.slots":                                    8,
 		"warren.deliveries.in_flight":                     0,
 		"warren.queue.consuming":                          1,
+		"warren.queue.braked":                             0,
 		"warren.queue.idle":                               0,
 		"warren.connection.state":                         1,
 		"warren.build.info 1.2.3":                         1,
@@ -258,9 +259,9 @@ func TestMetrics(t *testing.T) {
 	if lag := got["warren.ack.lag"]; lag < 1 || lag > 25 {
 		t.Errorf("warren.ack.lag was recorded %v times, want at least once and at most for each", lag)
 	}
-	// Of each queue 4 gauges and 8 counters, and the dead letters of 4 reasons; 3 of
+	// Of each queue 5 gauges and 8 counters, and the dead letters of 4 reasons; 3 of
 	// none; and what orders has recorded: durations, sent, parked and the lag.
-	if want := 2*(4+8+4) + 3 + 4 + 3 + 1 + 1; series != want {
+	if want := 2*(5+8+4) + 3 + 4 + 3 + 1 + 1; series != want {
 		t.Errorf("there are %d series, want %d:\n%v", series, want, slices.Sorted(maps.Keys(got)))
 	}
 }

@@ -30,11 +30,12 @@ func (d *daemon) service(ctx context.Context) systemd.Daemon {
 }
 
 // readiness is what being ready consists of: each queue is being consumed, and the
-// database, if there is one, can be used.
+// database, if there is one, can be used. A braked queue is ready: it is looked after, and
+// another daemon could do no better.
 func (d *daemon) readiness() telemetry.Readiness {
 	var out telemetry.Readiness
 	for _, q := range d.consumer.Status().Queues {
-		out.Queues = append(out.Queues, telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason})
+		out.Queues = append(out.Queues, telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason, Braked: braked(q, time.Now())})
 	}
 	if d.database != nil {
 		reason := d.database.Reason()
@@ -53,6 +54,8 @@ func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 		done += q.Done
 		if q.Reason != "" {
 			unwell = append(unwell, fmt.Sprintf("%s is not consumed: %s", q.Queue, q.Reason))
+		} else if b := braked(q, now); b != "" {
+			unwell = append(unwell, q.Queue+" is braked "+b)
 		}
 	}
 	for _, f := range s.Schedules {
@@ -75,6 +78,14 @@ func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 		line += ", " + strings.Join(unwell, ", ")
 	}
 	return line
+}
+
+// braked says for how long a queue has been braked, and why; empty if it is not.
+func braked(q consumer.QueueStatus, now time.Time) string {
+	if q.BrakedAt.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("for %v: %s", now.Sub(q.BrakedAt).Round(time.Second), q.Fault)
 }
 
 // connecting says for how long there has been no connection, and why.

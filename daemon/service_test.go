@@ -24,6 +24,8 @@ func TestStatusLine(t *testing.T) {
 		{consumer.Status{Queues: missing}, false, "2 queues, 0 in flight, 0 done, reports is not consumed: queue reports is missing"},
 		{consumer.Status{Queues: one, Schedules: []schedule.Status{{Schedule: "a", Leading: true}, {Schedule: "b", Fault: "there is no queue x"}}}, false,
 			"1 queue, 0 in flight, 0 done, schedule b: there is no queue x"},
+		{consumer.Status{Queues: []consumer.QueueStatus{{Queue: "emails", BrakedAt: now.Add(-time.Minute), Fault: "connection refused"}}}, false,
+			"1 queue, 0 in flight, 0 done, emails is braked for 1m0s: connection refused"},
 		{consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now}}, false, "1 queue, 0 in flight, 0 done, connecting for 0 s"},
 		{
 			consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now.Add(-14 * time.Second), Node: "mq2:5672", Fault: "connection refused"}},

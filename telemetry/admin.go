@@ -54,6 +54,7 @@ type Check struct {
 	Name   string `json:"name,omitempty"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // why it is not
+	Braked string `json:"braked,omitempty"` // for how long and why a queue, ready all the same, is worked one message at a time
 }
 
 // Validate returns what is wrong with Addr and Tokens, naming the variables.

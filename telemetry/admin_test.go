@@ -85,6 +85,9 @@ func TestAdminAnswers(t *testing.T) {
 	want("/debug/pprof/", 404, "")
 	want("/", 404, "")
 
+	ready.Queues[1].Braked = "for 1m0s: connection refused"
+	want("/readyz", 200, `{"name":"reports","ready":true,"braked":"for 1m0s: connection refused"}`)
+
 	healthy = errors.New("the loop of queue emails has been stuck for 2m0s")
 	ready.Queues[1] = Check{Name: "reports", Reason: "queue reports is missing"}
 	want("/healthz", 503, "queue emails has been stuck")

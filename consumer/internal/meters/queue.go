@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
@@ -14,6 +15,7 @@ import (
 type Queue struct {
 	Name  string
 	Slots int // deliveries that can be worked on at once
+	Brake *brake.Brake
 
 	InFlight atomic.Int64
 	Consumed atomic.Int64   // deliveries taken to be worked
@@ -27,8 +29,8 @@ type Queue struct {
 }
 
 // NewQueue makes the Queue of that name, with so many slots and verdicts.
-func NewQueue(name string, slots, verdicts int) *Queue {
-	return &Queue{Name: name, Slots: slots, Attempts: make([]atomic.Int64, verdicts)}
+func NewQueue(name string, slots, verdicts int, b *brake.Brake) *Queue {
+	return &Queue{Name: name, Slots: slots, Brake: b, Attempts: make([]atomic.Int64, verdicts)}
 }
 
 // SetReason says why the queue is not consumed. Empty means that it is.

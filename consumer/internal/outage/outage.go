@@ -74,6 +74,14 @@ func (o *Outage) End(log *slog.Logger, msg string) {
 	log.Info(msg, "failures", o.failures, "duration", lasted.Round(time.Millisecond)) //nolint:sloglint // a constant of the caller
 }
 
+// Since is when the outage that there is now began. Zero means that there is none.
+func (o *Outage) Since() time.Time {
+	if since := o.since.Load(); since != 0 {
+		return time.Unix(0, since)
+	}
+	return time.Time{}
+}
+
 // Reason is the last error of the outage that there is now. Empty means that there is
 // none.
 func (o *Outage) Reason() string {

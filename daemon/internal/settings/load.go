@@ -260,6 +260,7 @@ func (c *Config) readQueue(r *reader, name string, set processors.Set, databaseU
 		Prefetch:    s.Prefetch,
 		Timeout:     s.Timeout,
 		MaxAttempts: s.MaxAttempts,
+		Unbraked:    !s.Brake,
 		RetryBase:   s.RetryBase,
 		RetryMax:    s.RetryMax,
 		Type:        s.Type,

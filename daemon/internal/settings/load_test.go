@@ -31,6 +31,7 @@ func TestLoadConfig(t *testing.T) {
 		"WARREN_QUEUE_MAIL_IN_EXCHANGE=shop",
 		"WARREN_QUEUE_MAIL_IN_ROUTING_KEYS=order.*,mail",
 		"WARREN_QUEUE_MAIL_IN_RATE=0.5",
+		"WARREN_QUEUE_MAIL_IN_BRAKE=false",
 		"WARREN_QUEUE_LOGS_PROCESSOR=log",
 	)
 	cfg, err := Load(program, io.Discard)
@@ -51,9 +52,9 @@ func TestLoadConfig(t *testing.T) {
 		Queues: []consumer.Queue{{
 			Name: "mail.in", Concurrency: 3, Prefetch: 5, Timeout: time.Minute, MaxAttempts: 4,
 			RetryBase: 2 * time.Second, RetryMax: 8 * time.Second, Type: consumer.Classic, Passive: true, MaxPriority: 9,
-			Exchange: "shop", RoutingKeys: []string{"order.*", "mail"}, Rate: 0.5, EnvPrefix: "WARREN_QUEUE_MAIL_IN_",
+			Exchange: "shop", RoutingKeys: []string{"order.*", "mail"}, Rate: 0.5, Unbraked: true, EnvPrefix: "WARREN_QUEUE_MAIL_IN_",
 		}, {
-			Name: "Logs", Concurrency: 8, Timeout: 5 * time.Minute, MaxAttempts: 8,
+			Name: "Logs", Concurrency: 8, Timeout: 5 * time.Minute, MaxAttempts: 20,
 			RetryBase: time.Second, RetryMax: time.Hour, Type: consumer.Quorum, EnvPrefix: "WARREN_QUEUE_LOGS_",
 		}},
 	}

@@ -47,7 +47,7 @@ type queueSettings struct {
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
 	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
-	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"8" positive:"true" desc:"How often a message is tried before it goes to the dead-letter queue; 1 means no retry."`
+	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"20" positive:"true" desc:"How often a message is tried before it goes to the dead-letter queue; 1 means no retry. 20 outlast an outage of eight hours."`
 	RetryBase   time.Duration `envconfig:"RETRY_BASE" default:"1s" positive:"true" desc:"The wait after the first failed attempt; each further one is twice as long."`
 	RetryMax    time.Duration `envconfig:"RETRY_MAX" default:"1h" positive:"true" desc:"The longest wait between two attempts."`
 	Type        string        `envconfig:"TYPE" default:"quorum" desc:"The type of queue that is declared: quorum or classic."`
@@ -57,6 +57,7 @@ type queueSettings struct {
 	RoutingKeys []string      `envconfig:"ROUTING_KEYS" desc:"The routing keys of these bindings, comma-separated; not set, one binding with the empty key."`
 	MaxBody     int           `envconfig:"MAX_BODY_BYTES" desc:"The longest body that is worked; a longer one goes to the dead-letter queue. Not set, any length."`
 	ReplyTo     []string      `envconfig:"REPLY_TO" desc:"The queues that results may be published to, comma-separated, * for any characters; not set, all but worked ones and those ending in .dead."`
+	Brake       bool          `envconfig:"BRAKE" default:"true" desc:"Whether messages stay in the queue, but for one every 4 s, while what the processor depends on looks down."`
 	Rate        float64       `envconfig:"RATE" desc:"How many deliveries may be started a second, 0.5 being one in two seconds; not set, any number."`
 }
 
