@@ -255,5 +255,5 @@ func (e *executor) logFailure(ctx context.Context, level slog.Level, msg string,
 	if p, ok := errors.AsType[*PanicError](o.err); ok {
 		args = append(args, "stack", p.Stack)
 	}
-	broker.Traced(ctx, e.log).Log(ctx, level, msg, args...)
+	broker.Traced(ctx, e.log).Log(ctx, level, msg, args...) //nolint:sloglint // a constant of the caller
 }

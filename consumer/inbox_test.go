@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"maps"
 	"testing"
 	"time"
 
@@ -69,13 +70,11 @@ func TestTheDigestOfACopyIsThatOfTheMessage(t *testing.T) {
 	copied.Exchange, copied.RoutingKey, copied.UserId, copied.Expiration, copied.Priority = "", "orders", "warren", "", 0
 	delete(copied.Headers, "x-delay")
 	delete(copied.Headers, "CC")
-	for name, v := range (amqp.Table{
+	maps.Copy(copied.Headers, amqp.Table{
 		"x-warren-exchange": "shop", "x-warren-routing-key": "order.created", "x-warren-original-user-id": "shop", "x-warren-original-expiration": "60000",
 		"x-warren-original-priority": int64(3), "x-warren-original-x-delay": int32(500), "x-warren-original-CC": []any{"other"},
 		"x-warren-attempt": int64(2), "x-warren-error": "no", "x-warren-not-before": int64(1), "x-death": []any{},
-	}) {
-		copied.Headers[name] = v
-	}
+	})
 	if digestOf(&copied, true) != want {
 		t.Error("a copy for another attempt has another digest")
 	}

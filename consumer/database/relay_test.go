@@ -333,7 +333,9 @@ func TestAQueueWithoutALeaderHoldsUpNoOther(t *testing.T) {
 	begun := time.Now()
 	for i := range 8 { // the queue without a leader is before each
 		d.exec(t, "INSERT INTO warren.outbox (routing_key, body) VALUES ('lost', $1), ('out', $1)", fmt.Sprint(i))
-		rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "out") == i+1 && d.number(t, "SELECT count(*) FROM warren.outbox WHERE routing_key = 'out'") == 0 }, "the other has it")
+		rabbittest.Eventually(t, 20*time.Second, func() bool {
+			return v.Ready(t, "out") == i+1 && d.number(t, "SELECT count(*) FROM warren.outbox WHERE routing_key = 'out'") == 0
+		}, "the other has it")
 	}
 	if took := time.Since(begun); took > 25*time.Second {
 		t.Errorf("8 messages of a healthy queue took %v; one publish that is not confirmed takes 30 s", took)
