@@ -79,7 +79,7 @@ func (e *executor) work(ctx context.Context, j *job) action {
 	}
 	switch wait := time.Until(j.history.notBefore); {
 	case wait+waitSlack >= broker.ShortestWait:
-		return e.park(ctx, j, republishing(j), j.history.notBefore)
+		return e.postpone(ctx, j, republishing(j), j.history.notBefore, outcome{attempts: j.history.attempts})
 	case wait > 0 && !broker.Sleep(ctx, wait):
 		return requeue
 	}
@@ -101,7 +101,7 @@ func (e *executor) work(ctx context.Context, j *job) action {
 	now := time.Now()
 	writeFailure(msg.Headers, o.attempts, o.err, now, e.identity)
 	e.logFailure(ctx, o.level(), "attempt failed, the message waits for the next", j, o, "retry_in", o.verdict.after)
-	return e.park(ctx, j, msg, now.Add(o.verdict.after))
+	return e.postpone(ctx, j, msg, now.Add(o.verdict.after), o)
 }
 
 // admit returns why the delivery is dead-lettered before its first attempt, if it is.

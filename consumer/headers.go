@@ -159,7 +159,9 @@ func republishing(j *job) amqp.Publishing {
 	for k, v := range d.Headers {
 		switch {
 		case isBrokers(k):
-		case strings.HasPrefix(k, ownHeaders) && !j.history.ours && k != broker.HeaderNotBefore:
+		case k == broker.HeaderNotBefore || k == broker.HeaderUnreadable || k == broker.HeaderRaw:
+			headers[k] = v
+		case strings.HasPrefix(k, ownHeaders) && !j.history.ours:
 		case k == "CC" || k == "BCC" || k == headerDelay:
 			headers[originalPrefix+k] = v
 		default:
@@ -195,6 +197,30 @@ func republishing(j *job) amqp.Publishing {
 		AppId:           d.AppId,
 		Body:            d.Body,
 	}
+}
+
+// asItCame returns the headers of d without what Warren would add to publish it again, and
+// with all that does no harm in a dead letter.
+func asItCame(d *amqp.Delivery) amqp.Table {
+	headers := make(amqp.Table, len(d.Headers))
+	for k, v := range d.Headers {
+		switch {
+		case isBrokers(k):
+		case k == "CC" || k == "BCC":
+			headers[originalPrefix+k] = v
+		default:
+			headers[k] = v
+		}
+	}
+	return headers
+}
+
+// headersAreLost tells whether the headers of d could not be read and are not kept as they
+// were either: what is published of it would lack them.
+func headersAreLost(d *amqp.Delivery) bool {
+	_, unreadable := d.Headers[broker.HeaderUnreadable]
+	_, kept := d.Headers[broker.HeaderRaw]
+	return unreadable && !kept
 }
 
 // isBrokers tells whether the broker keeps the header for itself. The history of

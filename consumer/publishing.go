@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -102,13 +103,33 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 	}
 	after := max(backoff(e.RetryBase, e.RetryMax, offers+1), broker.ShortestWait)
 	log.Warn("the reply cannot be published now, it waits; the work is done", "error", err, "retry_in", after)
-	return e.park(ctx, j, waiting, now.Add(after))
+	err = e.park(ctx, j, waiting, now.Add(after))
+	if broker.IsObjection(err) {
+		log.Error("the result cannot be sent, it is dropped; the work is done", "error", err)
+		return acknowledge
+	}
+	return settledBy(err)
+}
+
+// postpone has the delivery wait until due, as msg. One that cannot be published again is
+// dead-lettered for it.
+func (e *executor) postpone(ctx context.Context, j *job, msg amqp.Publishing, due time.Time, o outcome) action {
+	err := e.park(ctx, j, msg, due)
+	if !broker.IsObjection(err) {
+		return settledBy(err)
+	}
+	err = fmt.Errorf("it cannot wait: %w", err)
+	if o.err != nil {
+		err = fmt.Errorf("%w; %w", o.err, err)
+	}
+	o.err, o.verdict = err, verdict{action: deadLetter, reason: reasonPermanent}
+	return e.bury(ctx, j, o)
 }
 
 // park publishes msg to a wait queue, the one whose wait comes next to what remains
 // until due. When that has passed the broker hands the message out again, and what
 // remains then is waited in the same way.
-func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) action {
+func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) error {
 	msg.Headers[broker.HeaderNotBefore] = due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never early
 	if msg.Priority != 0 {
 		msg.Headers[originalPrefix+"priority"], msg.Priority = msg.Priority, 0
@@ -119,16 +140,28 @@ func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due ti
 		e.meters.Parked(ctx)
 		e.observeWait(j, msg, due)
 	}
-	return settledBy(err)
+	return err
 }
 
-// bury publishes the delivery to the dead-letter queue.
+// errHeadersTooLong is why a delivery with unreadable headers cannot be published.
+var errHeadersTooLong = fmt.Errorf("%w: its headers cannot be read, and leave no room to publish them as they were", broker.ErrUnsendable)
+
+// bury publishes the delivery to the dead-letter queue. If it cannot be published with
+// what Warren adds, the broker dead-letters it, whole. What the broker would do with one
+// of a queue that Warren has not declared is not known: that is published as it came.
 func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 	msg := republishing(j)
+	delete(msg.Headers, broker.HeaderNotBefore)
 	writeFailure(msg.Headers, o.attempts, o.err, time.Now(), e.identity)
 	msg.Headers[broker.HeaderReason] = o.verdict.reason
-	delete(msg.Headers, broker.HeaderNotBefore)
-	err := e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
+	err := errHeadersTooLong
+	if !headersAreLost(&j.delivery) {
+		err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
+		if broker.IsObjection(err) && e.Passive {
+			msg.Headers = asItCame(&j.delivery)
+			err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
+		}
+	}
 	a := settledBy(err)
 	switch {
 	case err == nil:
@@ -157,7 +190,10 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 	if !j.history.notBefore.IsZero() { // or a delay would begin anew, or be lost
 		msg.Headers[broker.HeaderNotBefore] = j.history.notBefore.UnixMilli()
 	}
-	return settledBy(e.publish(ctx, e.Name, msg, broker.ForReturn))
+	if headersAreLost(&j.delivery) || e.publish(ctx, e.Name, msg, broker.ForReturn) != nil {
+		return requeue
+	}
+	return acknowledge
 }
 
 // publish publishes to one of the queue's own queues until the broker has confirmed it,

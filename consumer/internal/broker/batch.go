@@ -80,6 +80,9 @@ func (c *Conn) pipeline(ctx context.Context, batch []Outgoing, errs []error, hel
 	}
 	answered := make(chan []error, 1)
 	skip := maps.Clone(held)
+	for _, o := range batch {
+		skip[o.destination()] = skip[o.destination()] || o.isDirect() // those go one by one
+	}
 	go func() {
 		defer c.begun.Done()
 		answered <- c.batchTrip(ctx, batch, skip)
@@ -126,7 +129,7 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 			continue
 		}
 		stuck := c.cutWhenStuck()
-		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory(o), false, c.signed(o))
+		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
 		stuck()
 		if err != nil {
 			break // the channel or the connection is closed

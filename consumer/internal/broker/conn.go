@@ -1,11 +1,16 @@
 package broker
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,6 +67,10 @@ type Conn struct {
 	idle    chan *confirming
 	metered *Instruments
 
+	dialer   Dialer
+	directMu sync.Mutex
+	direct   *Conn // for direct replies; nil: not needed yet
+
 	watching sync.WaitGroup // whether it is blocked
 	mu       sync.Mutex
 	closing  bool           // nothing more may be begun
@@ -71,7 +80,7 @@ type Conn struct {
 // Dial connects to a node. It blocks for connectTimeout at most, or until ctx ends.
 // No part of the URL is in the error but what the broker or the network said.
 func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, error) {
-	c := &Conn{Node: NodeName(nodeURL), URL: nodeURL, User: d.User, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
+	c := &Conn{Node: NodeName(nodeURL), URL: nodeURL, User: d.User, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
 	if c.metered == nil {
 		c.metered = noInstruments
 	}
@@ -85,9 +94,13 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 		name += " " + d.Worker
 	}
 	properties.SetClientConnectionName(name)
+	plainURL, secured, err := secure(nodeURL)
+	if err != nil {
+		return nil, Explain(err)
+	}
 	release := func() bool { return true }
-	var err error
-	c.Connection, err = amqp.DialConfig(nodeURL, amqp.Config{
+	var in *door
+	c.Connection, err = amqp.DialConfig(plainURL, amqp.Config{
 		Properties: properties,
 		Heartbeat:  o.Heartbeat,
 		Dial: func(network, addr string) (net.Conn, error) {
@@ -99,7 +112,19 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 			// The library lifts the deadline after the handshake, but knows of no
 			// context.
 			release = context.AfterFunc(ctx, func() { _ = conn.Close() })
-			return conn, conn.SetDeadline(time.Now().Add(connectTimeout))
+			if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+				return nil, errors.Join(err, conn.Close())
+			}
+			if secured != nil {
+				client := tls.Client(conn, secured)
+				if err := client.Handshake(); err != nil {
+					_ = conn.Close()
+					return nil, err
+				}
+				conn = client
+			}
+			in = newDoor(conn)
+			return in, nil
 		},
 	})
 	if !release() && err == nil {
@@ -109,6 +134,7 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 	if err != nil {
 		return nil, Explain(err)
 	}
+	in.frameMax.Store(int64(c.Config.FrameSize))
 	c.Version = versionOf(c.Connection)
 	c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
 	blocks := c.NotifyBlocked(make(chan amqp.Blocking, 1))
@@ -121,6 +147,40 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 		}
 	})
 	return c, nil
+}
+
+// secure returns the TLS that a URL asks for, nil for none, and the URL without it: the
+// library would have it above the door. Files are read each time, so that new ones count
+// from the next connection on.
+func secure(nodeURL string) (plainURL string, _ *tls.Config, err error) {
+	uri, err := amqp.ParseURI(nodeURL)
+	if err != nil || uri.Scheme != "amqps" {
+		return nodeURL, nil, err
+	}
+	u, err := url.Parse(nodeURL)
+	if err != nil {
+		return "", nil, err
+	}
+	u.Scheme, u.Host = "amqp", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
+	config := &tls.Config{ServerName: cmp.Or(uri.ServerName, uri.Host), MinVersion: tls.VersionTLS12}
+	if uri.CACertFile != "" {
+		authorities, err := os.ReadFile(uri.CACertFile)
+		if err != nil {
+			return "", nil, fmt.Errorf("read CA certificate: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(authorities) {
+			return "", nil, fmt.Errorf("read CA certificate: %s has none in PEM form", uri.CACertFile)
+		}
+	}
+	if uri.CertFile != "" && uri.KeyFile != "" {
+		certificate, err := tls.LoadX509KeyPair(uri.CertFile, uri.KeyFile)
+		if err != nil {
+			return "", nil, fmt.Errorf("load client certificate: %w", err)
+		}
+		config.Certificates = []tls.Certificate{certificate}
+	}
+	return u.String(), config, nil
 }
 
 // DialAny connects to the first of nodes that can be used.
@@ -150,6 +210,11 @@ func (c *Conn) Close() {
 	c.mu.Unlock()
 	_ = c.CloseDeadline(time.Now().Add(closeTimeout)) // an error means that it was closed or lost already
 	_ = c.socket.Close()                              // ends a write that the broker does not take
+	c.directMu.Lock()
+	if c.direct != nil {
+		c.direct.Close()
+	}
+	c.directMu.Unlock()
 	c.begun.Wait()
 	c.watching.Wait()
 }

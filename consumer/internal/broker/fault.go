@@ -80,6 +80,8 @@ func Explain(err error) error {
 	case reply.Code == amqp.NotAllowed:
 		return &Fault{Text: fmt.Sprintf("the node refused the virtual host of WARREN_AMQP_URL: %s; create it with rabbitmqctl add_vhost, "+
 			"or permit it with rabbitmqctl set_permissions", reply.Reason), Cause: err, Lasting: true}
+	case reply.Code == amqp.PreconditionFailed && isAnothersName(reply):
+		return &Fault{Text: fmt.Sprintf("the broker knows this process by another name: %s; set WARREN_AMQP_USER to that name", reply.Reason), Cause: err, Lasting: true}
 	}
 	return err
 }

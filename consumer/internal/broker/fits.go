@@ -24,33 +24,56 @@ const maxDepth = 32
 
 // check returns why o would break the connection, if it would.
 func (c *Conn) check(o Outgoing) error {
-	m := &o.Message
+	for _, s := range [...]struct{ name, text string }{{"exchange", o.Exchange}, {"routing key", o.Key}} {
+		if len(s.text) > maxShort {
+			return tooLong(s.name, s.text)
+		}
+	}
+	m := c.signed(o)
 	size := 14 // class, weight, body size, flags
 	for _, s := range [...]struct{ name, text string }{
-		{"exchange", o.Exchange}, {"routing key", o.Key}, {"content-type", m.ContentType}, {"content-encoding", m.ContentEncoding},
-		{"correlation-id", m.CorrelationId}, {"reply-to", m.ReplyTo}, {"expiration", m.Expiration}, {"message-id", m.MessageId},
-		{"type", m.Type}, {"user-id", c.User}, {"app-id", m.AppId},
+		{"content-type", m.ContentType}, {"content-encoding", m.ContentEncoding}, {"correlation-id", m.CorrelationId}, {"reply-to", m.ReplyTo},
+		{"expiration", m.Expiration}, {"message-id", m.MessageId}, {"type", m.Type}, {"user-id", m.UserId}, {"app-id", m.AppId},
 	} {
-		if len(s.text) > maxShort {
-			return fmt.Errorf("%w: the %s has %d bytes, of %d at most", ErrUnsendable, s.name, len(s.text), maxShort)
+		switch {
+		case len(s.text) > maxShort:
+			return tooLong(s.name, s.text)
+		case s.text != "":
+			size += 1 + len(s.text)
 		}
-		size += 1 + len(s.text)
 	}
-	headers, err := tableBytes(m.Headers, 0)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnsendable, err)
+	if len(m.Headers) > 0 {
+		headers, err := tableBytes(m.Headers, 0)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUnsendable, err)
+		}
+		size += headers
 	}
-	// Delivery mode, priority, timestamp.
-	if size += headers + 1 + 1 + 8; c.Config.FrameSize > 0 && size+frameOverhead > c.Config.FrameSize {
+	for _, there := range [...]bool{m.DeliveryMode > 0, m.Priority > 0} {
+		if there {
+			size++
+		}
+	}
+	if !m.Timestamp.IsZero() {
+		size += 8
+	}
+	if c.Config.FrameSize > 0 && size+frameOverhead > c.Config.FrameSize {
 		return fmt.Errorf("%w: its properties and headers have %d bytes, of %d at most", ErrUnsendable, size, c.Config.FrameSize-frameOverhead)
 	}
 	return nil
+}
+
+func tooLong(name, text string) error {
+	return fmt.Errorf("%w: the %s has %d bytes, of %d at most", ErrUnsendable, name, len(text), maxShort)
 }
 
 // tableBytes is what a table takes on the wire.
 func tableBytes(t amqp.Table, depth int) (int, error) {
 	if depth > maxDepth {
 		return 0, fmt.Errorf("its headers are nested more than %d deep", maxDepth)
+	}
+	if len(t) > maxElements {
+		return 0, fmt.Errorf("a table in its headers has %d elements, of %d at most", len(t), maxElements)
 	}
 	size := 4
 	for name, v := range t {
@@ -91,6 +114,9 @@ func fieldBytes(v any, depth int) (int, error) {
 	case []any:
 		if depth >= maxDepth {
 			return 0, fmt.Errorf("it is nested more than %d deep", maxDepth)
+		}
+		if len(v) > maxElements {
+			return 0, fmt.Errorf("an array in it has %d elements, of %d at most", len(v), maxElements)
 		}
 		size := 5
 		for _, e := range v {

@@ -19,6 +19,9 @@ const (
 	// HeaderUnreadable stands in place of headers that the AMQP library would close the
 	// connection for, and says why.
 	HeaderUnreadable = "x-warren-unreadable"
+	// HeaderRaw has the fields of those headers as they were on the wire. It is missing
+	// if they do not fit.
+	HeaderRaw = "x-warren-raw-headers"
 )
 
 // Integer returns v as an int64 if it is one of the integer types of AMQP, or a float

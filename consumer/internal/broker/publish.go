@@ -61,7 +61,7 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 	}
 	if IsMissing(err) && o.Declare != nil {
 		if declared := o.Declare(c); declared != nil {
-			err = errors.Join(err, declared)
+			err = fmt.Errorf("%w; declare it again: %v", err, declared) // what that says is not about the message
 		} else {
 			err = c.offer(ctx, o, borrow, giveBack)
 		}
@@ -83,6 +83,14 @@ func target(exchange, key string) string {
 
 // offer offers a message once.
 func (c *Conn) offer(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
+	if o.isDirect() {
+		return c.offerDirect(ctx, o)
+	}
+	return c.offerQueued(ctx, o, borrow, giveBack)
+}
+
+// offerQueued offers a message once on this connection.
+func (c *Conn) offerQueued(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
 	if c.blocked.Load() {
 		return ErrBlocked // writing would only fill a socket that nobody reads
 	}
@@ -169,8 +177,11 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 	if err != nil {
 		return err
 	}
+	// Of a direct reply the broker says that no queue takes it even when it has delivered
+	// it.
+	mandatory := !o.isDirect()
 	stuck := c.cutWhenStuck()
-	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory(o), false, c.signed(o))
+	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory, false, c.signed(o))
 	stuck()
 	if err != nil {
 		if !ch.IsClosed() { // nothing was written
@@ -219,10 +230,6 @@ func (c *Conn) signed(o Outgoing) amqp.Publishing {
 	return o.Message
 }
 
-// mandatory tells whether the broker is to say that no queue takes the message. Of one
-// for its own way of direct replies it says so even when it has delivered it.
-func mandatory(o Outgoing) bool { return !strings.HasPrefix(o.Key, "amq.rabbitmq.reply-to.") }
-
 // cutWhenStuck ends the connection without a word to the broker if that takes nothing
 // for too long, although it has not said so. What it returns ends the watch.
 func (c *Conn) cutWhenStuck() (stop func()) {
@@ -265,7 +272,13 @@ func IsMissing(err error) bool {
 // be refused however often it is offered.
 func IsObjection(err error) bool {
 	reply, ok := errors.AsType[*amqp.Error](err)
-	return errors.Is(err, ErrUnsendable) || ok && (reply.Code == amqp.PreconditionFailed || reply.Code == amqp.ContentTooLarge)
+	return errors.Is(err, ErrUnsendable) || ok && (reply.Code == amqp.ContentTooLarge || reply.Code == amqp.PreconditionFailed && !isAnothersName(reply))
+}
+
+// isAnothersName tells whether the broker knows this process by another name than the one
+// that it signs with: no message is at fault for that.
+func isAnothersName(reply *amqp.Error) bool {
+	return strings.Contains(reply.Reason, "user_id property set to")
 }
 
 // ExplainPublish says in an operator's words why a message was not published to where a
