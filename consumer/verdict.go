@@ -27,8 +27,8 @@ func RetryAfter(err error, d time.Duration) error {
 
 // Unavailable marks err as the fault of what the processor depends on, such as a mail
 // server that refuses connections: it has nothing to do with the message, which is
-// tried again later without the attempt being counted. A delay that [RetryAfter] has
-// put on err stays. Unavailable(nil) is nil.
+// tried again later without the attempt being counted. When several attempts in a row
+// say so, the queue is braked. A delay that [RetryAfter] has put on err stays. Unavailable(nil) is nil.
 func Unavailable(err error) error {
 	v := verdict{action: retryLater, uncounted: true}
 	if m, ok := errors.AsType[*marked](err); ok && m.verdict.action == retryLater {
