@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -33,10 +34,6 @@ const (
 	// maxLookEvery is how often at least an idle queue is looked at: rather often, since
 	// it is what finds a queue whose messages are handed out to nobody.
 	maxLookEvery = time.Minute
-	// syncEvery is how many deliveries are requeued until the broker is waited for: a
-	// quorum queue keeps what it cannot process at once in the channel, and loses that
-	// with it.
-	syncEvery = 16
 	// returnTimeout bounds how long it may take to publish what is returned.
 	returnTimeout = abandonAfter / 2
 	// returnedOften is the delivery count from which a delivery is returned by publishing
@@ -151,6 +148,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			case !open && l.stopping:
 				l.sub.deliveries = nil // the channel itself is needed until all is settled
+				l.sub.transact()
 				l.giveBack(work)
 			case !open:
 				l.leave()
@@ -376,13 +374,13 @@ func (l *queueLoop) giveBack(work context.Context) {
 		}
 	}
 	l.sub.unstarted = nil
+	l.sub.commit()
 }
 
 // giveBackJob requeues a delivery or, where that would bring it nearer to the delivery
 // limit without its fault, publishes it to its queue and acknowledges it.
 func (l *queueLoop) giveBackJob(work context.Context, j *job) {
-	republish := j.sub.session.Consume.Version.NackCounts && l.executor.Type == Quorum && j.history.deliveryCount >= returnedOften
-	if !republish || j.returning {
+	if !l.returnCounts(j) || j.returning {
 		l.requeue(j)
 		return
 	}
@@ -394,14 +392,17 @@ func (l *queueLoop) giveBackJob(work context.Context, j *job) {
 	})
 }
 
+// returnCounts tells whether requeuing would bring a delivery that has been requeued
+// before nearer to the delivery limit.
+func (l *queueLoop) returnCounts(j *job) bool {
+	return j.sub.session.Consume.Version.NackCounts && l.executor.Type == Quorum && j.history.deliveryCount >= returnedOften
+}
+
 func (l *queueLoop) requeue(j *job) {
 	l.state.Returned.Add(1)
 	tag := j.delivery.DeliveryTag
 	j.sub.unsettled.Remove(tag)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
-	if j.sub.requeued++; j.sub.requeued%syncEvery == 0 {
-		_ = j.sub.ch.Qos(j.sub.prefetch, 0, false) // changes nothing, and is answered when all that came before is
-	}
 }
 
 // settle takes the result of a job. An acknowledgement is sent with the next flush; with
@@ -478,6 +479,8 @@ func (l *queueLoop) count(work context.Context, r result) {
 // may be waiting for to send more.
 func (l *queueLoop) acknowledge() {
 	switch {
+	case l.stopping:
+		l.flush()
 	case l.sub == nil || l.sub.unsettled.Finished() == 0 || l.flushAt != nil && l.sub.unsettled.Finished() < l.executor.Prefetch/4:
 	case l.sub.unsettled.Finished() >= l.executor.Prefetch/4 || time.Since(l.flushed) >= ackPace:
 		l.flush()
@@ -505,6 +508,7 @@ func (l *queueLoop) flush() {
 	if !oldest.IsZero() {
 		l.meters.AckLag(l.flushed.Sub(oldest))
 	}
+	l.sub.commit()
 }
 
 // abandon returns what is still worked on, without waiting for it.
@@ -514,10 +518,29 @@ func (l *queueLoop) abandon(work context.Context) {
 	if l.sub == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), returnTimeout)
+	defer cancel()
+	var returning sync.WaitGroup
 	for j := range l.sub.unsettled.All() {
 		if !j.started.IsZero() {
 			l.logOf(work, j).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(j.started))
 		}
-		_ = l.sub.ch.Nack(j.delivery.DeliveryTag, false, true)
+		returning.Go(func() {
+			if l.returnCounts(j) && !j.returning && l.executor.republish(ctx, j) == acknowledge {
+				_ = l.sub.ch.Ack(j.delivery.DeliveryTag, false)
+			} else {
+				_ = l.sub.ch.Nack(j.delivery.DeliveryTag, false, true)
+			}
+		})
+	}
+	returned := make(chan struct{})
+	go func() { // ends with the connection at the latest
+		defer close(returned)
+		returning.Wait()
+		l.sub.commit()
+	}()
+	select {
+	case <-returned:
+	case <-ctx.Done():
 	}
 }

@@ -38,7 +38,7 @@ type subscription struct {
 	deliveries <-chan amqp.Delivery // nil when the broker has sent its last
 	replaced   <-chan amqp.Delivery // the last of the consumer before
 	unstarted  []*job               // kept back by a daemon that is stopping
-	requeued   int                  // since the broker was waited for
+	transacted bool                 // what is settled takes effect with commit
 	acked      recentlyAcked
 }
 
@@ -143,6 +143,19 @@ func (l *queueLoop) cannotConsume(err error) {
 		l.outage.Begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
 	l.retry(err)
+}
+
+// transact has all that is settled from now on take effect with the next commit. A quorum
+// queue processes 32 commands of a channel at once, and what waits beyond that is lost
+// with the channel: finished work would be repeated. The broker makes one command of what
+// a commit has; that the consumer has been cancelled was the last of those before.
+func (s *subscription) transact() { s.transacted = s.ch.Tx() == nil }
+
+// commit blocks until the broker has what was settled since transact.
+func (s *subscription) commit() {
+	if s.transacted {
+		_ = s.ch.TxCommit() // with the channel lost, all of it goes back
+	}
 }
 
 // leave gives up a channel whose consumer has ended. If that was not asked for, it logs
