@@ -191,6 +191,7 @@ func (e *executor) decide(ctx context.Context, o outcome) verdict {
 	if e.brake.Braked() { // the next attempt is another message's
 		v.after = max(v.after, broker.ShortestWait)
 	}
+	v.after = min(v.after, maxRetryAfter)
 	return v
 }
 

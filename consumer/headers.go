@@ -42,6 +42,9 @@ const (
 	maxErrorBytes = 4096
 	// maxAttempt is the highest number of attempts that is believed.
 	maxAttempt = 1_000_000
+	// maxRetryAfter is the longest wait between two attempts: less than MaxDelay, so that it
+	// is believed by a daemon with another clock.
+	maxRetryAfter = MaxDelay - 24*time.Hour
 )
 
 // A history is what the headers of a message tell of its past.

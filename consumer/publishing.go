@@ -71,8 +71,9 @@ func (e *executor) deliverReply(ctx context.Context, j *job) action {
 // sendReply offers a reply for a moment, and then parks it, or dead-letters it if it was
 // offered as often as a message is tried.
 func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int, msg amqp.Publishing) action {
-	patience, cancel := context.WithTimeoutCause(ctx, e.replyFor, broker.ErrNoConfirm)
-	defer cancel()
+	patience, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	e.impatient(patience, func() { giveUp(broker.ErrNoConfirm) })
 	err := e.publishUntil(patience, broker.Outgoing{Key: to, Message: msg, Purpose: broker.ForReply, Queue: e.Name})
 	log := broker.Traced(ctx, e.log).With("message_id", j.delivery.MessageId, "reply_to", to)
 	switch {
@@ -84,8 +85,6 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 	case broker.IsObjection(err):
 		log.Error("the result cannot be sent, it is dropped; the work is done", "error", err)
 		return acknowledge
-	case ctx.Err() != nil || errors.Is(err, broker.ErrNoSession):
-		return requeue // nothing can be published any more
 	}
 	waiting := msg
 	waiting.MessageId = orDefault(j.delivery.MessageId, msg.MessageId)
@@ -124,6 +123,20 @@ func (e *executor) postpone(ctx context.Context, j *job, msg amqp.Publishing, du
 	}
 	o.err, o.verdict = err, verdict{action: deadLetter, reason: reasonPermanent}
 	return e.bury(ctx, j, o)
+}
+
+// impatient calls giveUp after replyFor, unless ctx has ended: but not while the broker
+// takes no messages at all, when a second copy would only follow the first.
+func (e *executor) impatient(ctx context.Context, giveUp func()) {
+	time.AfterFunc(e.replyFor, func() {
+		switch s := e.sessions.Get(); {
+		case ctx.Err() != nil:
+		case s != nil && s.Publish.Blocked():
+			e.impatient(ctx, giveUp)
+		default:
+			giveUp()
+		}
+	})
 }
 
 // park publishes msg to a wait queue, the one whose wait comes next to what remains
@@ -202,9 +215,23 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 // message cannot be published at all, or that ctx has ended, or that there will be no
 // session any more.
 func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishing, purpose broker.Purpose) error {
+	ctx, cancel := withGrace(ctx, returnTimeout)
+	defer cancel()
 	return e.publishUntil(ctx, broker.Outgoing{
 		Key: queue, Message: msg, Purpose: purpose, Queue: e.Name, Declare: e.onBroker.Redeclare(queue),
 	})
+}
+
+// withGrace returns a context that ends so long after ctx.
+func withGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+	})
+	return out, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // publishUntil offers a message until the broker has confirmed it, ctx ends, or the error

@@ -200,7 +200,7 @@ func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	if !l.consuming() || l.stopping || l.pace.Braked || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
-	ready, err := l.sub.session.Ready(l.executor.Name)
+	ready, err := l.sub.session.Ready(ctx, l.executor.Name)
 	l.lookEvery = min(max(2*l.lookEvery, pulse.Every), maxLookEvery)
 	switch {
 	case err != nil: // it may not be permitted to look

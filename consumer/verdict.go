@@ -19,8 +19,8 @@ func Permanent(err error) error {
 }
 
 // RetryAfter marks err as worth another attempt no sooner than d from now, and no
-// sooner than the ordinary backoff. Zero or negative d leaves just the ordinary
-// backoff. RetryAfter(nil, d) is nil.
+// sooner than the ordinary backoff; a year is the longest. Zero or negative d leaves just
+// the ordinary backoff. RetryAfter(nil, d) is nil.
 func RetryAfter(err error, d time.Duration) error {
 	return mark(err, verdict{action: retryLater, after: d})
 }

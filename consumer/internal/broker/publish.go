@@ -60,7 +60,7 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 		err = c.offer(ctx, o, borrow, giveBack)
 	}
 	if IsMissing(err) && o.Declare != nil {
-		if declared := o.Declare(c); declared != nil {
+		if declared := c.declare(ctx, o.Declare); declared != nil {
 			err = fmt.Errorf("%w; declare it again: %v", err, declared) // what that says is not about the message
 		} else {
 			err = c.offer(ctx, o, borrow, giveBack)
@@ -71,6 +71,25 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 	}
 	end(err)
 	return err
+}
+
+// declare runs f, but waits for it no longer than until ctx ends: a broker that takes
+// nothing for now does not answer.
+func (c *Conn) declare(ctx context.Context, f func(*Conn) error) error {
+	if !c.begin() {
+		return amqp.ErrClosed
+	}
+	answers := make(chan error, 1)
+	go func() {
+		defer c.begun.Done()
+		answers <- f(c)
+	}()
+	select {
+	case err := <-answers:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // target names where a message goes to.

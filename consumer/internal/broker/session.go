@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -21,9 +20,6 @@ type Session struct {
 	Consume, Publish *Conn
 	Trial            *Trial // for what may end a connection
 	Began            time.Time
-
-	looking sync.Mutex
-	looks   *amqp.Channel // to look at queues with; nil: none yet
 }
 
 // OpenSession connects to one node. It blocks for at most two connect timeouts, or
@@ -57,25 +53,17 @@ func (s *Session) Node() string { return s.Consume.Node }
 // IsLost tells whether a connection of the session is lost.
 func (s *Session) IsLost() bool { return s.Consume.IsClosed() || s.Publish.IsClosed() }
 
-// errLooking is the error of a look while another one has not been answered.
-var errLooking = errors.New("another queue is being looked at")
-
 // Ready is how many messages of a queue are ready to be handed out. It blocks until the
-// broker has answered, but does not wait for the looks of others: one queue's may take
-// long.
-func (s *Session) Ready(queue string) (int, error) {
-	if !s.looking.TryLock() {
-		return 0, errLooking
-	}
-	defer s.looking.Unlock()
-	if s.looks == nil || s.looks.IsClosed() {
-		var err error
-		if s.looks, err = s.Consume.Channel(); err != nil {
-			return 0, err
-		}
-	}
-	q, err := s.looks.QueueDeclarePassive(queue, true, false, false, false, nil)
-	return q.Messages, err
+// broker has answered.
+func (s *Session) Ready(ctx context.Context, queue string) (messages int, err error) {
+	err = s.Trial.Do(ctx, func(c *Conn) error {
+		return c.OnChannel(func(ch *amqp.Channel) error {
+			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			messages = q.Messages
+			return err
+		})
+	})
+	return messages, err
 }
 
 // Watch blocks until one of the connections is lost, and returns why, or until ended is
