@@ -37,5 +37,5 @@ func TestZeroMeansTheDefault(t *testing.T) {
 	equal(t, cfg.Validate(), nil)
 	q := cfg.withDefaults().Queues[0]
 	equal(t, []any{q.Concurrency, q.Prefetch, q.Timeout, q.MaxAttempts, q.RetryBase, q.RetryMax, q.Type, cfg.withDefaults().ShutdownTimeout},
-		[]any{8, 16, 5 * time.Minute, 8, time.Second, time.Hour, "quorum", 25 * time.Second})
+		[]any{8, 16, 5 * time.Minute, 20, time.Second, time.Hour, "quorum", 25 * time.Second})
 }

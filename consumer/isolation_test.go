@@ -37,7 +37,7 @@ func TestRetriesThatCannotComeHomeBlockNoOthers(t *testing.T) {
 			declareAll(t, v, "sick", "neighbour")
 			n, sick, released := newNeighbour(), newLedger(), make(chan struct{})
 			r := run(t, []string{v.URL}, n.queue(), Queue{
-				Name: "sick", Passive: true, RetryBase: wait, RetryMax: 64 * time.Second,
+				Name: "sick", Passive: true, Unbraked: true, RetryBase: wait, RetryMax: 64 * time.Second,
 				Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 					if d.Type == "filler" {
 						<-released
