@@ -226,8 +226,8 @@ func backoff(base, most time.Duration, attempts int) time.Duration {
 func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
 	defer cancel()
-	end := e.brake.Attempt(o.attempts == 0)
-	defer func() { end(o.tells(ctx)) }()
+	attempt := e.brake.Begin(o.attempts == 0)
+	defer func() { attempt.End(o.tells(ctx)) }()
 	if o.key != nil && (e.recall(ctx, o) || o.err != nil) {
 		return
 	}

@@ -46,13 +46,14 @@ type Brake struct {
 	limit int
 	log   *slog.Logger
 
-	braked, slowed atomic.Bool // what it looks like is down; or is back, but not at full speed yet
-	outage         outage.Outage
+	braked  atomic.Bool  // what the processor depends on looks down
+	slowed  atomic.Bool  // or is back, but not at full speed yet
+	failing atomic.Bool  // the last that counts has failed
+	changes atomic.Int64 // of the breaker's state
+	outage  outage.Outage
 
 	mu          sync.Mutex
 	breaker     *gobreaker.TwoStepCircuitBreaker[struct{}] // nil: the brake is off
-	changes     int                                        // of its state
-	probing     bool                                       // half-open
 	unavailable int                                        // in a row
 	fault       error                                      // of the last attempt that counts
 	probeAt     time.Time
@@ -91,8 +92,7 @@ func (b *Brake) looksDown(c gobreaker.Counts) bool {
 }
 
 func (b *Brake) changed(to gobreaker.State) {
-	b.changes++
-	b.probing = to == gobreaker.StateHalfOpen
+	b.changes.Add(1)
 	switch to {
 	case gobreaker.StateOpen:
 		b.probeAt = time.Now().Add(ProbeEvery + time.Millisecond) // the breaker's own instant has passed then
@@ -107,38 +107,62 @@ func (b *Brake) changed(to gobreaker.State) {
 	}
 }
 
-// Attempt tells of an attempt that begins, the first of its message or another one. Its
-// end is to be told once, with the error that it failed with. A message that fails once
-// more says little, since it may well be at fault: unless it is a probe, it does not count.
-func (b *Brake) Attempt(first bool) (end func(Outcome, error)) {
-	if b.breaker == nil {
-		return func(Outcome, error) {}
+// An Attempt is one that is being made.
+type Attempt struct {
+	brake   *Brake
+	first   bool
+	changes int64
+	done    func(error) // of a probe
+}
+
+// Begin tells of an attempt that begins, the first of its message or another one. A
+// message that fails once more says little, since it may well be at fault: unless it is a
+// probe, it does not count.
+func (b *Brake) Begin(first bool) Attempt {
+	a := Attempt{brake: b, first: first, changes: b.changes.Load()}
+	if !b.braked.Load() {
+		return a
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	done, err := b.breaker.Allow()
-	if err != nil { // the brake is on, and this is no probe
-		return func(Outcome, error) {}
+	if done, err := b.breaker.Allow(); err == nil {
+		a.done, a.changes = done, b.changes.Load()
 	}
-	probe, changes := b.probing, b.changes
-	return func(o Outcome, err error) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		switch {
-		case changes != b.changes: // it tells of before
-		case o == Success:
-			b.unavailable = 0
-			done(nil)
-		case o == Unavailable:
-			b.unavailable++
-			b.fault = err
-			done(errCounts)
-		case o == Failed && (first || probe):
-			b.fault = err
-			done(errCounts)
-		default:
-			done(errIgnored)
+	return a
+}
+
+// End tells once what the attempt has come to, with the error that it failed with. As
+// long as nothing fails, it takes no lock.
+func (a Attempt) End(o Outcome, err error) {
+	b, done := a.brake, a.done
+	if b.breaker == nil || done == nil && (o == Ignored || o == Success && !b.failing.Load()) {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a.changes != b.changes.Load() {
+		return // it tells of before
+	}
+	if done == nil {
+		var refused error
+		if done, refused = b.breaker.Allow(); refused != nil {
+			return // it is no probe
 		}
+	}
+	switch {
+	case o == Success:
+		b.unavailable = 0
+		b.failing.Store(false)
+		done(nil)
+	case o == Unavailable || o == Failed && (a.first || a.done != nil):
+		if o == Unavailable {
+			b.unavailable++
+		}
+		b.fault = err
+		b.failing.Store(true)
+		done(errCounts)
+	default:
+		done(errIgnored)
 	}
 }
 

@@ -19,7 +19,7 @@ func newBrake(limit int) (*Brake, *bytes.Buffer) {
 }
 
 // try makes an attempt that ends at once.
-func (b *Brake) try(first bool, o Outcome) { b.Attempt(first)(o, errRefused) }
+func (b *Brake) try(first bool, o Outcome) { b.Begin(first).End(o, errRefused) }
 
 func wantSlots(t *testing.T, b *Brake, slots int, braked bool) {
 	t.Helper()
@@ -90,10 +90,10 @@ func TestProbesUntilOneSucceeds(t *testing.T) {
 				continue
 			}
 			wantSlots(t, b, 1, true)
-			probe := b.Attempt(false)
+			probe := b.Begin(false)
 			b.try(true, Success) // of one that was never to be started: it is no probe
 			wantSlots(t, b, 1, true)
-			probe(Unavailable, errRefused)
+			probe.End(Unavailable, errRefused)
 			wantSlots(t, b, 0, true)
 			attempts++
 		}
@@ -142,20 +142,20 @@ func TestAProbeOfARetryCounts(t *testing.T) {
 func TestLateOutcomesTellNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newBrake(8)
-		late := b.Attempt(true)
-		others := make([]func(Outcome, error), 0, 20)
+		late := b.Begin(true)
+		others := make([]Attempt, 0, 20)
 		for range 20 {
-			others = append(others, b.Attempt(true))
+			others = append(others, b.Begin(true))
 		}
 		for range Unavailables {
 			b.try(true, Unavailable)
 		}
-		late(Success, nil)
+		late.End(Success, nil)
 		wantSlots(t, b, 0, true)
 		<-time.After(time.Until(b.Pace().Until))
 		b.try(true, Success)
-		for _, end := range others {
-			end(Unavailable, errRefused)
+		for _, other := range others {
+			other.End(Unavailable, errRefused)
 		}
 		b.try(true, Unavailable)
 		wantSlots(t, b, 2, false)
@@ -185,4 +185,14 @@ func TestABrakeThatIsOff(t *testing.T) {
 		b.try(true, Unavailable)
 	}
 	wantSlots(t, b, 8, false)
+}
+
+func BenchmarkSuccess(b *testing.B) {
+	brake := New(true, 8, slog.New(slog.DiscardHandler))
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			brake.try(true, Success)
+		}
+	})
 }
