@@ -69,8 +69,9 @@ SELECT g AS id, 'Customer ' || g AS name, now() AS at, g * 1.01 AS price, CASE W
 				t.Errorf("got %+v and %v, %v", r, info, err)
 			}
 			t.Logf("%d rows, %d bytes in %v, at most %.1f MiB resident", r.Rows, r.Bytes, took.Round(time.Millisecond), float64(peak)/(1<<20))
-			if peak > 150<<20 {
-				t.Errorf("at most %.1f MiB were resident, want less than 150", float64(peak)/(1<<20))
+			// All of it at once would be some gigabytes.
+			if peak > 400<<20 {
+				t.Errorf("at most %.1f MiB were resident, want less than 400", float64(peak)/(1<<20))
 			}
 			d.signal(t, syscall.SIGTERM)
 			wantExit(t, d, 0)

@@ -48,8 +48,8 @@ func TestTracesInJaeger(t *testing.T) {
 	node := j.PublishFromNode(t, v.URL, "orders", "{}", "node-1")
 	nodeDead := j.PublishFromNode(t, v.URL, "hopeless", "{}", "node-2")
 
-	success := []string{"process orders", "send warren.wait.1s:orders", "process orders", "send warren.wait.2s:orders", "process orders"}
-	dead := []string{"process hopeless", "send warren.wait.1s:hopeless", "process hopeless", "send hopeless.dead"}
+	success := []string{"process orders", "send warren.wait.orders.1s", "process orders", "send warren.wait.orders.2s", "process orders"}
+	dead := []string{"process hopeless", "send warren.wait.hopeless.1s", "process hopeless", "send hopeless.dead"}
 
 	spans := j.Await(t, 20*time.Second, "0af7651916cd43dd8448eb211c80319c", len(success))
 	wantChain(t, spans, "b7ad6b7169203331", success...)
