@@ -32,11 +32,12 @@ var arrows = map[string][]string{
 	"consumer/state":           {"consumer", "consumer/database", "consumer/internal"},
 	"consumer/database":        {"consumer", "consumer/internal"},
 	"consumer/consumertest":    {"consumer", "consumer/internal"},
-	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/digest", amqp},
+	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/replies", "consumer/internal/digest", amqp},
 	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/internal/broker": {"consumer/internal", amqp},
 
 	"consumer/internal/remembered": {amqp},
+	"consumer/internal/replies":    {"consumer/internal/broker"},
 	"consumer/internal/digest":     {"consumer/internal/broker", amqp},
 	"consumer/internal/relay":      {"consumer/internal", "consumer/internal/broker"},
 	"consumer/internal":            {},

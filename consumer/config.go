@@ -222,6 +222,14 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+func (c Config) queueNames() []string {
+	names := make([]string, len(c.Queues))
+	for i, q := range c.Queues {
+		names[i] = q.Name
+	}
+	return names
+}
+
 // schedules are what the schedules need of c.
 func (c Config) schedules(d broker.Dialer) schedule.Config {
 	out := schedule.Config{Schedules: c.Schedules, Version: c.Version, Dialer: d, Passive: true, MeterProvider: c.Telemetry.MeterProvider}

@@ -15,6 +15,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
+	"github.com/warrenmq/warren/consumer/internal/replies"
 )
 
 // A job is one delivery on its way through an executor.
@@ -52,7 +53,7 @@ type executor struct {
 	Queue
 	onBroker   broker.Queue
 	sessions   *broker.Newest
-	policy     replyPolicy
+	policy     replies.Policy
 	identity   string // of this process, for x-warren-worker
 	log        *slog.Logger
 	publishing outage.Outage
@@ -112,7 +113,7 @@ func (e *executor) admit(j *job) error {
 	if e.MaxBodyBytes > 0 && len(j.delivery.Body) > e.MaxBodyBytes {
 		return fmt.Errorf("the body has %d bytes, over the %d of %sMAX_BODY_BYTES", len(j.delivery.Body), e.MaxBodyBytes, e.EnvPrefix)
 	}
-	return e.policy.check(j.delivery.ReplyTo)
+	return e.policy.Check(j.delivery.ReplyTo)
 }
 
 // An outcome is what the attempts at a delivery have come to.

@@ -61,7 +61,7 @@ func (e *executor) deliverReply(ctx context.Context, j *job) action {
 		}
 	}
 	msg.MessageId = ""
-	if err := e.policy.check(j.history.replyTo); err != nil {
+	if err := e.policy.Check(j.history.replyTo); err != nil {
 		err = Undecodable(err)
 		return e.bury(ctx, j, outcome{attempts: j.history.attempts, err: err, verdict: verdictOf(ctx, err)})
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
+	"github.com/warrenmq/warren/consumer/internal/replies"
 )
 
 // ackPace is how long finished deliveries are gathered for one multiple-ack while
@@ -89,7 +90,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
 	l := &queueLoop{
 		executor: &executor{
-			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: newReplyPolicy(q, c.cfg.Queues), replyFor: replyPatience,
+			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience,
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state, brake: state.Brake,
 		},
@@ -498,7 +499,7 @@ func (l *queueLoop) flush() {
 	var oldest time.Time
 	sent := func(j *job) {
 		if j.identified {
-			l.sub.acked.add(l.remembered.IdentityOf(&j.delivery))
+			l.sub.acked.Add(l.remembered.IdentityOf(&j.delivery))
 		}
 		if oldest.IsZero() {
 			oldest = j.finished // zero for a repeat, which nobody worked

@@ -39,7 +39,7 @@ type subscription struct {
 	replaced   <-chan amqp.Delivery // the last of the consumer before
 	unstarted  []*job               // kept back by a daemon that is stopping
 	transacted bool                 // what is settled takes effect with commit
-	acked      recentlyAcked
+	acked      remembered.Recent
 }
 
 // subscribe makes sure of the queue and begins to consume it, on a new channel of the
@@ -72,7 +72,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
-	l.sub.acked.most = l.executor.Prefetch
+	l.sub.acked.Most = l.executor.Prefetch
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
@@ -205,7 +205,7 @@ func (l *queueLoop) close() {
 	l.sub = nil
 	if s.session.IsLost() || s.ch.IsClosed() {
 		now := time.Now()
-		for _, id := range s.acked.ids {
+		for _, id := range s.acked.IDs() {
 			l.remembered.Add(id, now)
 		}
 	}
@@ -221,23 +221,4 @@ func (l *queueLoop) close() {
 	if !s.ch.IsClosed() {
 		_ = s.ch.Close() // an error means that it was lost in this instant
 	}
-}
-
-// recentlyAcked are the last deliveries that were acknowledged on a channel. The broker
-// hands out no more than the prefetch before it has an acknowledgement: what was
-// acknowledged before the last so many has arrived. Only messages that came with an id
-// are kept: of others, two that are alike may both have to be worked.
-type recentlyAcked struct {
-	ids  []remembered.Identity
-	most int
-	next int
-}
-
-func (r *recentlyAcked) add(id remembered.Identity) {
-	if len(r.ids) < r.most {
-		r.ids = append(r.ids, id)
-		return
-	}
-	r.ids[r.next] = id
-	r.next = (r.next + 1) % r.most
 }

@@ -1,4 +1,5 @@
-package consumer
+// Package replies says where the results of messages may go.
+package replies
 
 import (
 	"fmt"
@@ -8,26 +9,27 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
-// A replyPolicy says where the results of one queue's messages may go. Without it
+// A Policy says where the results of one queue's messages may go. Without it
 // whoever may write to the queue could have Warren write anywhere.
-type replyPolicy struct {
+type Policy struct {
 	patterns []string // of the queues that are allowed; none: all but those denied
 	denied   map[string]bool
 	variable string
 }
 
-// newReplyPolicy makes the policy of q, one of the queues that are worked.
-func newReplyPolicy(q Queue, worked []Queue) replyPolicy {
-	p := replyPolicy{patterns: q.ReplyTo, denied: make(map[string]bool), variable: q.EnvPrefix + "REPLY_TO"}
-	for _, w := range worked {
-		p.denied[w.Name] = true
+// NewPolicy makes the policy of a queue, where these are worked. Errors name its variable
+// with the prefix.
+func NewPolicy(patterns, worked []string, envPrefix string) Policy {
+	p := Policy{patterns: patterns, denied: make(map[string]bool), variable: envPrefix + "REPLY_TO"}
+	for _, name := range worked {
+		p.denied[name] = true
 	}
 	return p
 }
 
-// check returns why no result may be published to the queue of that name, if it may not.
+// Check returns why no result may be published to the queue of that name, if it may not.
 // No name asks for none.
-func (p replyPolicy) check(replyTo string) error {
+func (p Policy) Check(replyTo string) error {
 	switch {
 	case replyTo == "":
 		return nil
