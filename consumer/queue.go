@@ -275,18 +275,15 @@ func (l *queueLoop) cancelled() <-chan string {
 // start hands a delivery to an executor, unless it is a repeat of work that is done or
 // still under way. It returns the delivery's job.
 func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
-	j := &job{delivery: d, sub: l.sub}
 	now := time.Now()
-	l.sub.unsettled.Add(j.delivery.DeliveryTag, j)
+	j := l.receive(d, now)
 	l.delivered, l.lookEvery = now, 0
 	l.state.SetIdle(now, false)
 	l.patience = l.starvedAfter
-	j.history, j.fault = readHistory(&j.delivery, now, l.sub.user)
 	if d.Redelivered && l.repeats(work, j, now) {
 		return j
 	}
 	j.started = now
-	j.identified = j.delivery.MessageId != ""
 	if !j.identified {
 		// From the first attempt on, it is what the message is called: the copy that
 		// waits for the next carries it along.
@@ -306,6 +303,14 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 			l.startAt = time.After(d)
 		}
 	}
+	return j
+}
+
+// receive makes the job of a delivery that has come at now.
+func (l *queueLoop) receive(d amqp.Delivery, now time.Time) *job {
+	j := &job{delivery: d, sub: l.sub, identified: d.MessageId != ""}
+	l.sub.unsettled.Add(d.DeliveryTag, j)
+	j.history, j.fault = readHistory(&j.delivery, now, l.sub.user)
 	return j
 }
 
@@ -357,10 +362,8 @@ func (l *queueLoop) do(j *job, f func() action) {
 // keepBack keeps a delivery that is not to be started until its consumer gets no more:
 // returned before, it might come again.
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
-	j := &job{delivery: d, sub: l.sub}
-	l.sub.unsettled.Add(j.delivery.DeliveryTag, j)
 	now := time.Now()
-	j.history, _ = readHistory(&d, now, l.sub.user)
+	j := l.receive(d, now)
 	if !d.Redelivered || !l.repeats(work, j, now) {
 		l.sub.unstarted = append(l.sub.unstarted, j)
 	}

@@ -72,7 +72,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
-	l.sub.acked.Most = l.executor.Prefetch
+	l.sub.acked.Most = l.executor.Prefetch + 1 // the first consumer's as well
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
