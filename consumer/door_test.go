@@ -240,6 +240,88 @@ func TestReplyThatCannotBeSent(t *testing.T) {
 	}
 }
 
+// TestLargestHeaders has the broker say what fits into its frames, whose size it sets: the
+// last byte that Warren sends it takes. It lets 8 more pass, which no library reads.
+func TestLargestHeaders(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "q", nil)
+	set := func(bytes int) {
+		if _, err := v.Node.Eval(fmt.Sprintf("application:set_env(rabbit, frame_max, %d)", bytes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { set(131072) })
+	for _, limit := range []int{8192, 131072, 0} { // 0 is none, and then it is Warren's
+		set(limit)
+		frameMax := orDefault(limit, 131072)
+		conn := dial(t, v.URL)
+		send := func(more int) error {
+			conn.User = "" // it may sign what it sends
+			fill := len(fullHeaders(frameMax, 0)) - 4 - len("\x04fillS\x00\x00\x00\x00") + more
+			return conn.Publish(t.Context(), broker.Outgoing{Key: "q", Message: amqp.Publishing{
+				DeliveryMode: amqp.Persistent, MessageId: "m", Headers: amqp.Table{"fill": strings.Repeat("x", fill)},
+			}})
+		}
+		if err := send(0); err != nil {
+			t.Errorf("limit %d: the broker does not take what fits: %v", limit, err)
+		}
+		if err := send(1); !errors.Is(err, broker.ErrUnsendable) || conn.IsClosed() {
+			t.Errorf("limit %d: got %v", limit, err)
+		}
+		if limit == 0 {
+			continue
+		}
+		properties := rabbittest.RawProperties(map[string]any{"headers": fullHeaders(frameMax, -9), "message-id": "m", "delivery-mode": byte(2)})
+		err := rabbittest.DialRaw(t, v.URL).Publish("", "q", properties, nil)
+		if reply, ok := errors.AsType[*amqp.Error](err); !ok || reply.Code != amqp.FrameError {
+			t.Errorf("limit %d: of 9 bytes more the broker says %v", limit, err)
+		}
+	}
+}
+
+// TestWhateverIsSentCostsNoConnection publishes properties of any bytes.
+func TestWhateverIsSentCostsNoConnection(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "q", nil)
+	conn := dial(t, v.URL)
+	objections := 0
+	for _, text := range []string{"", "x", "\x00", "\xff", strings.Repeat("\xff", 255), strings.Repeat("\x00", 255), strings.Repeat("€", 33), strings.Repeat("€", 34), strings.Repeat("\xff", 100), strings.Repeat("a", 256), "-1", "1.5", "99999999999999999999"} {
+		for name, set := range map[string]func(*amqp.Publishing){
+			"content-type":     func(m *amqp.Publishing) { m.ContentType = text },
+			"content-encoding": func(m *amqp.Publishing) { m.ContentEncoding = text },
+			"correlation-id":   func(m *amqp.Publishing) { m.CorrelationId = text },
+			"reply-to":         func(m *amqp.Publishing) { m.ReplyTo = text },
+			"expiration":       func(m *amqp.Publishing) { m.Expiration = text },
+			"message-id":       func(m *amqp.Publishing) { m.MessageId = text },
+			"type":             func(m *amqp.Publishing) { m.Type = text },
+			"user-id":          func(m *amqp.Publishing) { m.UserId = text },
+			"app-id":           func(m *amqp.Publishing) { m.AppId = text },
+			"header":           func(m *amqp.Publishing) { m.Headers = amqp.Table{text: []any{text, amqp.Table{text: []byte(text)}}} },
+			"CC":               func(m *amqp.Publishing) { m.Headers = amqp.Table{"CC": text} },
+			"direct reply":     func(m *amqp.Publishing) { m.ReplyTo = "amq.rabbitmq.reply-to" },
+		} {
+			m := amqp.Publishing{}
+			set(&m)
+			err := conn.Publish(t.Context(), broker.Outgoing{Key: "q", Message: m})
+			switch {
+			case conn.IsClosed():
+				t.Fatalf("%s %.20q has closed the connection: %v", name, text, err)
+			case broker.IsObjection(err):
+				objections++
+			case err != nil && name != "user-id":
+				t.Errorf("%s %.20q: %v", name, text, err)
+			}
+		}
+		for _, exchange := range []string{"", "amq.headers", text} {
+			err := conn.Publish(t.Context(), broker.Outgoing{Exchange: exchange, Key: text, Message: amqp.Publishing{}})
+			if conn.IsClosed() {
+				t.Fatalf("exchange %.20q, key %.20q: the connection is closed: %v", exchange, text, err)
+			}
+		}
+	}
+	t.Logf("%d objections", objections)
+}
+
 // TestDirectReply has whoever asked get the reply without a queue.
 func TestDirectReply(t *testing.T) {
 	v := rabbittest.NewVhost(t)

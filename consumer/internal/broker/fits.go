@@ -3,7 +3,11 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -18,6 +22,10 @@ const frameOverhead = 8
 // maxShort is the length of AMQP's short strings, in bytes.
 const maxShort = 255
 
+// maxForeign is the same for the name of an exchange that is not ASCII: RabbitMQ 4 closes the
+// connection (541) when it fails to say, in 255 bytes, that there is none of a longer name.
+const maxForeign = 100
+
 // maxDepth is how deep tables and arrays may be nested: readers, this one among them,
 // take no more.
 const maxDepth = 32
@@ -28,6 +36,10 @@ func (c *Conn) check(o Outgoing) error {
 		if len(s.text) > maxShort {
 			return tooLong(s.name, s.text)
 		}
+	}
+	foreign := strings.ContainsFunc(o.Exchange, func(r rune) bool { return r > unicode.MaxASCII })
+	if foreign && (len(o.Exchange) > maxForeign || !utf8.ValidString(o.Exchange)) {
+		return fmt.Errorf("%w: the exchange %.20q... is not ASCII; such a name must be UTF-8 of at most %d bytes", ErrUnsendable, o.Exchange, maxForeign)
 	}
 	m := c.signed(o)
 	size := 14 // class, weight, body size, flags
@@ -40,6 +52,11 @@ func (c *Conn) check(o Outgoing) error {
 			return tooLong(s.name, s.text)
 		case s.text != "":
 			size += 1 + len(s.text)
+		}
+	}
+	if m.Expiration != "" {
+		if _, err := strconv.ParseUint(m.Expiration, 10, 32); err != nil { // RabbitMQ 4.3 fails at bytes of no text
+			return fmt.Errorf("%w: the expiration is %.20q, no number of milliseconds", ErrUnsendable, m.Expiration)
 		}
 	}
 	if len(m.Headers) > 0 {
