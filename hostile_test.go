@@ -177,7 +177,7 @@ func (f fiend) body(good string) []byte {
 	case 8:
 		return []byte(strings.Replace(good, "a", f.text(100), 1))
 	case 9:
-		return []byte(strings.Replace(good, "a", "9e999", -1))
+		return []byte(strings.ReplaceAll(good, "a", "9e999"))
 	}
 	return []byte(good)
 }

@@ -61,7 +61,7 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 	}
 	if IsMissing(err) && o.Declare != nil {
 		if declared := c.declare(ctx, o.Declare); declared != nil {
-			err = fmt.Errorf("%w; declare it again: %v", err, declared) // what that says is not about the message
+			err = fmt.Errorf("%w; declare it again: %s", err, declared.Error()) // which is not about the message
 		} else {
 			err = c.offer(ctx, o, borrow, giveBack)
 		}
