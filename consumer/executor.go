@@ -64,6 +64,7 @@ type executor struct {
 	database   Database      // nil: none
 	observer   Observer      // nil: none
 	replyFor   time.Duration
+	doubles    *remembered.Doubles
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the verdict

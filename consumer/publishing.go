@@ -215,23 +215,11 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 // message cannot be published at all, or that ctx has ended, or that there will be no
 // session any more.
 func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishing, purpose broker.Purpose) error {
-	ctx, cancel := withGrace(ctx, returnTimeout)
+	ctx, cancel := broker.WithGrace(ctx, returnTimeout)
 	defer cancel()
 	return e.publishUntil(ctx, broker.Outgoing{
 		Key: queue, Message: msg, Purpose: purpose, Queue: e.Name, Declare: e.onBroker.Redeclare(queue),
 	})
-}
-
-// withGrace returns a context that ends so long after ctx.
-func withGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
-	})
-	return out, func() {
-		stop()
-		cancel(nil)
-	}
 }
 
 // publishUntil offers a message until the broker has confirmed it, ctx ends, or the error
@@ -255,6 +243,9 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 		case ctx.Err() != nil, broker.IsObjection(err), o.Purpose == broker.ForReply && errors.Is(err, broker.ErrUnroutable):
 			return err
 		case s.IsLost(): // and logged as such
+			if o.Purpose == broker.ForWait {
+				e.doubles.Add(o.Message, time.Now())
+			}
 			continue
 		case o.Purpose != broker.ForReply && failures >= toleratedFailures:
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.Explain(err))

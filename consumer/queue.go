@@ -90,7 +90,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
 	l := &queueLoop{
 		executor: &executor{
-			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience,
+			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, doubles: remembered.NewDoubles(),
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state, brake: state.Brake,
 		},
@@ -280,7 +280,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 	l.delivered, l.lookEvery = now, 0
 	l.state.SetIdle(now, false)
 	l.patience = l.starvedAfter
-	if d.Redelivered && l.repeats(work, j, now) {
+	if l.repeats(work, j, now) {
 		return j
 	}
 	j.started = now
@@ -315,16 +315,22 @@ func (l *queueLoop) receive(d amqp.Delivery, now time.Time) *job {
 }
 
 // repeats tells whether the delivery is a repeat that is not to be worked: of work that
-// is done, then it is acknowledged, or of what is still worked, then it is held until
-// that has ended.
+// is done, or a second copy of a retry, then it is acknowledged, or of what is still
+// worked, then it is held until that has ended.
 func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
-	if !l.remembered.Some() && len(l.orphans) == 0 {
+	due := j.history.notBefore.Sub(now)+waitSlack < broker.ShortestWait
+	second := !j.delivery.Redelivered && j.history.ours && due && l.executor.doubles.Second(&j.delivery, now)
+	if !second && (!j.delivery.Redelivered || !l.remembered.Some() && len(l.orphans) == 0) {
 		return false
 	}
 	id := l.remembered.IdentityOf(&j.delivery)
-	if l.remembered.Take(id, now) {
+	if second || l.remembered.Take(id, now) {
 		l.state.Repeats.Add(1)
-		l.logOf(work, j).Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
+		what := "repeat of work that was done before its acknowledgement was lost, acknowledged without running again"
+		if second {
+			what = "second copy of a message that was published again because its confirm was lost, acknowledged without running again"
+		}
+		l.logOf(work, j).Info(what)
 		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
 		l.acknowledge()
 		return true

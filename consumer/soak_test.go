@@ -117,8 +117,8 @@ func TestSoak(t *testing.T) {
 			}
 			t.Logf("%d messages and %d cuts within %v: %d begun again, %d of them from a wait queue; %d redeliveries recognised",
 				sent, cuts, time.Since(start).Round(time.Second), repeats, waited, recognised)
-			if daemons == 1 && repeats > waited {
-				t.Errorf("%d runs were repeated that were never published again, want none: %v", repeats-waited, book.repeats)
+			if daemons == 1 && repeats > 0 {
+				t.Errorf("%d runs were repeated, want none: %v", repeats, book.repeats)
 			}
 			// At most what a worker had under way when a connection was cut.
 			if most := cuts * 64; repeats > most {

@@ -291,3 +291,15 @@ func LostBecause(err *amqp.Error) error {
 	}
 	return Explain(err)
 }
+
+// WithGrace returns a context that ends so long after ctx.
+func WithGrace(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(d, func() { cancel(context.Cause(ctx)) })
+	})
+	return out, func() {
+		stop()
+		cancel(nil)
+	}
+}

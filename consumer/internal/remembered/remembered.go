@@ -25,8 +25,9 @@ const (
 // may not have: their session was lost. It will hand them out once more. It belongs to
 // the loop of one queue.
 type Messages struct {
-	seen *lru.LRU[Identity, memory]
-	seed maphash.Seed
+	seen  *lru.LRU[Identity, memory]
+	seed  maphash.Seed
+	lasts time.Duration
 }
 
 // A memory is of so many messages that are alike.
@@ -46,7 +47,7 @@ func New() *Messages {
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return &Messages{seen, maphash.MakeSeed()}
+	return &Messages{seen, maphash.MakeSeed(), rememberedFor}
 }
 
 // Add remembers one message of that identity at now.
@@ -55,7 +56,7 @@ func (r *Messages) Add(id Identity, now time.Time) {
 	if now.After(m.until) {
 		m.count = 0
 	}
-	r.seen.Add(id, memory{m.count + 1, now.Add(rememberedFor)})
+	r.seen.Add(id, memory{m.count + 1, now.Add(r.lasts)})
 }
 
 // Take tells whether a message is a repeat of a remembered one, and forgets that.
