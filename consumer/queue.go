@@ -326,11 +326,11 @@ func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
 	id := l.remembered.IdentityOf(&j.delivery)
 	if second || l.remembered.Take(id, now) {
 		l.state.Repeats.Add(1)
-		what := "repeat of work that was done before its acknowledgement was lost, acknowledged without running again"
-		if second {
-			what = "second copy of a message that was published again because its confirm was lost, acknowledged without running again"
+		if log := l.logOf(work, j); second {
+			log.Info("second copy of a message that was published again because its confirm was lost, acknowledged without running again")
+		} else {
+			log.Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
 		}
-		l.logOf(work, j).Info(what)
 		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
 		l.acknowledge()
 		return true
