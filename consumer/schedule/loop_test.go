@@ -707,3 +707,23 @@ func TestConnectionsThatDieYoung(t *testing.T) {
 	}
 	awaitLeader(t, r)
 }
+
+// Headers that the AMQP library does not read cost their message, not the connection of all
+// schedules.
+func TestUnreadableHeadersAmongTokens(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
+	r := runScheduled(t, v.URL, "", s)
+	awaitLeader(t, r)
+	for _, headers := range [][]byte{rabbittest.RawDeep(40), rabbittest.RawWide(10_000)} {
+		rabbittest.RawPublish(t, v.URL, "", s.tokenQueue(), rabbittest.RawProperties(map[string]any{"headers": headers}), nil)
+	}
+	before := v.Ready(t, "jobs")
+	rabbittest.Eventually(t, 10*time.Second, func() bool {
+		return v.Ready(t, "jobs") >= before+3 && v.Ready(t, s.tokenQueue()) == 0 && v.Unacked(t, s.tokenQueue()) == 1
+	}, "it fires on, and they are gone")
+	equal(t, contains(r.log, noConnection), false)
+	equal(t, strings.Count(r.log.String(), "msg=\"leads the schedule\""), 1)
+	withoutGaps(t, firings(t, v, "jobs", "tick"), time.Second)
+}
