@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,5 +136,46 @@ func TestCollectorThatDoesNotTakeSpans(t *testing.T) {
 				t.Errorf("said %d times, ended after %v, %d MiB resident at most; want once, 2 s and 80 MiB", said, took, peak>>20)
 			}
 		})
+	}
+}
+
+// TestARedeliveryIsASpanOfItsOwn stops a daemon in the middle of a message, and kills the
+// next one: each attempt that ended is a span, and what began again says so, in Jaeger and
+// in the state. A process that is killed takes its last span with it.
+func TestARedeliveryIsASpanOfItsOwn(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	j := jaegertest.Start(t)
+	dir := t.TempDir()
+	env := apiQueue(v, "orders", "echo $WARREN_REDELIVERED >>"+dir+"/told; until test -e "+dir+"/done; do sleep 0.1; done",
+		"OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "WARREN_SHUTDOWN_TIMEOUT=1s",
+		"WARREN_DATABASE_URL=sqlite:"+dir+"/warren.db", "WARREN_MIGRATE=true")
+	begun := func(n int) func() bool { return func() bool { return len(lines(t, dir+"/told")) == n } }
+
+	d := start(t, env...)
+	jaegertest.PublishFromPython(t, v.URL, "orders", "{}", "m-1", "00-3af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	rabbittest.Eventually(t, 20*time.Second, begun(1), "the first begins")
+	d.signal(t, syscall.SIGTERM)
+	wantExit(t, d, 2)
+	d = start(t, env...)
+	rabbittest.Eventually(t, 20*time.Second, begun(2), "the second begins")
+	d.signal(t, syscall.SIGKILL)
+	if err := os.WriteFile(dir+"/done", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = start(t, env...)
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "orders")+v.Unacked(t, "orders") == 0 }, "the third is done")
+
+	spans := j.Await(t, 20*time.Second, "3af7651916cd43dd8448eb211c80319c", 2)
+	for i, want := range []struct{ verdict, redelivered string }{{"return", ""}, {"ack", "true"}} {
+		s := spans[i]
+		if s.ParentID != "b7ad6b7169203331" || s.Tags["warren.verdict"] != want.verdict || s.Tags["warren.redelivered"] != want.redelivered || slices.Contains(s.Events, "redelivered") != (want.redelivered != "") {
+			t.Errorf("span %d is %+v, want that of an attempt with %+v", i, s, want)
+		}
+	}
+	if got := lines(t, dir+"/told"); !slices.Equal(got, []string{"false", "true", "true"}) {
+		t.Errorf("the handler was told %q", got)
+	}
+	if got, want := newCheckedAPI(t, d).await("m-1", "succeeded"), `"attempt":1,"redelivered":true`; !strings.Contains(got, want) {
+		t.Errorf("got the state %s, want %s in it", got, want)
 	}
 }

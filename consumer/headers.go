@@ -19,7 +19,8 @@ const (
 	headerFirstFailedAt = "x-warren-first-failed-at"
 	headerFailedAt      = "x-warren-failed-at"
 	headerWorker        = "x-warren-worker"
-	headerReplyTo       = "x-warren-reply-to" // of a reply that waits: where it goes
+	headerRedelivered   = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
+	headerReplyTo       = "x-warren-reply-to"    // of a reply that waits: where it goes
 
 	headerDelay         = "x-delay"          // milliseconds, from a publisher
 	headerDeliveryCount = "x-delivery-count" // from the broker: how often it was handed out in vain
@@ -54,6 +55,7 @@ type history struct {
 	notBefore     time.Time // the next attempt; zero means now
 	replyTo       string    // the message is nothing but a reply on its way there; empty: it is not
 	deliveryCount int64     // how often the broker handed it out in vain
+	redelivered   bool      // an attempt may have been cut off without being counted
 }
 
 // readHistory reads the history of d, which has arrived at now from a broker that knows
@@ -61,7 +63,7 @@ type history struct {
 // ignored, but for the instant of a delay; where the name is not known, all is believed.
 // The error names the header that cannot be read; the rest is then valid all the same.
 func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) {
-	h := history{ours: user == "" || d.UserId == user}
+	h := history{ours: user == "" || d.UserId == user, redelivered: d.Redelivered}
 	if len(d.Headers) == 0 {
 		return h, nil
 	}
@@ -77,6 +79,8 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		}
 		h.attempts = int(attempts)
 		h.replyTo, _ = d.Headers[headerReplyTo].(string)
+		before, _ := d.Headers[headerRedelivered].(bool)
+		h.redelivered = h.redelivered || before
 	}
 	latest := now.Add(MaxDelay)
 	notBefore, err := broker.ReadInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())
@@ -104,7 +108,7 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 		Queue:           queue,
 		Body:            d.Body,
 		Attempt:         attempt,
-		Redelivered:     d.Redelivered,
+		Redelivered:     j.history.redelivered,
 		Exchange:        exchange,
 		RoutingKey:      key,
 		MessageID:       d.MessageId,
@@ -185,6 +189,9 @@ func republishing(j *job) amqp.Publishing {
 		if d.UserId != "" {
 			keep("user-id", d.UserId)
 		}
+	}
+	if j.history.redelivered {
+		headers[headerRedelivered] = true
 	}
 	return amqp.Publishing{
 		Headers:         headers,

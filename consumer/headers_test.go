@@ -32,6 +32,7 @@ func TestReadHistory(t *testing.T) {
 		"the later of both":  {amqp.Table{"x-warren-not-before": now.UnixMilli() + 7, "x-delay": uint8(9)}, history{notBefore: now.Add(9 * time.Millisecond)}},
 		"the broker's count": {amqp.Table{"x-delivery-count": int64(12)}, history{deliveryCount: 12}},
 		"a reply":            {amqp.Table{"x-warren-reply-to": "answers"}, history{replyTo: "answers"}},
+		"cut off before":     {amqp.Table{"x-warren-redelivered": true}, history{redelivered: true}},
 		"no count at all":    {amqp.Table{"x-delivery-count": "12"}, history{}},
 	} {
 		got, err := readHistory(&amqp.Delivery{Headers: c.headers, UserId: "warren"}, now, "warren")
@@ -66,7 +67,7 @@ func TestReadHistoryNamesTheHeaderItCannotRead(t *testing.T) {
 func TestForgedHeadersAreIgnored(t *testing.T) {
 	now := time.UnixMilli(1_800_000_000_000)
 	forged := amqp.Table{
-		"x-warren-attempt": int64(math.MaxInt32), "x-warren-reply-to": "payments", "x-warren-routing-key": "k", "x-warren-exchange": "e",
+		"x-warren-attempt": int64(math.MaxInt32), "x-warren-redelivered": true, "x-warren-reply-to": "payments", "x-warren-routing-key": "k", "x-warren-exchange": "e",
 		"x-warren-original-user-id": "root", "x-warren-original-priority": int64(9), "x-warren-not-before": now.UnixMilli() + 7, "tenant": "blue",
 	}
 	d := amqp.Delivery{Headers: forged, UserId: "shop", RoutingKey: "orders"}

@@ -33,6 +33,8 @@ type Transition struct {
 	At               time.Time
 	// Attempt is the one under way or, in the other states, the last.
 	Attempt int
+	// Redelivered is true if an attempt may have been cut off; see Delivery.
+	Redelivered bool
 
 	Due     time.Time // Waiting: when the next attempt may begin
 	Percent int       // Processing: how far it is, from 0 to 100
@@ -73,7 +75,7 @@ func (e *executor) observe(j *job, t Transition) {
 	if e.observer == nil || !j.identified {
 		return
 	}
-	t.Queue, t.MessageID, t.At = e.Name, j.delivery.MessageId, time.Now()
+	t.Queue, t.MessageID, t.At, t.Redelivered = e.Name, j.delivery.MessageId, time.Now(), j.history.redelivered
 	if t.Order == 0 {
 		t.Order, t.First = order(t.State, j.history.attempts), j.history.attempts == 0
 	}

@@ -55,8 +55,8 @@ type Delivery struct {
 	// attempts that came to a verdict, not those that a lost connection or a
 	// stopping daemon cut short.
 	Attempt int
-	// Redelivered is true if the broker may have handed out this very message
-	// before. False means certainly not.
+	// Redelivered is true if an attempt at the message may have been cut off: its worker
+	// was lost, or had to stop. Attempt does not count it. False means certainly not.
 	Redelivered bool
 
 	// Exchange and RoutingKey are those of the first publish, also after the

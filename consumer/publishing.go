@@ -199,9 +199,12 @@ func (e *executor) publishDeadLetter(ctx context.Context, j *job, msg amqp.Publi
 // republish publishes the delivery to the end of its own queue, in place of requeuing
 // it, where that would count toward the delivery limit.
 func (e *executor) republish(ctx context.Context, j *job) action {
-	msg := republishing(j)
+	ctx, msg := e.tracing.parent(ctx, &j.delivery), republishing(j)
 	if !j.history.notBefore.IsZero() { // or a delay would begin anew, or be lost
 		msg.Headers[broker.HeaderNotBefore] = j.history.notBefore.UnixMilli()
+	}
+	if !j.started.IsZero() {
+		msg.Headers[headerRedelivered] = true // as the broker would have it
 	}
 	if headersAreLost(&j.delivery) || e.publish(ctx, e.Name, msg, broker.ForReturn) != nil {
 		return requeue

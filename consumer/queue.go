@@ -196,7 +196,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 // slots are free, it asks the broker whether there is any; if there has been for long,
 // the queue is consumed anew.
 func (l *queueLoop) turn(ctx context.Context, now time.Time) {
-	hang()
+	pulse.Hang()
 	l.state.Turned.Beat(now)
 	if !l.consuming() || l.stopping || l.pace.Braked || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return

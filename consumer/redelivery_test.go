@@ -10,6 +10,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
@@ -53,6 +55,75 @@ func TestWorkUnderWayIsNotBegunAgain(t *testing.T) {
 			t.Logf("%d redeliveries were held", strings.Count(r.log.String(), "held until that has ended"))
 		})
 	}
+}
+
+// TestWhatWasCutOffIsVisible has four daemons begin with a message, the first three of
+// which have to stop before it is done: processor, span and state learn of it, also once
+// the broker's own mark is gone, since the message is published anew.
+func TestWhatWasCutOffIsVisible(t *testing.T) {
+	const daemons = 4
+	v := rabbittest.NewVhost(t)
+	var mu sync.Mutex
+	var told []string
+	var seen recorder
+	spans := tracetest.NewSpanRecorder()
+	for daemon := range daemons {
+		started := make(chan struct{}, 1)
+		r := runConfig(t, Config{
+			Nodes: []string{v.URL}, Observer: &seen, ShutdownTimeout: 10 * time.Millisecond,
+			Telemetry: Telemetry{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))},
+			Queues: []Queue{{Name: "orders", MaxAttempts: 2, Processor: ProcessorFunc(func(ctx context.Context, d Delivery, _ *Scope) error {
+				mu.Lock()
+				told = append(told, fmt.Sprint(d.Attempt, " ", d.Redelivered))
+				mu.Unlock()
+				if daemon < daemons-1 {
+					started <- struct{}{}
+					<-ctx.Done()
+				}
+				return errors.New("no luck")
+			})}},
+		}, nil)
+		if daemon == 0 {
+			v.Publish(t, "orders", amqp.Publishing{MessageId: "m", Headers: amqp.Table{"traceparent": publishersTrace}})
+		}
+		if daemon < daemons-1 {
+			<-started
+			if _, err := r.end(); !errors.Is(err, ErrAbandoned) {
+				t.Fatalf("got %v, want %v", err, ErrAbandoned)
+			}
+		}
+	}
+	rabbittest.Eventually(t, 15*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "it is dead-lettered")
+	mu.Lock()
+	equal(t, told, []string{"1 false", "1 true", "1 true", "1 true", "2 true"})
+	mu.Unlock()
+	equal(t, v.Drain(t, "orders.dead")[0].Headers["x-warren-redelivered"], any(true))
+	var attempts []string
+	var redelivered int
+	for _, s := range spans.Ended() {
+		if !strings.HasPrefix(s.Name(), "process") {
+			continue
+		}
+		equal(t, s.SpanContext().TraceID().String(), "0af7651916cd43dd8448eb211c80319c")
+		attempts = append(attempts, strings.TrimSpace(attr(s, "warren.attempt")+" "+attr(s, "warren.verdict")+" "+attr(s, "warren.redelivered")))
+		for _, e := range s.Events() {
+			if e.Name == "redelivered" {
+				redelivered++
+				equal(t, e.Attributes[0].Key, attrDeliveryCount)
+			}
+		}
+	}
+	equal(t, attempts, []string{"1 return", "1 return true", "1 return true", "1 retry true", "2 dead true"})
+	if redelivered < 2 { // 3 where a stop counts for nothing, and publishes nothing
+		t.Errorf("%d spans have the event, want 2 or 3", redelivered)
+	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	for i, tr := range seen.all {
+		// The first two are of the daemon that begins, and of its stop.
+		equal(t, tr.Redelivered, i >= 2)
+	}
+	equal(t, seen.all[len(seen.all)-1].State, Dead)
 }
 
 // TestAcknowledgementsLostOnTheirWay writes acknowledgements into a network that loses

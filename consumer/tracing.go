@@ -49,8 +49,9 @@ func (t Telemetry) withDefaults() Telemetry {
 // Attributes of spans for what the conventions have no name for. Those of metrics
 // are in metrics.go.
 const (
-	attrAttempt     = attribute.Key("warren.attempt")     // 1 is the first
-	attrRedelivered = attribute.Key("warren.redelivered") // true: another worker may have done some of it
+	attrAttempt       = attribute.Key("warren.attempt")     // 1 is the first
+	attrRedelivered   = attribute.Key("warren.redelivered") // true: another worker may have done some of it
+	attrDeliveryCount = attribute.Key("warren.delivery_count")
 )
 
 // tracing makes the spans of one queue. A span for each attempt hangs on the
@@ -115,8 +116,11 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 		semconv.MessagingMessageID(d.MessageId),
 		attrAttempt.Int(attempt),
 	)
-	if d.Redelivered {
+	if j.history.redelivered {
 		attributes = append(attributes, attrRedelivered.Bool(true))
+	}
+	if d.Redelivered {
+		span.AddEvent("redelivered", trace.WithAttributes(attrDeliveryCount.Int64(j.history.deliveryCount)))
 	}
 	if d.CorrelationId != "" {
 		attributes = append(attributes, semconv.MessagingMessageConversationID(d.CorrelationId))

@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/url"
@@ -166,12 +167,68 @@ func TestMigrateSideBySide(t *testing.T) {
 		if err := d.Check(t.Context()); err != nil {
 			t.Errorf("after: %v", err)
 		}
-		if total != 2 {
-			t.Errorf("got %d migrations made by all together, want 2", total)
+		if total != 3 {
+			t.Errorf("got %d migrations made by all together, want 3", total)
 		}
 		d.exec(t, "UPDATE "+d.dsn.dialect.versions+" SET version_id = 0")
-		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "at version 0, this program needs 2") {
+		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "at version 0, this program needs 3") {
 			t.Errorf("with older tables: got %v", err)
+		}
+	})
+}
+
+// An upgrade keeps what the tables hold, and a daemon of before goes on with those that it
+// finds then.
+func TestMigrateFromTheTablesOfBefore(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := newDatabase(t, url, io.Discard)
+		unlock, err := d.lockMigrations(t.Context()) // and make the schema
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		p, err := d.provider()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.UpTo(t.Context(), 2); err != nil {
+			t.Fatal(err)
+		}
+		messages, inbox := "warren.messages", "warren.inbox"
+		if d.dsn.dialect == sqlite {
+			messages, inbox = "warren_messages", "warren_inbox"
+		}
+		// As a daemon of before writes it.
+		writeState := func(id, state string) {
+			t.Helper()
+			d.exec(t, `INSERT INTO `+messages+` (message_id, queue, state, attempt, updated_at, due_at, percent, progress, reason, error, result_type, result, result_bytes,
+				ord, begins, expires_at) VALUES ($1, 'orders', $2, 1, CURRENT_TIMESTAMP, NULL, 0, '', '', 'no', '', NULL, 0, 3, true, CURRENT_TIMESTAMP)
+				ON CONFLICT (message_id, queue) DO UPDATE SET state = excluded.state`, id, state)
+		}
+		const n = 50
+		for i := range n {
+			writeState(fmt.Sprint(i), "dead")
+			d.exec(t, "INSERT INTO "+inbox+" (queue, message_id, digest) VALUES ('orders', $1, $2)", fmt.Sprint(i), []byte("digest"))
+			d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, body) VALUES ('out', $1)", fmt.Sprint(i))
+		}
+		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) {
+			t.Errorf("before: got %v, want %v", err, ErrTables)
+		}
+		if made, err := d.Migrate(t.Context()); made != 1 || err != nil {
+			t.Fatalf("got %d migrations and error %v, want 1", made, err)
+		}
+		writeState("0", "succeeded")
+		writeState("new", "succeeded")
+		if err := d.Check(t.Context()); err != nil {
+			t.Errorf("after: %v", err)
+		}
+		for query, want := range map[string]int{
+			messages + " WHERE state = 'dead' AND error = 'no' AND NOT redelivered": n - 1, messages + " WHERE state = 'succeeded' AND NOT redelivered": 2,
+			inbox: n, d.outbox() + " WHERE body IS NOT NULL AND routing_key = 'out'": n,
+		} {
+			if got := d.number(t, "SELECT count(*) FROM "+query); got != want {
+				t.Errorf("%s: got %d rows, want %d", query, got, want)
+			}
 		}
 	})
 }

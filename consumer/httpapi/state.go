@@ -17,16 +17,17 @@ import (
 
 // A standing is what a client is told of a message.
 type standing struct {
-	MessageID string         `json:"message_id"`
-	Queue     string         `json:"queue"`
-	State     consumer.State `json:"state"`
-	Attempt   int            `json:"attempt"`
-	UpdatedAt time.Time      `json:"updated_at"`
-	DueAt     *time.Time     `json:"due_at,omitempty"`
-	Progress  *progress      `json:"progress,omitempty"`
-	Reason    string         `json:"reason,omitempty"`
-	Error     string         `json:"error,omitempty"`
-	Result    *result        `json:"result,omitempty"`
+	MessageID   string         `json:"message_id"`
+	Queue       string         `json:"queue"`
+	State       consumer.State `json:"state"`
+	Attempt     int            `json:"attempt"`
+	Redelivered bool           `json:"redelivered,omitempty"`
+	UpdatedAt   time.Time      `json:"updated_at"`
+	DueAt       *time.Time     `json:"due_at,omitempty"`
+	Progress    *progress      `json:"progress,omitempty"`
+	Reason      string         `json:"reason,omitempty"`
+	Error       string         `json:"error,omitempty"`
+	Result      *result        `json:"result,omitempty"`
 }
 
 type progress struct {
@@ -87,7 +88,7 @@ func pollAfter(m state.Message, now time.Time) int {
 
 func stateOf(m state.Message) standing {
 	s := standing{
-		MessageID: m.MessageID, Queue: m.Queue, State: m.State, Attempt: m.Attempt, UpdatedAt: m.At.UTC(),
+		MessageID: m.MessageID, Queue: m.Queue, State: m.State, Attempt: m.Attempt, Redelivered: m.Redelivered, UpdatedAt: m.At.UTC(),
 		Reason: m.Reason, Error: m.Error,
 	}
 	if m.State == consumer.Waiting {

@@ -30,6 +30,7 @@ func TestState(t *testing.T) {
 		{of(consumer.Transition{State: consumer.Processing, Attempt: 1}, 0), head + `"processing","attempt":1,` + when + `,"progress":{"percent":0}}`, "1"},
 		{of(consumer.Transition{State: consumer.Processing, Attempt: 1, Percent: 40, Text: "<half>"}, 0),
 			head + `"processing","attempt":1,` + when + `,"progress":{"percent":40,"text":"\u003chalf\u003e"}}`, "1"},
+		{of(consumer.Transition{State: consumer.Processing, Attempt: 1, Redelivered: true}, 0), head + `"processing","attempt":1,"redelivered":true,` + when + `,"progress":{"percent":0}}`, "1"},
 		{of(consumer.Transition{State: consumer.Dead, Attempt: 8, Reason: "exhausted", Error: "no"}, 0),
 			head + `"dead","attempt":8,` + when + `,"reason":"exhausted","error":"no"}`, "none"},
 		{of(consumer.Transition{State: consumer.Succeeded, Attempt: 1, Result: consumer.Result{Body: []byte(" {\"a\": [1]}\n")}}, 12),

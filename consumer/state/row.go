@@ -16,6 +16,7 @@ type row struct {
 	Queue       string         `json:"queue"`
 	State       consumer.State `json:"state"`
 	Attempt     int            `json:"attempt"`
+	Redelivered bool           `json:"redelivered"`
 	UpdatedAt   int64          `json:"updated_at"`
 	DueAt       *int64         `json:"due_at"`
 	Percent     int            `json:"percent"`
@@ -42,8 +43,8 @@ func (b hexBytes) MarshalJSON() ([]byte, error) {
 
 func (s *Store) rowOf(t consumer.Transition) row {
 	o := row{
-		MessageID: database.Text(t.MessageID), Queue: database.Text(t.Queue), State: t.State, Attempt: min(max(t.Attempt, 0), math.MaxInt32), UpdatedAt: t.At.UnixMilli(),
-		Percent: t.Percent, Progress: database.Text(t.Text), Reason: database.Text(t.Reason), Error: database.Text(t.Error), Ord: t.Order, Begins: t.First,
+		MessageID: database.Text(t.MessageID), Queue: database.Text(t.Queue), State: t.State, Attempt: min(max(t.Attempt, 0), math.MaxInt32), Redelivered: t.Redelivered,
+		UpdatedAt: t.At.UnixMilli(), Percent: t.Percent, Progress: database.Text(t.Text), Reason: database.Text(t.Reason), Error: database.Text(t.Error), Ord: t.Order, Begins: t.First,
 		ExpiresAt: t.At.Add(s.ttl).UnixMilli(),
 	}
 	if !t.Due.IsZero() {

@@ -112,8 +112,8 @@ func (s *Store) State(ctx context.Context, messageID, queue string) (Message, bo
 	}
 	defer end()
 	var updated, due int64
-	err = s.db.QueryRow(ctx, selectState, []any{database.Text(messageID), database.Text(queue)}, &m.Queue, &m.State, &m.Attempt, &updated, &due, &m.Percent,
-		&m.Text, &m.Reason, &m.Error, &m.Result.ContentType, &m.Result.Body, &m.ResultBytes)
+	err = s.db.QueryRow(ctx, selectState, []any{database.Text(messageID), database.Text(queue)}, &m.Queue, &m.State, &m.Attempt, &m.Redelivered, &updated, &due,
+		&m.Percent, &m.Text, &m.Reason, &m.Error, &m.Result.ContentType, &m.Result.Body, &m.ResultBytes)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return m, false, nil

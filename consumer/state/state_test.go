@@ -99,7 +99,8 @@ func (s *Store) state(t testing.TB, id string) Message {
 	return m
 }
 
-// A life is a message's, with two attempts, in the order in which it happens.
+// A life is a message's, with two attempts, of which the first is cut off once and begun
+// again, in the order in which it happens.
 func life(id string, at time.Time) []consumer.Transition {
 	result := consumer.Result{ContentType: "application/json", Body: []byte(`{"ok": true}`)}
 	all := []consumer.Transition{
@@ -115,6 +116,7 @@ func life(id string, at time.Time) []consumer.Transition {
 	}
 	for i := range all {
 		all[i].Queue, all[i].MessageID, all[i].At = "orders", id, at.Add(time.Duration(i)*time.Millisecond)
+		all[i].Redelivered = i > 3
 	}
 	return all
 }
@@ -133,7 +135,7 @@ func TestStatesNeverMoveBackwards(t *testing.T) {
 				}
 			}
 			got := s.state(t, id)
-			if got.State != want.State || got.Attempt != want.Attempt || got.Percent != want.Percent || got.Text != want.Text || got.Error != want.Error ||
+			if got.State != want.State || got.Attempt != want.Attempt || got.Redelivered != want.Redelivered || got.Percent != want.Percent || got.Text != want.Text || got.Error != want.Error ||
 				!got.At.Equal(want.At) || !got.Due.Equal(want.Due) || string(got.Result.Body) != string(want.Result.Body) || got.Queue != "orders" {
 				t.Errorf("after %d transitions in some order: got %+v, want %+v", n, got, want)
 			}

@@ -7,12 +7,12 @@ import "github.com/warrenmq/warren/consumer/database"
 // nobody works it: its publisher may have missed the answer, and wants the result.
 // Times are Unix milliseconds on their way to and from the database.
 const (
-	columns = `message_id, queue, state, attempt, updated_at, due_at, percent, progress, reason, error,
+	columns = `message_id, queue, state, attempt, redelivered, updated_at, due_at, percent, progress, reason, error,
 	result_type, result, result_bytes, ord, begins, expires_at`
 
 	replaceEarlier = ` ON CONFLICT (message_id, queue) DO UPDATE SET
-	state = excluded.state, attempt = excluded.attempt, updated_at = excluded.updated_at, due_at = excluded.due_at,
-	percent = excluded.percent, progress = excluded.progress, reason = excluded.reason, error = excluded.error,
+	state = excluded.state, attempt = excluded.attempt, redelivered = excluded.redelivered, updated_at = excluded.updated_at,
+	due_at = excluded.due_at, percent = excluded.percent, progress = excluded.progress, reason = excluded.reason, error = excluded.error,
 	result_type = excluded.result_type, result = excluded.result, result_bytes = excluded.result_bytes,
 	ord = excluded.ord, begins = excluded.begins, expires_at = excluded.expires_at
 	WHERE excluded.ord > m.ord OR excluded.ord = m.ord AND excluded.updated_at >= m.updated_at
@@ -22,23 +22,23 @@ const (
 var (
 	insertStates = database.Statement{
 		PostgreSQL: `INSERT INTO warren.messages AS m (` + columns + `)
-			SELECT message_id, queue, state, attempt, to_timestamp(updated_at / 1000.0), to_timestamp(due_at / 1000.0), percent, progress, reason, error,
-				result_type, decode(result, 'hex'), result_bytes, ord, begins, to_timestamp(expires_at / 1000.0)
-			FROM json_to_recordset($1::json) AS t(message_id text, queue text, state text, attempt int, updated_at bigint, due_at bigint, percent smallint,
-				progress text, reason text, error text, result_type text, result text, result_bytes bigint, ord bigint, begins boolean, expires_at bigint)` +
+			SELECT message_id, queue, state, attempt, redelivered, to_timestamp(updated_at / 1000.0), to_timestamp(due_at / 1000.0), percent, progress, reason,
+				error, result_type, decode(result, 'hex'), result_bytes, ord, begins, to_timestamp(expires_at / 1000.0)
+			FROM json_to_recordset($1::json) AS t(message_id text, queue text, state text, attempt int, redelivered boolean, updated_at bigint, due_at bigint,
+				percent smallint, progress text, reason text, error text, result_type text, result text, result_bytes bigint, ord bigint, begins boolean, expires_at bigint)` +
 			replaceEarlier + `interval '1 second'`,
 		SQLite: `INSERT INTO warren_messages AS m (` + columns + `)
-			SELECT value->>'message_id', value->>'queue', value->>'state', value->>'attempt', value->>'updated_at', value->>'due_at', value->>'percent',
-				value->>'progress', value->>'reason', value->>'error', value->>'result_type', unhex(value->>'result'), value->>'result_bytes', value->>'ord',
+			SELECT value->>'message_id', value->>'queue', value->>'state', value->>'attempt', value->>'redelivered', value->>'updated_at', value->>'due_at',
+				value->>'percent', value->>'progress', value->>'reason', value->>'error', value->>'result_type', unhex(value->>'result'), value->>'result_bytes', value->>'ord',
 				value->>'begins', value->>'expires_at'
 			FROM json_each($1) WHERE true` +
 			replaceEarlier + `1000`,
 	}
 	selectState = database.Statement{
-		PostgreSQL: `SELECT queue, state, attempt, (extract(epoch FROM updated_at) * 1000)::bigint, coalesce((extract(epoch FROM due_at) * 1000)::bigint, 0),
+		PostgreSQL: `SELECT queue, state, attempt, redelivered, (extract(epoch FROM updated_at) * 1000)::bigint, coalesce((extract(epoch FROM due_at) * 1000)::bigint, 0),
 				percent, progress, reason, error, result_type, result, result_bytes
 			FROM warren.messages WHERE message_id = $1 AND ($2 = '' OR queue = $2) ORDER BY updated_at DESC LIMIT 1`,
-		SQLite: `SELECT queue, state, attempt, updated_at, coalesce(due_at, 0), percent, progress, reason, error, result_type, result, result_bytes
+		SQLite: `SELECT queue, state, attempt, redelivered, updated_at, coalesce(due_at, 0), percent, progress, reason, error, result_type, result, result_bytes
 			FROM warren_messages WHERE message_id = $1 AND ($2 = '' OR queue = $2) ORDER BY updated_at DESC LIMIT 1`,
 	}
 	deleteExpired = database.Statement{

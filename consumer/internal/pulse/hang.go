@@ -1,15 +1,15 @@
 //go:build hang
 
-package consumer
+package pulse
 
 import (
 	"os"
 	"time"
 )
 
-// hang blocks a queue's loop for as long as the file exists that HANG_FILE names. It is
+// Hang blocks the loop that calls it for as long as the file exists that HANG_FILE names. It is
 // built only into the daemon that the watchdog is tested with.
-func hang() {
+func Hang() {
 	for {
 		if _, err := os.Stat(os.Getenv("HANG_FILE")); err != nil {
 			return
