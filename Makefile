@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test stress test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
+.PHONY: help build test stress test-cluster test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ RUN      ?=
 stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and print which failed how often
 	.ci/deps
 	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
+
+test-cluster: ## test against clusters of three nodes, killed, paused and cut off (as root, 3 minutes)
+	.ci/deps
+	$(GO) test -tags cluster -run '^TestCluster' -count 1 -v -timeout 20m ./consumer
 
 test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
 	.ci/deps systemd

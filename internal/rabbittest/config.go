@@ -24,10 +24,9 @@ type Options struct {
 	// TLS makes the node listen for AMQP over TLS as well, on a free port, with a
 	// certificate for localhost and 127.0.0.1; see [Node.CAFile].
 	TLS bool
-}
 
-// nodeName need not be unique: each node has an epmd of its own to be known by.
-const nodeName = "warren@localhost"
+	member *member // of a cluster; nil: it is one alone
+}
 
 // commands are the programs a node takes, by path.
 type commands struct {
@@ -75,14 +74,19 @@ func (n *Node) writeFiles() error {
 	}
 	// Small write-ahead logs, because hundreds of short-lived queues share one; no
 	// alarm but those that a test asks for.
-	conf := fmt.Sprintf(`listeners.tcp.local = 127.0.0.1:%d
+	conf := fmt.Sprintf(`listeners.tcp.local = %s
 loopback_users = none
 log.file.level = warning
 log.console = false
 disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.absolute = 4GB
 raft.wal_max_size_bytes = 16777216
-`, n.port)
+`, n.Addr())
+	cookieText := rand.Text()
+	if n.member != nil {
+		conf += n.member.conf()
+		cookieText = n.member.cookie
+	}
 	if n.tlsPort != 0 {
 		if err := writeCertificates(n.dir); err != nil {
 			return fmt.Errorf("make the node's certificate: %w", err)
@@ -96,7 +100,7 @@ ssl_options.verify = verify_none
 	}
 	// Whoever knows the cookie may do anything on the node.
 	cookie := n.path(".erlang.cookie")
-	if err := os.WriteFile(cookie, []byte(rand.Text()), 0o400); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if err := os.WriteFile(cookie, []byte(cookieText), 0o400); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	return errors.Join(
@@ -112,16 +116,17 @@ func (n *Node) env() []string {
 		"LANG=C.UTF-8",
 		"HOME=" + n.dir, // where the cookie is
 		"ERL_EPMD_PORT=" + strconv.Itoa(n.epmdPort),
-		"ERL_EPMD_ADDRESS=127.0.0.1",
+		"ERL_EPMD_ADDRESS=" + n.host(),
 		"ERL_CRASH_DUMP_SECONDS=0",
 	}
 	for name, value := range map[string]string{
-		"NODENAME":  nodeName,
-		"DIST_PORT": strconv.Itoa(n.distPort),
+		"NODENAME":     n.Name(),
+		"USE_LONGNAME": strconv.FormatBool(n.member != nil),
+		"DIST_PORT":    strconv.Itoa(n.distPort),
 		// Makes the start script become the node instead of waiting for it: the
 		// process we started is then the one to signal.
 		"ALLOW_INPUT":                "1",
-		"SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+		"SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {" + strings.ReplaceAll(n.host(), ".", ",") + "}",
 		"MNESIA_BASE":                n.path("data"),
 		"LOG_BASE":                   n.path("log"),
 		"LOGS":                       n.path(logFile),

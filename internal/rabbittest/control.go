@@ -20,12 +20,17 @@ func (n *Node) Ctl(args ...string) (string, error) {
 // takes a few milliseconds. It is an error if they do not parse, raise an
 // exception, or take more than a minute.
 func (n *Node) Eval(expressions string) (string, error) {
-	out, err := n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "60", "-e"}, expressions+".\n")
+	kind := "-sname"
+	if n.member != nil {
+		kind = "-name"
+	}
+	args := []string{kind, n.Name(), "-r", "-timeout", "60", "-e"}
+	out, err := n.run(n.commands.erlCall, args, expressions+".\n")
 	// On a machine that is short of time the first handshake may run out of it.
 	// Nothing has been evaluated then.
 	for tries := 0; err != nil && tries < 25 && strings.Contains(err.Error(), "failed to connect"); tries++ {
 		<-time.After(200 * time.Millisecond)
-		out, err = n.run(n.commands.erlCall, []string{"-sname", nodeName, "-r", "-timeout", "60", "-e"}, expressions+".\n")
+		out, err = n.run(n.commands.erlCall, args, expressions+".\n")
 	}
 	if err != nil {
 		return "", err
@@ -50,7 +55,8 @@ func (n *Node) do(format string, args ...any) error {
 func (n *Node) run(program string, args []string, stdin string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
+	argv := n.member.in(program, args)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdin = n.dir, n.env(), strings.NewReader(stdin)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -117,9 +123,9 @@ func (n *Node) Connections(vhost string) (connections, channels int, err error) 
 	return connections, channels, nil
 }
 
-// member stops or restarts this node's member of a quorum queue, the only one that a
+// leader stops or restarts this node's member of a quorum queue, the only one that a
 // queue has here.
-func (n *Node) member(act, vhost, queue string) error {
+func (n *Node) leader(act, vhost, queue string) error {
 	return n.do(`begin {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)),
 		rabbit_quorum_queue = amqqueue:get_type(Q), ra:%s(quorum_queues, amqqueue:get_pid(Q)) end`, term(vhost), term(queue), act)
 }

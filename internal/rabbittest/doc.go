@@ -24,6 +24,9 @@
 // them must not be parallel. What a test leaves broken is mended when it ends.
 // Faults of the network belong to a [Proxy], and hit only who connects through it.
 //
+// [StartCluster] makes a cluster, each node on a host of its own, that a test can cut off
+// from the others or have vanish; the TestMain of its package is [ClusterMain], as root.
+//
 // The node is Debian's rabbitmq-server; the variable RABBITMQ_SERVER may name the
 // rabbitmq-server command of another release, beside which its rabbitmqctl lies.
 // The package is for Linux.

@@ -26,6 +26,7 @@ type Node struct {
 	dir                               string
 	commands                          commands
 	port, tlsPort, distPort, epmdPort int
+	member                            *member // nil: it is no cluster's
 
 	mu      sync.Mutex
 	server  *process // nil: not running
@@ -55,13 +56,18 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{dir: dir, commands: programs, port: o.Port}
-	ports := []*int{&n.distPort, &n.epmdPort}
-	if o.Port == 0 {
-		ports = append(ports, &n.port)
-	}
-	if o.TLS {
-		ports = append(ports, &n.tlsPort)
+	n := &Node{dir: dir, commands: programs, port: o.Port, member: o.member}
+	var ports []*int
+	if n.member != nil { // has a host for itself
+		n.port, n.distPort, n.epmdPort = 5672, 25672, 4369
+	} else {
+		ports = append(ports, &n.distPort, &n.epmdPort)
+		if o.Port == 0 {
+			ports = append(ports, &n.port)
+		}
+		if o.TLS {
+			ports = append(ports, &n.tlsPort)
+		}
 	}
 	for _, p := range ports {
 		if *p, err = freeport.Port(); err != nil {
@@ -88,7 +94,8 @@ func (n *Node) startLocked(ctx context.Context) error {
 	}
 	defer func() { _ = console.Close() }() // what runs has its own
 	launch := func(name string, args ...string) (*process, error) {
-		cmd := exec.Command(name, args...)
+		argv := n.member.in(name, args)
+		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = n.dir, n.env(), console, console
 		return startProcess(cmd)
 	}
@@ -236,7 +243,24 @@ func (n *Node) mend(ctx context.Context) error {
 }
 
 // Addr is the host and port where the node listens for AMQP.
-func (n *Node) Addr() string { return loopback(n.port) }
+func (n *Node) Addr() string { return net.JoinHostPort(n.host(), strconv.Itoa(n.port)) }
+
+// host is where the node is reached.
+func (n *Node) host() string {
+	if n.member != nil {
+		return n.member.host
+	}
+	return "127.0.0.1"
+}
+
+// Name is what the broker calls the node. That of one which is no cluster's need not be
+// unique: each has an epmd of its own to be known by.
+func (n *Node) Name() string {
+	if n.member != nil {
+		return "warren@" + n.member.host
+	}
+	return "warren@localhost"
+}
 
 // TLSAddr is the host and port where the node listens for AMQP over TLS; without
 // Options.TLS it is empty.
@@ -244,7 +268,7 @@ func (n *Node) TLSAddr() string {
 	if n.tlsPort == 0 {
 		return ""
 	}
-	return loopback(n.tlsPort)
+	return net.JoinHostPort(n.host(), strconv.Itoa(n.tlsPort))
 }
 
 // URL is the AMQP URL of a vhost of the node for the user guest, who may do

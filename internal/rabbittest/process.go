@@ -15,7 +15,10 @@ type process struct {
 // startProcess starts cmd in a process group of its own, so that a Ctrl-C on the
 // terminal reaches only us.
 func startProcess(cmd *exec.Cmd) (*process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
 	p := &process{exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {

@@ -166,7 +166,7 @@ func (v *Vhost) Connections(t testing.TB) (connections, channels int) {
 // test calls at the latest, gives it back with all that is in it.
 func (v *Vhost) LoseLeader(t testing.TB, queue string) (restore func()) {
 	t.Helper()
-	if err := v.Node.member("stop_server", v.Name, queue); err != nil {
+	if err := v.Node.leader("stop_server", v.Name, queue); err != nil {
 		t.Fatalf("stop the leader of queue %s: %v", queue, err)
 	}
 	restore = sync.OnceFunc(func() {
@@ -174,7 +174,7 @@ func (v *Vhost) LoseLeader(t testing.TB, queue string) (restore func()) {
 			t.Errorf("mend the node: %v", err)
 			return
 		}
-		if err := v.Node.member("restart_server", v.Name, queue); err != nil {
+		if err := v.Node.leader("restart_server", v.Name, queue); err != nil {
 			t.Errorf("start the leader of queue %s again: %v", queue, err)
 		}
 	})
