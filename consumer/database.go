@@ -102,7 +102,7 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	if m.Exchange == "" && m.RoutingKey == "" {
 		return m, errors.New("neither an exchange nor, as the routing key, a queue is named")
 	}
-	if err := checkJSONValue(m.Headers); err != nil {
+	if err := broker.CheckJSONValue(m.Headers); err != nil {
 		return m, err
 	}
 	m.MessageID = orDefault(m.MessageID, rand.Text())
@@ -116,27 +116,6 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	}
 	m.Headers = headers
 	return m, nil
-}
-
-// checkJSONValue returns an error if v is not what JSON can say.
-func checkJSONValue(v any) error {
-	switch v := v.(type) {
-	case map[string]any:
-		for name, e := range v {
-			if err := checkJSONValue(e); err != nil {
-				return fmt.Errorf("header %s: %w", name, err)
-			}
-		}
-	case []any:
-		for _, e := range v {
-			if err := checkJSONValue(e); err != nil {
-				return err
-			}
-		}
-	case []byte, time.Time:
-		return fmt.Errorf("the outbox cannot hold a %T in a header; write it as a string", v)
-	}
-	return nil
 }
 
 // transaction returns the transaction of the attempt, which it begins the first time.

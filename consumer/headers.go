@@ -14,26 +14,12 @@ import (
 // What Warren reads of and writes to the headers of a message. Times are Unix
 // milliseconds.
 const (
-	headerExchange      = "x-warren-exchange" // where it was first published
-	headerRoutingKey    = "x-warren-routing-key"
 	headerFirstFailedAt = "x-warren-first-failed-at"
 	headerFailedAt      = "x-warren-failed-at"
 	headerWorker        = "x-warren-worker"
 	headerRedelivered   = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
 	headerReplyTo       = "x-warren-reply-to"    // of a reply that waits: where it goes
-
-	headerDelay         = "x-delay"          // milliseconds, from a publisher
-	headerDeliveryCount = "x-delivery-count" // from the broker: how often it was handed out in vain
 )
-
-// originalPrefix goes before the name of what would do harm when the message is
-// published again, and is therefore kept under another name: expiration would end
-// a wait early, the broker refuses a user-id that is not the connection's own,
-// CC and BCC would send copies, and a delay would be waited again.
-const originalPrefix = "x-warren-original-"
-
-// ownHeaders begins the names of the headers that are Warren's to write.
-const ownHeaders = "x-warren-"
 
 // MaxDelay is the longest delay or instant ahead that is believed. What lies beyond is a
 // slip of units, and would wait where nobody looks.
@@ -71,7 +57,7 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		return h, fmt.Errorf("its headers cannot be read: %.200s", fmt.Sprint(raw))
 	}
 	// The count is the broker's own; of another type it would not be one.
-	h.deliveryCount, _ = broker.Integer(d.Headers[headerDeliveryCount])
+	h.deliveryCount, _ = broker.Integer(d.Headers[broker.HeaderDeliveryCount])
 	if h.ours {
 		attempts, err := broker.ReadInteger(d.Headers, broker.HeaderAttempt, maxAttempt)
 		if err != nil {
@@ -87,7 +73,7 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 	if err != nil {
 		return h, err
 	}
-	delay, err := broker.ReadInteger(d.Headers, headerDelay, MaxDelay.Milliseconds())
+	delay, err := broker.ReadInteger(d.Headers, broker.HeaderDelay, MaxDelay.Milliseconds())
 	if err != nil {
 		return h, err
 	}
@@ -125,9 +111,9 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 	if len(d.Headers) > 0 {
 		out.Headers = broker.Plain(d.Headers)
 	}
-	if _, again := d.Headers[headerRoutingKey]; again && j.history.ours {
+	if _, again := d.Headers[broker.HeaderRoutingKey]; again && j.history.ours {
 		// The name is this process's own; whose it was before, if anybody's, is kept.
-		out.UserID, _ = d.Headers[originalPrefix+"user-id"].(string)
+		out.UserID, _ = d.Headers[broker.OriginalPrefix+"user-id"].(string)
 	}
 	return out
 }
@@ -136,7 +122,7 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 // it waits: wait queues have priorities as well, by which a high one would keep what has
 // none from ever coming home.
 func priorityOf(j *job) uint8 {
-	if kept, ok := broker.Integer(j.delivery.Headers[originalPrefix+"priority"]); ok && j.history.ours {
+	if kept, ok := broker.Integer(j.delivery.Headers[broker.OriginalPrefix+"priority"]); ok && j.history.ours {
 		return uint8(min(max(kept, 0), math.MaxUint8))
 	}
 	return j.delivery.Priority
@@ -148,10 +134,10 @@ func firstPublished(j *job) (exchange, key string) {
 	if !j.history.ours {
 		return exchange, key
 	}
-	if v, ok := j.delivery.Headers[headerExchange].(string); ok {
+	if v, ok := j.delivery.Headers[broker.HeaderExchange].(string); ok {
 		exchange = v
 	}
-	if v, ok := j.delivery.Headers[headerRoutingKey].(string); ok {
+	if v, ok := j.delivery.Headers[broker.HeaderRoutingKey].(string); ok {
 		key = v
 	}
 	return exchange, key
@@ -165,27 +151,27 @@ func republishing(j *job) amqp.Publishing {
 	headers := make(amqp.Table, len(d.Headers)+8)
 	for k, v := range d.Headers {
 		switch {
-		case isBrokers(k):
+		case broker.IsBrokers(k):
 		case k == broker.HeaderNotBefore || k == broker.HeaderUnreadable || k == broker.HeaderRaw:
 			headers[k] = v
-		case strings.HasPrefix(k, ownHeaders) && !j.history.ours:
-		case k == "CC" || k == "BCC" || k == headerDelay:
-			headers[originalPrefix+k] = v
+		case strings.HasPrefix(k, broker.OwnHeaders) && !j.history.ours:
+		case k == "CC" || k == "BCC" || k == broker.HeaderDelay:
+			headers[broker.OriginalPrefix+k] = v
 		default:
 			headers[k] = v
 		}
 	}
 	keep := func(name string, value any) {
-		if _, kept := headers[originalPrefix+name]; !kept {
-			headers[originalPrefix+name] = value
+		if _, kept := headers[broker.OriginalPrefix+name]; !kept {
+			headers[broker.OriginalPrefix+name] = value
 		}
 	}
 	if d.Expiration != "" {
 		keep("expiration", d.Expiration)
 	}
-	if _, again := headers[headerRoutingKey]; !again {
-		headers[headerExchange] = d.Exchange
-		headers[headerRoutingKey] = d.RoutingKey
+	if _, again := headers[broker.HeaderRoutingKey]; !again {
+		headers[broker.HeaderExchange] = d.Exchange
+		headers[broker.HeaderRoutingKey] = d.RoutingKey
 		if d.UserId != "" {
 			keep("user-id", d.UserId)
 		}
@@ -215,9 +201,9 @@ func asItCame(d *amqp.Delivery) amqp.Table {
 	headers := make(amqp.Table, len(d.Headers))
 	for k, v := range d.Headers {
 		switch {
-		case isBrokers(k):
+		case broker.IsBrokers(k):
 		case k == "CC" || k == "BCC":
-			headers[originalPrefix+k] = v
+			headers[broker.OriginalPrefix+k] = v
 		default:
 			headers[k] = v
 		}
@@ -231,17 +217,6 @@ func headersAreLost(d *amqp.Delivery) bool {
 	_, unreadable := d.Headers[broker.HeaderUnreadable]
 	_, kept := d.Headers[broker.HeaderRaw]
 	return unreadable && !kept
-}
-
-// isBrokers tells whether the broker keeps the header for itself. The history of
-// dead-lettering must not travel on: a queue that already stands in it would make
-// the broker take the next wait for a cycle, and drop the message.
-func isBrokers(header string) bool {
-	switch header {
-	case "x-death", headerDeliveryCount, "x-acquired-count":
-		return true
-	}
-	return strings.HasPrefix(header, "x-first-death-") || strings.HasPrefix(header, "x-last-death-")
 }
 
 // writeFailure writes into headers that the message has failed its attempts-th attempt

@@ -181,7 +181,7 @@ func FuzzMessage(f *testing.F) {
 			t.Errorf("published again as %+v", msg)
 		}
 		for name := range msg.Headers {
-			if isBrokers(name) || name == "CC" || name == "BCC" || name == headerDelay {
+			if broker.IsBrokers(name) || name == "CC" || name == "BCC" || name == broker.HeaderDelay {
 				t.Errorf("header %s would be acted on by the broker", name)
 			}
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -22,57 +20,11 @@ import (
 type InboxKey struct {
 	Queue     string
 	MessageID string
-	Digest    [16]byte // of the message, see digestOf
+	Digest    [16]byte // of the message, see package digest
 }
 
 func newInboxKey(queue string, d *amqp.Delivery, ours bool) *InboxKey {
-	return &InboxKey{queue, d.MessageId, digestOf(d, ours)}
-}
-
-// digestOf returns the digest of all that the publisher of d has set: body, properties,
-// headers, exchange and routing key. The name of the publisher is among it, which the
-// broker has checked: nobody can take a message from Warren, such as that of a schedule,
-// away by sending the same in advance. It is the same for each of the copies that Warren
-// makes of the message for another attempt, and for one that is sent again within
-// another trace. ours tells whether Warren published d: what its headers say of the
-// original is believed then.
-func digestOf(d *amqp.Delivery, ours bool) [16]byte {
-	_, isCopy := d.Headers[headerRoutingKey]
-	isCopy = isCopy && ours
-	original := func(name, value string) string {
-		if v, there := d.Headers[originalPrefix+name]; isCopy && there {
-			return fmt.Sprint(v)
-		}
-		return value
-	}
-	exchange, key, user := d.Exchange, d.RoutingKey, d.UserId
-	if isCopy {
-		exchange, _ = d.Headers[headerExchange].(string)
-		key, _ = d.Headers[headerRoutingKey].(string)
-		user, _ = d.Headers[originalPrefix+"user-id"].(string)
-	}
-	h := digest.New()
-	for _, text := range []string{
-		exchange, key, user, d.MessageId, d.CorrelationId, d.ReplyTo, d.Type, d.AppId, d.ContentType, d.ContentEncoding,
-		original("expiration", d.Expiration), original("priority", strconv.Itoa(int(d.Priority))),
-	} {
-		h.Value(text)
-	}
-	h.Value(d.Timestamp)
-	headers := make(amqp.Table, len(d.Headers))
-	for name, v := range d.Headers {
-		original, kept := strings.CutPrefix(name, originalPrefix)
-		switch {
-		case isCopy && kept && (original == "CC" || original == "BCC" || original == headerDelay):
-			headers[original] = v
-		case isBrokers(name), strings.HasPrefix(name, ownHeaders), name == "traceparent", name == "tracestate", name == "baggage":
-		default:
-			headers[name] = v
-		}
-	}
-	h.Value(headers)
-	h.Value(d.Body)
-	return [16]byte(h.Sum(nil))
+	return &InboxKey{queue, d.MessageId, digest.Of(d, ours)}
 }
 
 // recall looks into the inbox for the message of o. If its work is done, it makes o

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/digest"
 )
 
 // wholeMessage has all that a publisher can set.
@@ -20,7 +22,7 @@ func wholeMessage() amqp.Delivery {
 // Two messages that differ in anything that a publisher sets are two.
 func TestTheDigestTakesInTheWholeMessage(t *testing.T) {
 	whole := wholeMessage()
-	want := digestOf(&whole, false)
+	want := digest.Of(&whole, false)
 	for name, change := range map[string]func(d *amqp.Delivery){
 		"exchange":         func(d *amqp.Delivery) { d.Exchange = "" },
 		"routing key":      func(d *amqp.Delivery) { d.RoutingKey = "order.deleted" },
@@ -46,7 +48,7 @@ func TestTheDigestTakesInTheWholeMessage(t *testing.T) {
 	} {
 		d := wholeMessage()
 		change(&d)
-		if digestOf(&d, false) == want {
+		if digest.Of(&d, false) == want {
 			t.Errorf("another %s, and the digest is the same", name)
 		}
 	}
@@ -55,13 +57,13 @@ func TestTheDigestTakesInTheWholeMessage(t *testing.T) {
 // What the broker, Warren and a trace add is no part of the message.
 func TestTheDigestOfACopyIsThatOfTheMessage(t *testing.T) {
 	whole := wholeMessage()
-	want := digestOf(&whole, false)
+	want := digest.Of(&whole, false)
 	again := wholeMessage()
 	again.Redelivered, again.DeliveryTag, again.ConsumerTag = true, 7, "warren"
 	again.Headers["x-delivery-count"] = int64(3)
 	again.Headers["traceparent"], again.Headers["tracestate"], again.Headers["baggage"] = "00-1", "a=b", "c=d"
 	again.Headers["n"] = int64(1)
-	if digestOf(&again, false) != want {
+	if digest.Of(&again, false) != want {
 		t.Error("a redelivery has another digest")
 	}
 
@@ -75,10 +77,10 @@ func TestTheDigestOfACopyIsThatOfTheMessage(t *testing.T) {
 		"x-warren-original-priority": int64(3), "x-warren-original-x-delay": int32(500), "x-warren-original-CC": []any{"other"},
 		"x-warren-attempt": int64(2), "x-warren-error": "no", "x-warren-not-before": int64(1), "x-death": []any{},
 	})
-	if digestOf(&copied, true) != want {
+	if digest.Of(&copied, true) != want {
 		t.Error("a copy for another attempt has another digest")
 	}
-	if digestOf(&copied, false) == want {
+	if digest.Of(&copied, false) == want {
 		t.Error("somebody else's copy has the digest of the original")
 	}
 }
@@ -90,7 +92,7 @@ func TestNobodyCanSendAScheduledMessageInAdvance(t *testing.T) {
 	forged := fired
 	forged.UserId = ""
 	forged.Headers = amqp.Table{"x-warren-routing-key": "reports", "x-warren-exchange": "", "x-warren-original-user-id": "warren"}
-	if digestOf(&forged, false) == digestOf(&fired, true) {
+	if digest.Of(&forged, false) == digest.Of(&fired, true) {
 		t.Error("the forged message has the digest of the one that is fired")
 	}
 }

@@ -56,7 +56,7 @@ func (e *executor) reply(ctx context.Context, j *job, r Result) action {
 func (e *executor) deliverReply(ctx context.Context, j *job) action {
 	msg := republishing(j)
 	for name := range msg.Headers {
-		if strings.HasPrefix(name, ownHeaders) {
+		if strings.HasPrefix(name, broker.OwnHeaders) {
 			delete(msg.Headers, name)
 		}
 	}
@@ -145,7 +145,7 @@ func (e *executor) impatient(ctx context.Context, giveUp func()) {
 func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) error {
 	msg.Headers[broker.HeaderNotBefore] = due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never early
 	if msg.Priority != 0 {
-		msg.Headers[originalPrefix+"priority"], msg.Priority = msg.Priority, 0
+		msg.Headers[broker.OriginalPrefix+"priority"], msg.Priority = msg.Priority, 0
 	}
 	step := e.onBroker.WaitStep(time.Until(due) + waitSlack)
 	err := e.publish(ctx, e.onBroker.WaitName(step), msg, broker.ForWait)

@@ -285,7 +285,7 @@ func TestRestartsMakeNoSuspects(t *testing.T) {
 		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "orders") == messages-i-1 }, "the others are back")
 	}
 	for _, d := range v.Drain(t, "orders") {
-		if n, _ := broker.Integer(d.Headers[headerDeliveryCount]); n >= suspectAfter {
+		if n, _ := broker.Integer(d.Headers[broker.HeaderDeliveryCount]); n >= suspectAfter {
 			t.Errorf("message %s has a delivery count of %d", d.MessageId, n)
 		}
 	}

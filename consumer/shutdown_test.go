@@ -151,7 +151,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 		t.Errorf("the log lacks %q", want)
 	}
 	for _, d := range v.Drain(t, "orders") {
-		if n, _ := broker.Integer(d.Headers[headerDeliveryCount]); n > broker.DeliveryLimit/2 {
+		if n, _ := broker.Integer(d.Headers[broker.HeaderDeliveryCount]); n > broker.DeliveryLimit/2 {
 			t.Errorf("message %s has a delivery count of %d", d.MessageId, n)
 		}
 	}

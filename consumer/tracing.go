@@ -95,7 +95,7 @@ var processing = [3]attribute.KeyValue{
 // attributes.
 func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (context.Context, trace.Span) {
 	options := t.attempt
-	if _, again := j.delivery.Headers[headerRoutingKey]; t.link && !again && attempt == 1 {
+	if _, again := j.delivery.Headers[broker.HeaderRoutingKey]; t.link && !again && attempt == 1 {
 		options = append(slices.Clip(options), trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)))
 	}
 	ctx, span := t.tracer.Start(ctx, t.name, options...)

@@ -15,14 +15,41 @@ const (
 	HeaderAttempt   = "x-warren-attempt" // attempts already made
 	HeaderNotBefore = "x-warren-not-before"
 	HeaderError     = "x-warren-error"
-	HeaderReason    = "x-warren-reason"
+	// HeaderExchange and HeaderRoutingKey are where the message was first published.
+	HeaderExchange   = "x-warren-exchange"
+	HeaderRoutingKey = "x-warren-routing-key"
+	HeaderReason     = "x-warren-reason"
 	// HeaderUnreadable stands in place of headers that the AMQP library would close the
 	// connection for, and says why.
 	HeaderUnreadable = "x-warren-unreadable"
 	// HeaderRaw has the fields of those headers as they were on the wire. It is missing
 	// if they do not fit.
 	HeaderRaw = "x-warren-raw-headers"
+
+	// OwnHeaders begins the names of the headers that are Warren's to write.
+	OwnHeaders = "x-warren-"
+	// OriginalPrefix goes before the name of what would do harm when the message is
+	// published again, and is therefore kept under another name: expiration would end a
+	// wait early, the broker refuses a user-id that is not the connection's own, CC and
+	// BCC would send copies, and a delay would be waited again.
+	OriginalPrefix = "x-warren-original-"
+
+	// HeaderDelay is from a publisher, in milliseconds.
+	HeaderDelay = "x-delay"
+	// HeaderDeliveryCount is from the broker: how often it handed the message out in vain.
+	HeaderDeliveryCount = "x-delivery-count"
 )
+
+// IsBrokers tells whether the broker keeps the header for itself. The history of
+// dead-lettering must not travel on: a queue that already stands in it would make
+// the broker take the next wait for a cycle, and drop the message.
+func IsBrokers(header string) bool {
+	switch header {
+	case "x-death", HeaderDeliveryCount, "x-acquired-count":
+		return true
+	}
+	return strings.HasPrefix(header, "x-first-death-") || strings.HasPrefix(header, "x-last-death-")
+}
 
 // Integer returns v as an int64 if it is one of the integer types of AMQP, or a float
 // without a fraction.

@@ -77,3 +77,24 @@ func (m Message) validate() error {
 // maxHeaderBytes keeps the headers of a Message well within the one frame that AMQP
 // gives them: what Warren adds to them on their way has to fit as well.
 const maxHeaderBytes = 64 << 10
+
+// CheckJSONValue returns an error if v is not what JSON can say, and the outbox with it.
+func CheckJSONValue(v any) error {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, e := range v {
+			if err := CheckJSONValue(e); err != nil {
+				return fmt.Errorf("header %s: %w", name, err)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			if err := CheckJSONValue(e); err != nil {
+				return err
+			}
+		}
+	case []byte, time.Time:
+		return fmt.Errorf("the outbox cannot hold a %T in a header; write it as a string", v)
+	}
+	return nil
+}
