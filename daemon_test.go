@@ -355,7 +355,7 @@ func TestSIGTERMFinishesWhatIsUnderWay(t *testing.T) {
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return exists(dir+"/started") && v.Unacked(t, "slow") == 5 }, "the first is under way, the others are handed out")
 	took := d.signal(t, syscall.SIGTERM)
 	wantExit(t, d, 0)
-	if !exists(dir+"/finished") || took > 2*time.Second {
+	if !exists(dir+"/finished") || took > rabbittest.Soon {
 		t.Errorf("ended after %v, finished: %v", took, exists(dir+"/finished"))
 	}
 	if ready := v.Ready(t, "slow"); ready != 4 {
@@ -379,8 +379,8 @@ func TestSIGTERMCutsShortWhatTakesTooLong(t *testing.T) {
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return exists(dir + "/started") }, "the work is under way")
 	took := d.signal(t, syscall.SIGTERM)
 	wantExit(t, d, 2)
-	if took < time.Second || took > 2500*time.Millisecond {
-		t.Errorf("ended after %v, want 1 s to 2.5 s", took)
+	if took < time.Second || took > rabbittest.Soon {
+		t.Errorf("ended after %v, want 1 s and little more", took)
 	}
 	if ready := v.Ready(t, "endless"); ready != 1 {
 		t.Errorf("%d messages are back in the queue, want 1", ready)
@@ -390,11 +390,11 @@ func TestSIGTERMCutsShortWhatTakesTooLong(t *testing.T) {
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
-	d := start(t, commandQueue(v, "endless", "touch "+dir+"/started; sleep 5")...)
+	d := start(t, commandQueue(v, "endless", "touch "+dir+"/started; sleep 60")...)
 	v.PublishN(t, "endless", 1, withID(""))
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return exists(dir + "/started") }, "the work is under way")
 	took := d.signal(t, syscall.SIGTERM, syscall.SIGINT)
-	if status, ok := d.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || took > time.Second {
+	if status, ok := d.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || took > rabbittest.Soon {
 		t.Errorf("ended after %v with %v, want the signal at once", took, d.ProcessState)
 	}
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "endless") == 1 }, "the message is back in the queue")
@@ -405,8 +405,8 @@ func TestIdleDaemonEndsAtOnce(t *testing.T) {
 	d := start(t, commandQueue(v, "idle", "true")...)
 	took := d.signal(t, syscall.SIGTERM)
 	wantExit(t, d, 0)
-	if took > 100*time.Millisecond {
-		t.Errorf("ended after %v, want 100 ms at most", took)
+	if took > rabbittest.Soon {
+		t.Errorf("ended after %v, want soon", took)
 	}
 }
 

@@ -78,7 +78,7 @@ func TestStartBeforeTheDatabase(t *testing.T) {
 			rabbittest.Eventually(t, 20*time.Second, logged("msg=consuming"), "the daemon consumes")
 		}
 		took := d.signal(t, syscall.SIGTERM)
-		if took > 5*time.Second || d.ProcessState.ExitCode() != 0 {
+		if took > rabbittest.Soon || d.ProcessState.ExitCode() != 0 {
 			t.Errorf("ended after %v with %v, want soon and with 0", took, d.ProcessState)
 		}
 		if n := strings.Count(d.log.String(), "the database cannot be used"); n != 1 {

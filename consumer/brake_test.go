@@ -123,8 +123,8 @@ func TestOutageBrake(t *testing.T) {
 			if tried > bound {
 				t.Errorf("%d attempts were made, want %d at most", tried, bound)
 			}
-			if again > 5*time.Second {
-				t.Errorf("at full speed %v after the return, want 5 s at most", again)
+			if again > rabbittest.Soon {
+				t.Errorf("at full speed %v after the return, want soon", again)
 			}
 			rabbittest.Eventually(t, time.Minute, func() bool { return mailServer.done.Load() == messages }, "every message is done")
 			empty(t, v, "mails", "mails.dead", "neighbours.dead")
@@ -183,7 +183,7 @@ func TestBrakedDaemonStopsQuickly(t *testing.T) {
 	r := run(t, []string{v.URL}, Queue{Name: "mails", Processor: &mailServer})
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return contains(r.log, looksDown) }, "the brake is on")
 	took, err := r.end()
-	if err != nil || took > 2*time.Second {
+	if err != nil || took > rabbittest.Soon {
 		t.Errorf("ended after %v: %v", took, err)
 	}
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "mails") == 100 }, "every message is in its queue")

@@ -221,7 +221,7 @@ func TestOneRelay(t *testing.T) {
 						t.Errorf("relays %d and %d publish at the same time", by, i)
 					}
 					by = i
-				case <-time.After(10 * time.Second):
+				case <-time.After(time.Minute):
 					t.Fatal("nothing is published within 10 s")
 				}
 			}
@@ -307,7 +307,7 @@ func TestTargetsThatDoNotAnswerHoldUpNobody(t *testing.T) {
 				t.Errorf("got message %s, want %d", got, i)
 			}
 		}
-		if took := time.Since(begun); took > 10*time.Second {
+		if took := time.Since(begun); took > rabbittest.Soon {
 			t.Errorf("8 messages of a healthy queue took %v", took)
 		}
 		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 10 }, "only what is not answered is left")

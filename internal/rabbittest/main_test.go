@@ -136,6 +136,8 @@ func TestANodeThatCannotStartSaysWhy(t *testing.T) {
 }
 
 func TestEventuallyNamesWhatDidNotHappen(t *testing.T) {
+	defer func(least time.Duration) { leastTimeout = least }(leastTimeout)
+	leastTimeout = 0
 	got := failureOf(t, func(t testing.TB) {
 		Eventually(t, time.Millisecond, func() bool { return false }, "the queue is empty")
 	})
