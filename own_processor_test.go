@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,8 +80,14 @@ func TestOwnProcessor(t *testing.T) {
 		t.Error("check has made a folder")
 	}
 
-	d := launchProgram(t, program, nil, env...)
+	v.Declare(t, "seeds", nil)
+	d := launchProgram(t, program, nil, append(env, "WARREN_SCHEDULES=seed", "WARREN_SCHEDULE_SEED_ONCE=true", "WARREN_SCHEDULE_SEED_QUEUE=seeds")...)
 	d.consumes(t)
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "seeds") == 1 }, "the schedule has fired")
+	wantNamed(t, v, "acme-worker")
+	if got := v.Drain(t, "seeds")[0].AppId; got != "acme-worker" {
+		t.Errorf("what the schedule has published has the app-id %q, want acme-worker", got)
+	}
 	v.Publish(t, "images", amqp091.Publishing{MessageId: "m1", ReplyTo: "answers", Body: []byte(`{"image": "cats/tom.png", "width": 16}`)})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "answers") == 1 }, "the result is there")
 	if got := v.Drain(t, "answers")[0]; string(got.Body) != `{"file":"cats-tom-16.png","width":16,"height":8}` || !exists(filepath.Join(resized, "cats-tom-16.png")) {
@@ -111,6 +118,34 @@ func TestOwnProcessor(t *testing.T) {
 	}
 	if got := must(filepath.Join(unpacked, "usr/bin/acme-worker"), "--help"); strings.Contains(got, "warren ") || !strings.Contains(got, "Usage: acme-worker") {
 		t.Errorf("--help of the packaged program: got\n%s", got)
+	}
+}
+
+// wantNamed wants every connection and consumer of the vhost to bear the program's name.
+func wantNamed(t *testing.T, v *rabbittest.Vhost, program string) {
+	t.Helper()
+	list := func(args ...string) []string {
+		t.Helper()
+		out, err := v.Node.Ctl(append([]string{"-q", "--no-table-headers"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(strings.TrimSpace(out), "\n")
+	}
+	connections := slices.DeleteFunc(list("list_connections", "vhost", "client_properties"), func(line string) bool { return !strings.HasPrefix(line, v.Name+"\t") })
+	consumers := list("list_consumers", "-p", v.Name, "consumer_tag")
+	if len(connections) < 3 || len(consumers) < 2 {
+		t.Errorf("got the connections %q and the consumers %q, want those of a queue and a schedule", connections, consumers)
+	}
+	for _, line := range connections {
+		if !strings.Contains(line, `{"connection_name","`+program+" ") {
+			t.Errorf("a connection is called otherwise than %s: %s", program, line)
+		}
+	}
+	for _, line := range consumers {
+		if !strings.HasPrefix(line, program+" ") {
+			t.Errorf("a consumer is called otherwise than %s: %s", program, line)
+		}
 	}
 }
 

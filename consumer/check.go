@@ -22,7 +22,7 @@ type Finding struct {
 // are or ctx ends.
 func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	cfg = cfg.withDefaults()
-	schedules := cfg.schedules(broker.Dialer{Worker: cfg.Worker})
+	schedules := cfg.schedules(broker.Dialer{Program: cfg.Program, Worker: cfg.Worker})
 	for _, s := range cfg.Schedules {
 		report(Finding{true, "schedule " + s.Name, s.Outlook(time.Now(), cfg.Version)})
 	}

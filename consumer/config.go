@@ -28,6 +28,9 @@ type Config struct {
 	// has ended. Then its context ends too, with cause ErrShutdown, and one more
 	// second later it is abandoned. Zero means 25s.
 	ShutdownTimeout time.Duration
+	// Program is what this program is called, in the names of its connections and in the
+	// app-id of what its schedules publish. Empty means warren.
+	Program string
 	// Worker names this process in what it writes to messages: host and version.
 	Worker string
 	// Version is the program's, for the metrics and for schedules that fire once.

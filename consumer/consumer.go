@@ -71,7 +71,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, log: log, sessions: broker.NewNewest(), publishTimeout: broker.PublishTimeout,
-		dialer: broker.Dialer{Worker: cfg.Worker, User: cfg.User, Instruments: instruments},
+		dialer: broker.Dialer{Program: cfg.Program, Worker: cfg.Worker, User: cfg.User, Instruments: instruments},
 	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
 	for _, u := range cfg.Nodes {

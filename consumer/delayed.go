@@ -13,9 +13,9 @@ type WaitingMessage = broker.WaitingMessage
 // next due first, and how many more there are that were not looked at: of each wait queue
 // it looks at the first ones, at most so many. They stay where they are, in their order,
 // and come home in time; those that fall due while they are looked at do so a moment
-// later. It blocks until it is done or ctx ends.
-func Delayed(ctx context.Context, nodes, queues []string, most int) (waiting []WaitingMessage, more int, err error) {
-	conn, err := broker.Dialer{}.DialAny(ctx, nodes, broker.Options{Purpose: "delayed"})
+// later. It blocks until it is done or ctx ends. program is what its connection is called.
+func Delayed(ctx context.Context, program string, nodes, queues []string, most int) (waiting []WaitingMessage, more int, err error) {
+	conn, err := broker.Dialer{Program: program}.DialAny(ctx, nodes, broker.Options{Purpose: "delayed"})
 	if err != nil {
 		return nil, 0, err
 	}

@@ -18,13 +18,13 @@ type Message = broker.Message
 // Publish connects to the first of nodes that can be used, publishes m as a
 // persistent message, and returns nil once the broker has confirmed that at least
 // one queue has it. It blocks until then, until the broker has refused it, or
-// until ctx ends.
+// until ctx ends. The connection is called as m's AppID says.
 func Publish(ctx context.Context, nodes []string, m Message) error {
 	o, err := m.Outgoing(broker.ForProgram)
 	if err != nil {
 		return err
 	}
-	conn, err := broker.Dialer{}.DialAny(ctx, nodes, broker.Options{Purpose: "publish"})
+	conn, err := broker.Dialer{Program: m.AppID}.DialAny(ctx, nodes, broker.Options{Purpose: "publish"})
 	if err != nil {
 		return err
 	}

@@ -225,7 +225,7 @@ func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "later", Processor: done.done()})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "warren.wait.later.1024s") == 1 }, "it waits")
-	waiting, _, err := Delayed(t.Context(), []string{v.URL}, []string{"later"}, 10)
+	waiting, _, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
 	if err != nil || len(waiting) != 1 {
 		t.Fatalf("got %v and error %v, want one that waits", waiting, err)
 	}

@@ -96,7 +96,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 	}
 	before := s.tag
 	s.consumers++
-	s.tag = fmt.Sprintf("warren %s %d", l.executor.identity, s.consumers)
+	s.tag = fmt.Sprintf("%s %d", s.session.Consume.Name, s.consumers)
 	deliveries, err := s.ch.ConsumeWithContext(ctx, l.executor.Name, s.tag, false, false, false, false, nil)
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func newAPI(t *testing.T, stateless bool) (*world, http.Handler) {
 	t.Helper()
 	w := &world{states: make(map[string]state.Message)}
 	cfg := httpapi.Config{
-		Queues: []string{"orders", "emails"}, Publish: w.Publish, Store: w, MaxBodyBytes: 1000,
+		Program: "acme-worker", Queues: []string{"orders", "emails"}, Publish: w.Publish, Store: w, MaxBodyBytes: 1000,
 		Propagator: propagation.TraceContext{},
 	}
 	if stateless {

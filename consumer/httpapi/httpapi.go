@@ -4,6 +4,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // of the description
 	"fmt"
@@ -30,6 +31,8 @@ const (
 
 // Config is what an API is made from.
 type Config struct {
+	// Program is the app-id of what is published. Empty means warren.
+	Program string
 	// Queues are those that may be published to.
 	Queues []string
 	// Publish publishes a message to one of Queues. It returns nil once the broker
@@ -71,9 +74,7 @@ type Route struct {
 
 // Routes returns all routes of the API. They are below /v1/.
 func Routes(cfg Config, log *slog.Logger) []Route {
-	if cfg.MaxBodyBytes == 0 {
-		cfg.MaxBodyBytes = 1 << 20
-	}
+	cfg.Program, cfg.MaxBodyBytes = cmp.Or(cfg.Program, "warren"), cmp.Or(cfg.MaxBodyBytes, 1<<20)
 	if cfg.Propagator == nil {
 		cfg.Propagator = propagation.NewCompositeTextMapPropagator()
 	}

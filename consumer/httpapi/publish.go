@@ -41,6 +41,7 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) {
 		refuse(w, statusOf(err), "%v", err)
 		return
 	}
+	m.AppID = a.Program
 	body := heldBody{Reader: http.MaxBytesReader(w, r.Body, a.MaxBodyBytes), all: &a.held, most: maxPublishing * a.MaxBodyBytes}
 	defer body.release()
 	if m.Body, err = io.ReadAll(&body); err == nil {
@@ -136,7 +137,7 @@ func (b *heldBody) release() { b.all.Add(-b.mine) }
 // message makes the message of a request from its headers.
 func message(header http.Header, queue string) (consumer.Message, error) {
 	m := consumer.Message{
-		RoutingKey: queue, AppID: "warren", ContentType: header.Get("Content-Type"), ContentEncoding: header.Get("Content-Encoding"),
+		RoutingKey: queue, ContentType: header.Get("Content-Type"), ContentEncoding: header.Get("Content-Encoding"),
 		Type: header.Get("Amqp-Type"), ReplyTo: header.Get("Amqp-Reply-To"), CorrelationID: header.Get("Amqp-Correlation-Id"),
 	}
 	var faults []error

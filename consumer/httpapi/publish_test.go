@@ -28,7 +28,7 @@ func TestPublish(t *testing.T) {
 		t.Errorf("got %d, %v and %s", w.Code, w.Header(), w.Body)
 	}
 	m := world.messages[0]
-	if m.RoutingKey != "orders" || m.Exchange != "" || m.MessageID != "order/17" || string(m.Body) != `{"order": 17}` || m.Headers["x-delay"] != int64(1500) {
+	if m.RoutingKey != "orders" || m.AppID != "acme-worker" || m.Exchange != "" || m.MessageID != "order/17" || string(m.Body) != `{"order": 17}` || m.Headers["x-delay"] != int64(1500) {
 		t.Errorf("published %+v", m)
 	}
 	if w := ask(t, api, "GET", w.Header().Get("Location"), nil); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"state":"accepted"`) {

@@ -70,6 +70,7 @@ func newLoop(s Schedule, r *Runner) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	firing.Message.AppId = r.cfg.Dialer.Name()
 	for _, q := range r.cfg.Queues {
 		if declare := q.Redeclare(s.Queue); declare != nil {
 			firing.Declare = declare

@@ -88,7 +88,7 @@ func (s Schedule) timing() (timing, error) {
 // outgoing is the message of a schedule, but for what each firing adds.
 func (s Schedule) outgoing() (broker.Outgoing, error) {
 	o, err := broker.Message{
-		RoutingKey: s.Queue, Body: s.Body, ContentType: s.ContentType, Type: s.Type, AppID: "warren", Headers: s.Headers,
+		RoutingKey: s.Queue, Body: s.Body, ContentType: s.ContentType, Type: s.Type, Headers: s.Headers,
 	}.Outgoing(broker.ForSchedule)
 	o.Queue = s.Queue
 	return o, err

@@ -52,7 +52,7 @@ func (l *loop) newTerm(conn *broker.Conn) (*term, error) {
 	if err != nil {
 		return nil, broker.Explain(err)
 	}
-	deliveries, err := ch.Consume(l.tokenQueue(), "", false, false, false, false, nil)
+	deliveries, err := ch.Consume(l.tokenQueue(), conn.Name, false, false, false, false, nil)
 	if err != nil {
 		return nil, broker.Explain(err) // which has closed the channel
 	}
@@ -190,7 +190,9 @@ func (t *term) claim(ctx, work context.Context) error {
 
 // token is a message with all that is known.
 func (t *term) token(id string) broker.Outgoing {
-	return broker.Outgoing{Key: t.tokenQueue(), Message: t.known.token(t.Name, t.rule(), id)}
+	o := broker.Outgoing{Key: t.tokenQueue(), Message: t.known.token(t.Name, t.rule(), id)}
+	o.Message.AppId = t.firing.Message.AppId
+	return o
 }
 
 // handed waits for the token of that id, and takes all that come before.

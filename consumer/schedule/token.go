@@ -109,7 +109,7 @@ func (r record) token(schedule, ownRule, id string) amqp.Publishing {
 		}
 		headers[headerVersions] = versions
 	}
-	return amqp.Publishing{Headers: headers, DeliveryMode: amqp.Persistent, MessageId: id, AppId: "warren", Timestamp: time.Now()}
+	return amqp.Publishing{Headers: headers, DeliveryMode: amqp.Persistent, MessageId: id, Timestamp: time.Now()}
 }
 
 // tokenDeclaration is that of the queue of a schedule's tokens.

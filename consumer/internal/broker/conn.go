@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,9 @@ const (
 // A Dialer connects to nodes. Zero is one whose connections are traced and counted
 // nowhere.
 type Dialer struct {
+	// Program is what this program is called, to whoever lists connections and consumers.
+	// Empty means warren.
+	Program string
 	// Worker names this process, host and version, to whoever lists connections.
 	Worker string
 	// User is the name by which the broker knows this process. Empty means that of the
@@ -52,9 +56,13 @@ type Options struct {
 	OnBlocked func(active bool, reason string)
 }
 
+// Name is what the program is called.
+func (d Dialer) Name() string { return cmp.Or(d.Program, "warren") }
+
 // A Conn is one connection to a node.
 type Conn struct {
 	*amqp.Connection
+	Name    string // program, purpose and worker
 	Node    string // host:port
 	URL     string // with the password: for another connection, never for a text
 	Version Version
@@ -89,11 +97,8 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 	}
 	c.Server = serverAttributes(c.Node)
 	properties := amqp.NewConnectionProperties()
-	name := "warren " + o.Purpose
-	if d.Worker != "" {
-		name += " " + d.Worker
-	}
-	properties.SetClientConnectionName(name)
+	c.Name = strings.TrimSpace(d.Name() + " " + o.Purpose + " " + d.Worker)
+	properties.SetClientConnectionName(c.Name)
 	plainURL, secured, err := secure(nodeURL)
 	if err != nil {
 		return nil, Explain(err)

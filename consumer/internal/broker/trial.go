@@ -94,7 +94,7 @@ func (c *Conn) TryConsume(queue string, wary bool) error {
 		if err := ch.Qos(1, 0, false); err != nil {
 			return err
 		}
-		_, err = ch.Consume(queue, "warren look", false, false, false, false, nil)
+		_, err = ch.Consume(queue, c.Name, false, false, false, false, nil)
 		return err
 	})
 }

@@ -41,7 +41,7 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
 	defer cancel()
-	waiting, more, err := consumer.Delayed(ctx, nodes, queues, l.Limit)
+	waiting, more, err := consumer.Delayed(ctx, a.Name, nodes, queues, l.Limit)
 	if err != nil {
 		return fmt.Errorf("delayed messages not listed: %w", err)
 	}

@@ -83,7 +83,7 @@ func Load(p Program, stderr io.Writer) (*Config, error) { return load(newReader(
 // load does that, and leaves what it has read in r.
 func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 	nodes, user := readNodes(r)
-	cfg := &Config{Consumer: consumer.Config{Nodes: nodes, User: user, Worker: p.worker(), Version: p.Version}}
+	cfg := &Config{Consumer: consumer.Config{Nodes: nodes, User: user, Program: p.Name, Worker: p.worker(), Version: p.Version}}
 
 	var daemon daemonSettings
 	r.know("the daemon", prefix, &daemon)
