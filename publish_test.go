@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +24,8 @@ func TestPublishWithoutABroker(t *testing.T) {
 
 func TestDelayedMessagesAreListed(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log")
+	worker := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log"}
+	d := start(t, worker...)
 	env := []string{"WARREN_AMQP_URL=" + v.URL}
 	if _, stderr, status := output(t, warren(t, env, "publish", "orders", "{}", "--message-id=m\x1b-1", "--delay=1h")); status != 0 {
 		t.Fatalf("publish: status %d, %s", status, stderr)
@@ -43,5 +45,17 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	none, _, _ := output(t, warren(t, env, "delayed", "list", "mails", "--json"))
 	if none != "" {
 		t.Errorf("of another queue: got %q, want nothing", none)
+	}
+
+	// Without its queue the message is listed still, until it falls due.
+	d.signal(t, syscall.SIGTERM)
+	v.DeleteQueue(t, "orders")
+	again, missing, _ := output(t, warren(t, env, "delayed", "list", "orders", "--json"))
+	if again != lines || !strings.Contains(missing, "queue orders is missing; what has fallen due for it is kept") {
+		t.Errorf("of a queue that is missing: got %q, standard error %q; want the message, and that it is missing", again, missing)
+	}
+	start(t, worker...) // as that line says
+	if again, missing, _ := output(t, warren(t, env, "delayed", "list", "orders", "--json")); again != lines || missing != "" {
+		t.Errorf("of a queue that is back: got %q, standard error %q; want the message alone", again, missing)
 	}
 }

@@ -6,18 +6,21 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
-// A WaitingMessage is one in a wait queue.
-type WaitingMessage = broker.WaitingMessage
+// A WaitingMessage is one in a wait queue, and a WaitingList what was found of them.
+type (
+	WaitingMessage = broker.WaitingMessage
+	WaitingList    = broker.WaitingList
+)
 
-// Delayed returns the messages that wait in the broker for the queues of these names, the
-// next due first, and how many more there are that were not looked at: of each wait queue
-// it looks at the first ones, at most so many. They stay where they are, in their order,
-// and come home in time; those that fall due while they are looked at do so a moment
-// later. It blocks until it is done or ctx ends. program is what its connection is called.
-func Delayed(ctx context.Context, program string, nodes, queues []string, most int) (waiting []WaitingMessage, more int, err error) {
+// Delayed returns what waits in the broker for the queues of these names: of each wait
+// queue it looks at the first ones, at most so many. They stay where they are, in their
+// order, and come home in time; those that fall due while they are looked at do so a
+// moment later. It blocks until it is done or ctx ends. program is what its connection is
+// called.
+func Delayed(ctx context.Context, program string, nodes, queues []string, most int) (WaitingList, error) {
 	conn, err := broker.Dialer{Program: program}.DialAny(ctx, nodes, broker.Options{Purpose: "delayed"})
 	if err != nil {
-		return nil, 0, err
+		return WaitingList{}, err
 	}
 	defer conn.Close()
 	return conn.Waiting(ctx, queues, most)

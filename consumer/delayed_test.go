@@ -29,11 +29,11 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-1", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 
 	list := func(most int, queues ...string) []WaitingMessage {
-		waiting, more, err := Delayed(t.Context(), "", []string{v.URL}, queues, most)
-		if err != nil || more != 0 {
-			t.Fatalf("got error %v and %d more, want neither", err, more)
+		found, err := Delayed(t.Context(), "", []string{v.URL}, queues, most)
+		if err != nil || found.More != 0 || found.Missing != nil {
+			t.Fatalf("got error %v, %d more and missing queues %q, want none of these", err, found.More, found.Missing)
 		}
-		return waiting
+		return found.Messages
 	}
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(list(10, "orders", "mails")) == 2 }, "both wait")
 	all := list(1, "orders", "mails") // each is alone in its wait queue
@@ -47,16 +47,16 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-2", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 	rabbittest.Eventually(t, 5*time.Second, func() bool {
-		waiting, more, err := Delayed(t.Context(), "", []string{v.URL}, []string{"mails"}, 1)
-		return err == nil && len(waiting) == 1 && more == 1
+		found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"mails"}, 1)
+		return err == nil && len(found.Messages) == 1 && found.More == 1
 	}, "one is listed and one is left out")
 }
 
 func TestDelayedMessagesOfABrokerThatHasNone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	waiting, more, err := Delayed(t.Context(), "", []string{v.URL}, []string{"orders"}, 10)
-	equal(t, fmt.Sprint(len(waiting), more, err), "0 0 <nil>")
-	if _, _, err := Delayed(t.Context(), "", []string{"amqp://guest:secret@127.0.0.1:1/"}, []string{"orders"}, 10); err == nil || strings.Contains(err.Error(), "secret") {
+	found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"orders"}, 10)
+	equal(t, fmt.Sprint(found, err), "{[] 0 []} <nil>")
+	if _, err := Delayed(t.Context(), "", []string{"amqp://guest:secret@127.0.0.1:1/"}, []string{"orders"}, 10); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("without a broker: got %v, want an error", err)
 	}
 }
@@ -76,7 +76,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	})
 	looks := 0
 	for time.Now().Before(due[fmt.Sprint(n-1)]) {
-		if _, _, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n); err != nil {
+		if _, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n); err != nil {
 			t.Fatal(err)
 		}
 		looks++

@@ -225,12 +225,12 @@ func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "later", Processor: done.done()})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "warren.wait.later.1024s") == 1 }, "it waits")
-	waiting, _, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
-	if err != nil || len(waiting) != 1 {
-		t.Fatalf("got %v and error %v, want one that waits", waiting, err)
+	found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
+	if err != nil || len(found.Messages) != 1 {
+		t.Fatalf("got %v and error %v, want one that waits", found, err)
 	}
-	if off := waiting[0].Due.Sub(due).Abs(); off > 30*time.Second {
-		t.Errorf("it is due at %v, want %v", waiting[0].Due, due)
+	if off := found.Messages[0].Due.Sub(due).Abs(); off > 30*time.Second {
+		t.Errorf("it is due at %v, want %v", found.Messages[0].Due, due)
 	}
 	equal(t, len(done.of("delayed")), 0)
 }

@@ -52,8 +52,10 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	q := l.executor.onBroker
 	err := l.session.Trial.Do(ctx, func(c *broker.Conn) error {
 		if err := c.Ensure(q.Declarations(), q.Passive, q.EnvPrefix); err != nil {
+			l.state.Stranded.See(l.log, c.Stranded(q.Name))
 			return err
 		}
+		l.state.Stranded.End(l.log)
 		return c.TryConsume(q.Name, l.wary)
 	})
 	if err != nil {

@@ -18,12 +18,20 @@ type WaitingMessage struct {
 	Error     string    `json:"error,omitempty"`
 }
 
-// Waiting returns the messages that wait in the broker for the queues of these names, the
-// next due first, and how many more there are that were not looked at: of each wait queue
-// it looks at the first ones, at most so many. They stay where they are, in their order,
-// and come home in time; those that fall due while they are looked at do so a moment
-// later. It blocks until it is done or ctx ends.
-func (c *Conn) Waiting(ctx context.Context, queues []string, most int) (waiting []WaitingMessage, more int, err error) {
+// A WaitingList is what was found waiting.
+type WaitingList struct {
+	Messages []WaitingMessage // the next due first
+	More     int              // that were not looked at
+	// Missing are the queues that have wait queues but are not there. What falls due for
+	// one is kept, and comes home once it is declared, but no client can see it.
+	Missing []string
+}
+
+// Waiting returns what waits in the broker for the queues of these names: of each wait
+// queue it looks at the first ones, at most so many. They stay where they are, in their
+// order, and come home in time; those that fall due while they are looked at do so a
+// moment later. It blocks until it is done or ctx ends.
+func (c *Conn) Waiting(ctx context.Context, queues []string, most int) (list WaitingList, err error) {
 	defer context.AfterFunc(ctx, func() { _ = c.CloseDeadline(time.Now()) })()
 	look := func(name string, belongs func(WaitingMessage) bool) error {
 		found, left, err := c.lookInto(name, most)
@@ -35,21 +43,25 @@ func (c *Conn) Waiting(ctx context.Context, queues []string, most int) (waiting 
 		case err != nil:
 			return fmt.Errorf("look into %s: %w", name, Explain(err))
 		}
-		more += left
+		list.More += left
 		for _, w := range found {
 			if belongs(w) {
-				waiting = append(waiting, w)
+				list.Messages = append(list.Messages, w)
 			}
 		}
 		return nil
 	}
 	for _, name := range queues {
-		q := Queue{Name: name}
+		q, waited := Queue{Name: name}, false
 		for _, d := range q.Waits() {
 			err := look(q.WaitName(d), func(WaitingMessage) bool { return true })
 			if err != nil && !IsMissing(err) { // it has not been needed yet
-				return nil, 0, err
+				return WaitingList{}, err
 			}
+			waited = waited || err == nil
+		}
+		if _, err := c.ready(name); waited && isGone(err) {
+			list.Missing = append(list.Missing, name)
 		}
 	}
 	for _, name := range SharedWaits() {
@@ -58,12 +70,40 @@ func (c *Conn) Waiting(ctx context.Context, queues []string, most int) (waiting 
 			break // and so are the longer ones
 		}
 		if err != nil {
-			return nil, 0, err
+			return WaitingList{}, err
 		}
 	}
-	slices.SortStableFunc(waiting, func(a, b WaitingMessage) int { return a.Due.Compare(b.Due) })
-	return waiting, more, nil
+	slices.SortStableFunc(list.Messages, func(a, b WaitingMessage) int { return a.Due.Compare(b.Due) })
+	return list, nil
 }
+
+// Stranded counts the messages that wait for a work queue which is missing and have not
+// fallen due. Those that have are kept as well, but no client can see them. It returns a
+// negative number if the queue is not missing.
+func (c *Conn) Stranded(queue string) (waiting int) {
+	if _, err := c.ready(queue); !isGone(err) {
+		return -1
+	}
+	for _, d := range waits {
+		n, _ := c.ready(Queue{Name: queue}.WaitName(d)) // most have not been needed
+		waiting += n
+	}
+	return waiting
+}
+
+// ready is how many messages of a queue nobody has been handed.
+func (c *Conn) ready(queue string) (n int, err error) {
+	err = c.OnChannel(func(ch *amqp.Channel) error {
+		state, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		n = state.Messages
+		return err
+	})
+	return n, err
+}
+
+// isGone tells whether a look at a queue says that there is none; of a queue without its
+// leader, a broker says nearly the same.
+func isGone(err error) bool { return IsMissing(err) && !unavailable.MatchString(err.Error()) }
 
 // lookInto takes messages out of a wait queue, without acknowledging them, and gives them
 // back: in their order, and with the time that they have waited, as tests hold for each

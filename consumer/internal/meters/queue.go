@@ -23,6 +23,7 @@ type Queue struct {
 	Returned atomic.Int64
 	Repeats  atomic.Int64
 	Turned   pulse.Pulse
+	Stranded Stranded
 
 	idleFrom atomic.Int64 // Unix nanoseconds; zero: deliveries are not missing
 	reason   atomic.Pointer[string]

@@ -41,16 +41,19 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
 	defer cancel()
-	waiting, more, err := consumer.Delayed(ctx, a.Name, nodes, queues, l.Limit)
+	found, err := consumer.Delayed(ctx, a.Name, nodes, queues, l.Limit)
 	if err != nil {
 		return fmt.Errorf("delayed messages not listed: %w", err)
 	}
-	if more > 0 {
-		fmt.Fprintf(a.Err, "%s: %d more wait that were not looked at; --limit says how many are, of each wait queue\n", a.Name, more)
+	if found.More > 0 {
+		fmt.Fprintf(a.Err, "%s: %d more wait that were not looked at; --limit says how many are, of each wait queue\n", a.Name, found.More)
+	}
+	for _, queue := range found.Missing {
+		fmt.Fprintf(a.Err, "%s: queue %s is missing; what has fallen due for it is kept but cannot be listed, and comes home within three minutes once the queue is declared, by a worker that has it in WARREN_QUEUES\n", a.Name, printable(queue))
 	}
 	if l.JSON {
 		encoder := json.NewEncoder(a.Out)
-		for _, w := range waiting {
+		for _, w := range found.Messages {
 			if err := encoder.Encode(w); err != nil {
 				return err
 			}
@@ -59,7 +62,7 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	}
 	table := tabwriter.NewWriter(a.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "QUEUE\tDUE\tIN\tATTEMPTS\tMESSAGE ID\tERROR")
-	for _, w := range waiting {
+	for _, w := range found.Messages {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", printable(w.Queue), w.Due.Local().Format(time.RFC3339), time.Until(w.Due).Round(time.Second),
 			w.Attempts, printable(w.MessageID), printable(w.Error))
 	}
