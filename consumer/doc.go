@@ -35,7 +35,7 @@
 // an orphan, and keeps its slot; its tag means nothing to another channel. If the broker
 // hands its message out again meanwhile, that delivery is held until the orphan has ended
 // and is settled in its place; afterwards the message is remembered, and acknowledged
-// unrun.
+// unrun. A copy that had to be published twice is told by its name, [remembered.Copies].
 //
 // # Packages below
 //

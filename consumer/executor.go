@@ -23,15 +23,15 @@ type job struct {
 	delivery   amqp.Delivery
 	sub        *subscription
 	history    history
-	identified bool                // it came with a message id
-	fault      error               // of the headers; the delivery is dead-lettered for it
-	started    time.Time           // zero: it was returned instead
-	finished   time.Time           // zero: no executor has had it
-	returning  bool                // it is being published to its own queue
-	identity   remembered.Identity // of an orphan, whose channel is lost while it is worked
-	// twin is the redelivery of an orphan, which is held until that ends; holder is the
-	// orphan that a twin waits for.
-	twin, holder *job
+	identified bool      // it came with a message id
+	fault      error     // of the headers; the delivery is dead-lettered for it
+	started    time.Time // zero: it was returned instead
+	finished   time.Time // zero: no executor has had it
+	returning  bool      // it is being published to its own queue
+	// twins are the same message, come again; they are held until what is done with it
+	// here has ended. holder is the job that a twin waits for.
+	twins  []*job
+	holder *job
 }
 
 // A result is what an executor sends back, once, for each job: how to settle it. All
@@ -64,7 +64,7 @@ type executor struct {
 	database   Database      // nil: none
 	observer   Observer      // nil: none
 	replyFor   time.Duration
-	doubles    *remembered.Doubles
+	copies     *remembered.Copies[job]
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the verdict

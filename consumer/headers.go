@@ -19,6 +19,7 @@ const (
 	headerWorker        = "x-warren-worker"
 	headerRedelivered   = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
 	headerReplyTo       = "x-warren-reply-to"    // of a reply that waits: where it goes
+	headerCopy          = "x-warren-copy"        // names what was published; twice, if need be
 )
 
 // MaxDelay is the longest delay or instant ahead that is believed. What lies beyond is a
@@ -40,6 +41,7 @@ type history struct {
 	attempts      int       // already made
 	notBefore     time.Time // the next attempt; zero means now
 	replyTo       string    // the message is nothing but a reply on its way there; empty: it is not
+	copy          string    // its name, if it is a copy that Warren published; see [remembered.Copies]
 	deliveryCount int64     // how often the broker handed it out in vain
 	redelivered   bool      // an attempt may have been cut off without being counted
 }
@@ -67,6 +69,9 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		h.replyTo, _ = d.Headers[headerReplyTo].(string)
 		before, _ := d.Headers[headerRedelivered].(bool)
 		h.redelivered = h.redelivered || before
+	}
+	if h.ours && user != "" { // or others may have taken the headers along
+		h.copy, _ = d.Headers[headerCopy].(string)
 	}
 	latest := now.Add(MaxDelay)
 	notBefore, err := broker.ReadInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())

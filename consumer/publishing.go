@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -220,6 +221,11 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishing, purpose broker.Purpose) error {
 	ctx, cancel := broker.WithGrace(ctx, returnTimeout)
 	defer cancel()
+	if purpose == broker.ForDeadLetter {
+		delete(msg.Headers, headerCopy) // it may be put back into its queue
+	} else {
+		msg.Headers[headerCopy] = rand.Text()
+	}
 	return e.publishUntil(ctx, broker.Outgoing{
 		Key: queue, Message: msg, Purpose: purpose, Queue: e.Name, Declare: e.onBroker.Redeclare(queue),
 	})
@@ -246,9 +252,8 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 		case ctx.Err() != nil, broker.IsObjection(err), o.Purpose == broker.ForReply && errors.Is(err, broker.ErrUnroutable):
 			return err
 		case s.IsLost(): // and logged as such
-			if o.Purpose == broker.ForWait {
-				e.doubles.Add(o.Message, time.Now())
-			}
+			name, _ := o.Message.Headers[headerCopy].(string)
+			e.copies.Double(name)
 			continue
 		case o.Purpose != broker.ForReply && failures >= toleratedFailures:
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.Explain(err))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,7 +54,7 @@ type queueLoop struct {
 	stopping   bool
 	busy       int // jobs whose result is not in yet, of earlier sessions too
 	remembered *remembered.Messages
-	orphans    map[remembered.Identity][]*job // still worked, though their channel is lost
+	orphans    map[*job]remembered.Identity // still worked, though their channel is lost
 	stopped    tally
 	outage     outage.Outage
 	meters     meters.Of
@@ -90,7 +89,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
 	l := &queueLoop{
 		executor: &executor{
-			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, doubles: remembered.NewDoubles(),
+			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, copies: remembered.NewCopies[job](),
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state, brake: state.Brake,
 		},
@@ -100,7 +99,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 		sessions:   make(chan *broker.Session, 1),
 		results:    make(chan result, q.Concurrency+q.Prefetch+1),
 		remembered: remembered.New(),
-		orphans:    make(map[remembered.Identity][]*job),
+		orphans:    make(map[*job]remembered.Identity),
 		delivered:  time.Now(),
 
 		starvedAfter: starvedAfter,
@@ -315,34 +314,31 @@ func (l *queueLoop) receive(d amqp.Delivery, now time.Time) *job {
 }
 
 // repeats tells whether the delivery is a repeat that is not to be worked: of work that
-// is done, or a second copy of a retry, then it is acknowledged, or of what is still
-// worked, then it is held until that has ended.
+// is done, then it is acknowledged, or of what is still in hand here, then it is held
+// until that has ended. It is a redelivery, or the second of two copies.
 func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
-	due := j.history.notBefore.Sub(now)+waitSlack < broker.ShortestWait
-	second := !j.delivery.Redelivered && j.history.ours && due && l.executor.doubles.Second(&j.delivery, now)
-	if !second && (!j.delivery.Redelivered || !l.remembered.Some() && len(l.orphans) == 0) {
-		return false
-	}
-	id := l.remembered.IdentityOf(&j.delivery)
-	if second || l.remembered.Take(id, now) {
-		l.state.Repeats.Add(1)
-		if log := l.logOf(work, j); second {
-			log.Info("second copy of a message that was published again because its confirm was lost, acknowledged without running again")
-		} else {
-			log.Info("repeat of work that was done before its acknowledgement was lost, acknowledged without running again")
+	holder, done := l.executor.copies.Claim(j.history.copy, j)
+	if !done && holder == nil && j.delivery.Redelivered && (l.remembered.Some() || len(l.orphans) > 0) {
+		id := l.remembered.IdentityOf(&j.delivery)
+		done = l.remembered.Take(id, now)
+		for orphan, its := range l.orphans {
+			if !done && its == id && len(orphan.twins) == 0 {
+				holder = orphan
+				break
+			}
 		}
-		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
+	}
+	switch {
+	case done:
+		l.executor.copies.Release(j.history.copy, true)
+		l.logOf(work, j).Info("repeat of work that is done, acknowledged without running again", "redelivered", j.delivery.Redelivered)
+		l.settleAs(work, j, acknowledge)
 		l.acknowledge()
-		return true
+	case holder != nil:
+		l.logOf(work, j).Info("repeat of a message that is still worked here, held until that has ended", "redelivered", j.delivery.Redelivered)
+		holder.twins, j.holder = append(holder.twins, j), holder
 	}
-	for _, orphan := range l.orphans[id] {
-		if orphan.twin == nil {
-			orphan.twin, j.holder = j, orphan
-			l.logOf(work, j).Info("redelivered while the message is still worked here, held until that has ended")
-			return true
-		}
-	}
-	return false
+	return done || holder != nil
 }
 
 // logOf returns a logger whose lines tell the job's delivery apart.
@@ -370,7 +366,7 @@ func (l *queueLoop) do(j *job, f func() action) {
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 	now := time.Now()
 	j := l.receive(d, now)
-	if !d.Redelivered || !l.repeats(work, j, now) {
+	if !l.repeats(work, j, now) {
 		l.sub.unstarted = append(l.sub.unstarted, j)
 	}
 }
@@ -412,7 +408,11 @@ func (l *queueLoop) requeue(j *job) {
 	l.state.Returned.Add(1)
 	tag := j.delivery.DeliveryTag
 	j.sub.unsettled.Remove(tag)
+	l.executor.copies.Release(j.history.copy, false)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
+	for _, twin := range j.twins {
+		l.requeue(twin)
+	}
 }
 
 // settle takes the result of a job. An acknowledgement is sent with the next flush; with
@@ -428,20 +428,26 @@ func (l *queueLoop) settle(work context.Context, r result) {
 		l.executor.observeReturn(j)
 	}
 	l.count(work, r)
-	if l.sub == nil || j.sub != l.sub {
-		l.forget(j)
-		if j.twin == nil {
-			if r.action == acknowledge {
-				l.remembered.Add(l.identityOf(j), time.Now())
-			}
-			return
-		}
-		j = j.twin
-		j.holder = nil
+	l.executor.copies.Release(j.history.copy, r.action == acknowledge)
+	delete(l.orphans, j)
+	twins := j.twins
+	j.twins = nil
+	if l.sub != nil && j.sub == l.sub {
+		l.settleAs(work, j, r.action)
+	} else if len(twins) == 0 && r.action == acknowledge {
+		l.remembered.Add(l.identityOf(j), time.Now())
 	}
-	switch r.action {
+	for _, twin := range twins {
+		twin.holder = nil
+		l.settleAs(work, twin, r.action)
+	}
+}
+
+// settleAs settles a delivery of the channel there is.
+func (l *queueLoop) settleAs(work context.Context, j *job, a action) {
+	switch a {
 	case acknowledge:
-		if j != r.job {
+		if j.started.IsZero() && !j.returning {
 			l.state.Repeats.Add(1)
 		}
 		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
@@ -450,16 +456,6 @@ func (l *queueLoop) settle(work context.Context, r result) {
 		_ = l.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
 	default:
 		l.giveBackJob(work, j)
-	}
-}
-
-// forget removes an orphan whose work has ended.
-func (l *queueLoop) forget(j *job) {
-	left := slices.DeleteFunc(l.orphans[j.identity], func(o *job) bool { return o == j })
-	if len(left) == 0 {
-		delete(l.orphans, j.identity)
-	} else {
-		l.orphans[j.identity] = left
 	}
 }
 

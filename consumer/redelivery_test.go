@@ -159,6 +159,79 @@ func TestAcknowledgementsLostOnTheirWay(t *testing.T) {
 	equal(t, repeats, 0)
 }
 
+// TestTheSecondCopyOfARetryIsNotRun has a retry published twice, since the connection was
+// lost before its confirm, and cuts the connection once more while the first copy is worked
+// and the second lies in the prefetch: both are redelivered, and the attempt is made once.
+func TestTheSecondCopyOfARetryIsNotRun(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	started, release := make(chan int, 10), make(chan struct{})
+	recorder := tracetest.NewSpanRecorder() // each copy has a span of its own in its headers
+	r := runConfig(t, Config{
+		Nodes:     []string{v.URLAt(p.Addr)},
+		Telemetry: Telemetry{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))},
+		Queues: []Queue{{Name: "orders", Concurrency: 1, Prefetch: 2, RetryBase: 4 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+			if d.MessageID != "first" {
+				started <- d.Attempt
+				<-release
+			}
+			if d.Attempt == 1 {
+				return errors.New("no")
+			}
+			return nil
+		})}},
+	}, nil)
+	finish := releaser(t, release)
+	consuming := func(times int) func() bool {
+		return func() bool { return strings.Count(r.log.String(), "msg=consuming") == times }
+	}
+	// The first opens the channel that the second is published on.
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "first"})
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return r.Status().Queues[0].Done == 1 }, "the first message is done")
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
+	equal(t, <-started, 1)
+	p.Stall(rabbittest.FromNode)
+	release <- struct{}{}
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.4s") == 1 }, "the first copy waits")
+	p.Cut()
+	p.Restore(t)
+	rabbittest.Eventually(t, 20*time.Second, consuming(2), "connected again")
+	equal(t, <-started, 2)
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Unacked(t, "orders") == 2 }, "both copies are handed out")
+	p.Cut()
+	rabbittest.Eventually(t, 20*time.Second, consuming(3), "connected once more")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "orders")+v.Unacked(t, "orders") == 2 }, "both copies are there")
+	finish()
+	empty(t, v, "orders", "orders.dead", "warren.wait.orders.4s")
+	equal(t, len(started), 0)
+	attempts := 0
+	for _, s := range recorder.Ended() {
+		if s.Name() == "process orders" {
+			attempts++
+		}
+	}
+	equal(t, attempts, 4)
+}
+
+// TestEachCopyHasAName fails a message to its end: each copy that waits has another name,
+// and the dead letter, which may be put back into the queue, has none.
+func TestEachCopyHasAName(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	names := make(chan any, 10)
+	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 3, RetryMax: time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		names <- d.Headers[headerCopy]
+		return errors.New("no")
+	})})
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "m", Headers: amqp.Table{headerCopy: "not Warren's"}})
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead")
+	<-names
+	second, third := <-names, <-names
+	if second == nil || third == nil || second == third || second == "not Warren's" {
+		t.Errorf("the copies are named %v and %v, want two names", second, third)
+	}
+	equal(t, v.Drain(t, "orders.dead")[0].Headers[headerCopy], nil)
+}
+
 // TestMessagesThatDifferInOneThing have one id and body: what was done of one is nothing
 // to the others, when a lost connection has all handed out again.
 func TestMessagesThatDifferInOneThing(t *testing.T) {

@@ -74,7 +74,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
-	l.sub.acked.Most = l.executor.Prefetch + 1 // the first consumer's as well
+	l.sub.acked.Most = l.executor.Prefetch + l.executor.Concurrency + 1 // those of consumers before as well
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
@@ -205,7 +205,8 @@ func (l *queueLoop) close() {
 		return
 	}
 	l.sub = nil
-	if s.session.IsLost() || s.ch.IsClosed() {
+	lost := s.session.IsLost() || s.ch.IsClosed()
+	if err := s.ch.Close(); err != nil || lost { // or in this instant
 		now := time.Now()
 		for _, id := range s.acked.IDs() {
 			l.remembered.Add(id, now)
@@ -214,13 +215,11 @@ func (l *queueLoop) close() {
 	for j := range s.unsettled.All() {
 		switch {
 		case j.holder != nil:
-			j.holder.twin = nil // the broker hands it out again
-		case !j.started.IsZero() && !j.returning:
-			j.identity = l.identityOf(j)
-			l.orphans[j.identity] = append(l.orphans[j.identity], j)
+			j.holder.twins = nil // the broker hands them out again
+		case !j.started.IsZero() || j.returning:
+			l.orphans[j] = l.identityOf(j)
+		default:
+			l.executor.copies.Release(j.history.copy, false)
 		}
-	}
-	if !s.ch.IsClosed() {
-		_ = s.ch.Close() // an error means that it was lost in this instant
 	}
 }

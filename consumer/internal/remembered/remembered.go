@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// maxRemembered bounds what one queue remembers.
+	// maxRemembered bounds what one queue remembers of a kind.
 	maxRemembered = 10_000
 	// rememberedFor is how long: the broker hands out again what a lost connection had
 	// as soon as it has noticed the loss.
@@ -25,9 +25,8 @@ const (
 // may not have: their session was lost. It will hand them out once more. It belongs to
 // the loop of one queue.
 type Messages struct {
-	seen  *lru.LRU[Identity, memory]
-	seed  maphash.Seed
-	lasts time.Duration
+	seen *lru.LRU[Identity, memory]
+	seed maphash.Seed
 }
 
 // A memory is of so many messages that are alike.
@@ -43,11 +42,15 @@ type Identity uint64
 
 // New makes an empty memory.
 func New() *Messages {
-	seen, err := lru.NewLRU[Identity, memory](maxRemembered, nil)
+	return &Messages{newLRU[Identity, memory](), maphash.MakeSeed()}
+}
+
+func newLRU[K comparable, V any]() *lru.LRU[K, V] {
+	l, err := lru.NewLRU[K, V](maxRemembered, nil)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
-	return &Messages{seen, maphash.MakeSeed(), rememberedFor}
+	return l
 }
 
 // Add remembers one message of that identity at now.
@@ -56,7 +59,7 @@ func (r *Messages) Add(id Identity, now time.Time) {
 	if now.After(m.until) {
 		m.count = 0
 	}
-	r.seen.Add(id, memory{m.count + 1, now.Add(r.lasts)})
+	r.seen.Add(id, memory{m.count + 1, now.Add(rememberedFor)})
 }
 
 // Take tells whether a message is a repeat of a remembered one, and forgets that.
