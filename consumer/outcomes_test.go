@@ -23,6 +23,20 @@ func long[T any](usual, thorough T) T {
 	return usual
 }
 
+// alarmed is how long an alarm lasts, as WARREN_TEST_ALARM says or long.
+func alarmed(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("WARREN_TEST_ALARM")
+	if text == "" {
+		return long(8*time.Second, time.Minute)
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // TestFinishedWorkIsNotRepeatedForItsReply keeps what a reply needs away: the work is
 // done once, the reply is there once in the end, and messages without one are worked
 // meanwhile.
@@ -147,14 +161,15 @@ func TestAReplyAtTheShutdownTimeout(t *testing.T) {
 // run again for that or dead-lettered, what succeeds is worked all the time, and when the
 // alarm is over all goes on at full speed.
 func TestAnAlarmCostsNoAttempts(t *testing.T) {
-	const failing = 40
+	const failing, quick = 40, 2000
+	lasts := alarmed(t)
 	v := rabbittest.NewVhost(t)
 	type attempt struct {
 		id string
 		n  int
 	}
 	attempts, steps := make(chan attempt, 10_000), make(chan struct{})
-	steady := newLedger()
+	steady, flow := newLedger(), newLedger()
 	r := run(t, []string{v.URL},
 		Queue{Name: "failing", Unbraked: true, MaxAttempts: 50, RetryMax: time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 			attempts <- attempt{d.MessageID, d.Attempt}
@@ -167,7 +182,16 @@ func TestAnAlarmCostsNoAttempts(t *testing.T) {
 			<-steps
 			steady.write(d)
 			return nil
-		})})
+		})},
+		Queue{Name: "flow", Processor: flow.done()})
+	// flows publishes messages that are quickly done, and returns how long all of them took.
+	flows := func(sent int) time.Duration {
+		v.PublishN(t, "flow", quick, func(i int) amqp.Publishing { return numbered(sent + i) })
+		start := time.Now()
+		rabbittest.Eventually(t, time.Minute, func() bool { m, _ := flow.counts(); return m == sent+quick }, "the quick ones are done")
+		return time.Since(start)
+	}
+	before := flows(0)
 	step := releaser(t, steps)
 	v.PublishN(t, "steady", 300, numbered)
 	v.PublishN(t, "failing", failing, numbered)
@@ -179,7 +203,7 @@ func TestAnAlarmCostsNoAttempts(t *testing.T) {
 		steps <- struct{}{}
 	}
 	rabbittest.Eventually(t, 10*time.Second, func() bool { m, _ := steady.counts(); return m >= 199 }, "what succeeds is worked under the alarm")
-	<-time.After(time.Until(begun.Add(long(8*time.Second, time.Minute))))
+	<-time.After(time.Until(begun.Add(lasts)))
 	if err := v.Node.MemoryAlarm(false); err != nil {
 		t.Fatal(err)
 	}
@@ -200,16 +224,23 @@ func TestAnAlarmCostsNoAttempts(t *testing.T) {
 	if took := time.Since(ended); took > 3*time.Second+rabbittest.Soon {
 		t.Errorf("all were done %v after the alarm, want 3 s and little more", took)
 	} else {
-		t.Logf("all were done %v after the alarm", took.Round(time.Millisecond))
+		t.Logf("all were done %v after the alarm of %v", took.Round(time.Millisecond), lasts)
 	}
-	empty(t, v, "failing", "failing.dead", "steady", "steady.dead")
+	after := flows(quick)
+	t.Logf("%d quick messages took %v before the alarm, and %v %v after it", quick, before.Round(time.Millisecond), after.Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
+	if after > 10*before+time.Second {
+		t.Errorf("%d quick messages took %v after the alarm, and %v before it", quick, after, before)
+	}
+	empty(t, v, "failing", "failing.dead", "steady", "steady.dead", "flow", "flow.dead")
 	for a, times := range seen {
 		if times != 1 {
 			t.Errorf("attempt %d of message %s was made %d times", a.n, a.id, times)
 		}
 	}
-	_, repeats := steady.counts()
-	equal(t, repeats, 0)
+	for _, l := range []*ledger{steady, flow} {
+		_, repeats := l.counts()
+		equal(t, repeats, 0)
+	}
 	equal(t, strings.Count(r.log.String(), "connection lost"), 0)
 }
 
