@@ -47,7 +47,8 @@ func TestDocumentedAttributes(t *testing.T) {
 		}
 		return nil
 	})})
-	v.Publish(t, "orders", amqp.Publishing{CorrelationId: "c", ReplyTo: "nobody"}, amqp.Publishing{Type: "hopeless"})
+	v.Publish(t, "orders", amqp.Publishing{CorrelationId: "c", ReplyTo: "nobody"},
+		amqp.Publishing{Type: "hopeless", UserId: "guest", Headers: amqp.Table{headerRedelivered: true}})
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return len(recorder.Ended()) == 6 }, "two attempts with a wait and a reply, and one with a dead letter")
 	made := map[string]bool{}
 	for _, s := range recorder.Ended() {

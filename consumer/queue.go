@@ -470,7 +470,7 @@ func (l *queueLoop) identityOf(j *job) remembered.Identity {
 // count takes note of what became of a job while the daemon is stopping.
 func (l *queueLoop) count(work context.Context, r result) {
 	switch {
-	case !l.stopping || r.job.returning:
+	case r.job.returning || !l.stopping && work.Err() == nil:
 	case r.action != requeue && !r.job.started.IsZero():
 		l.stopped.finished++
 	case r.action == requeue && work.Err() != nil:
