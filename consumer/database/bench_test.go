@@ -76,7 +76,9 @@ func BenchmarkRelay(b *testing.B) {
 				d.exec(b, "INSERT INTO "+d.outbox()+" (routing_key, body) "+series+" 'out', '"+strings.Repeat("x", 1024)+"' FROM s", messages)
 				b.StartTimer()
 				stop := consume(b, v.URL, d, new(logBuffer), idle)
-				rabbittest.Eventually(b, time.Minute, func() bool { return d.pending(b) == 0 }, "the outbox is empty")
+				// To count what is left would read all of it, and take more than the relay does.
+				some := "SELECT count(*) FROM (SELECT 1 FROM " + d.outbox() + " LIMIT 1) AS some"
+				rabbittest.Eventually(b, time.Minute, func() bool { return d.number(b, some) == 0 }, "the outbox is empty")
 				b.StopTimer()
 				stop()
 				if n := v.Ready(b, "out"); n != messages {

@@ -60,7 +60,7 @@ var sqlite = &dialect{
 	enqueue: `INSERT INTO warren_outbox` + outboxValues,
 	next: `SELECT ` + outboxColumns + ` FROM warren_outbox o
 		WHERE (o.retry_at IS NULL OR $3 AND o.retry_at <= unixepoch())
-		AND NOT EXISTS (SELECT 1 FROM json_each($2) WHERE value->>0 = o.exchange AND value->>1 = o.routing_key)
+		AND ($2 = '[]' OR NOT EXISTS (SELECT 1 FROM json_each($2) WHERE value->>0 = o.exchange AND value->>1 = o.routing_key))
 		AND NOT EXISTS (SELECT 1 FROM warren_outbox h
 			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
 		ORDER BY o.id LIMIT $1`,
