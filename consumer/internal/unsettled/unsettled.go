@@ -3,6 +3,7 @@ package unsettled
 
 import (
 	"iter"
+	"slices"
 	"sort"
 )
 
@@ -12,6 +13,9 @@ import (
 type Deliveries[J any] struct {
 	entries  []entry[J]
 	finished int // of them
+	// The broker counts tags from 1. While fewer were added than the highest tag says,
+	// some have not been read yet.
+	added, highest uint64
 }
 
 type entry[J any] struct {
@@ -34,12 +38,16 @@ func (u *Deliveries[J]) All() iter.Seq[J] {
 	}
 }
 
-// Add takes note of a delivery; its tag is higher than any before.
+// Add takes note of a delivery. Its tag is mostly higher than any before; but a channel
+// can have two consumers for a moment, and what the broker sends to one is not read in
+// order with what it sends to the other.
 func (u *Deliveries[J]) Add(tag uint64, j J) {
-	u.entries = append(u.entries, entry[J]{tag: tag, job: j})
+	u.added++
+	u.highest = max(u.highest, tag)
+	u.entries = slices.Insert(u.entries, u.find(tag), entry[J]{tag: tag, job: j})
 }
 
-// find returns the place of a tag that is there.
+// find returns the place of a tag, also of one that is not there yet.
 func (u *Deliveries[J]) find(tag uint64) int {
 	return sort.Search(len(u.entries), func(i int) bool {
 		return u.entries[i].tag >= tag
@@ -58,20 +66,20 @@ func (u *Deliveries[J]) Remove(tag uint64) {
 	u.entries = append(u.entries[:i], u.entries[i+1:]...)
 }
 
-// Flush acknowledges what is finished: all from the oldest on with one
-// multiple-ack, what is finished behind an unfinished one by itself. It gives the
-// jobs that ack failed for to lost, the others to sent.
+// Flush acknowledges what is finished: all from the oldest on with one multiple-ack; what
+// is finished behind an unfinished one, or one that has not been read, by itself. It gives
+// the jobs that ack failed for to lost, the others to sent.
 func (u *Deliveries[J]) Flush(ack func(tag uint64, multiple bool) error, sent, lost func(J)) {
 	if u.finished == 0 {
 		return
 	}
 	run := 0
-	for run < len(u.entries) && u.entries[run].finished {
+	for u.added == u.highest && run < len(u.entries) && u.entries[run].finished {
 		run++
 	}
 	if run > 0 {
-		// Every older delivery of the channel is finished, so that multiple
-		// reaches none that is still worked on.
+		// Every older delivery of the channel has been read and is finished, so that
+		// multiple reaches none that is still to be worked.
 		then := sent
 		if err := ack(u.entries[run-1].tag, run > 1); err != nil {
 			then = lost

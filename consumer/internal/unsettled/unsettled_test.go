@@ -52,23 +52,62 @@ func TestFlushGivesWhatCouldNotBeAcknowledgedToLost(t *testing.T) {
 	equal(t, lost, []uint64{1, 2, 4})
 }
 
+// A delivery of the consumer before can come to be read ahead of older ones of its
+// successor: those are neither acknowledged with it, nor taken for it.
+func TestDeliveriesThatOvertakeOthers(t *testing.T) {
+	var u Deliveries[uint64]
+	u.Add(1, 1)
+	u.Add(3, 3)
+	u.Finish(1)
+	u.Finish(3)
+	equal(t, flushed(&u), []sentAck{{1, false}, {3, false}})
+	u.Add(5, 5)
+	u.Add(2, 2)
+	u.Add(4, 4)
+	u.Finish(4)
+	equal(t, flushed(&u), []sentAck{{4, false}})
+	u.Remove(2)
+	u.Finish(5)
+	equal(t, flushed(&u), []sentAck{{5, false}})
+	u.Add(6, 6)
+	u.Add(7, 7)
+	u.Finish(6)
+	u.Finish(7)
+	equal(t, flushed(&u), []sentAck{{7, true}})
+}
+
 // TestFlushLikeTheBroker holds thousands of random histories against what a
 // broker makes of the acknowledgements: each delivery is settled once, and none
-// that has not finished.
+// that has not finished. It hands them out to two consumers of the channel, of which
+// one is read before the other.
 func TestFlushLikeTheBroker(t *testing.T) {
 	for seed := range uint64(2000) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		var u Deliveries[uint64]
 		atBroker := map[uint64]bool{} // unsettled tags; true: finished
+		read := map[uint64]bool{}
 		var next uint64
-		for range 60 {
-			switch random.IntN(4) {
+		var consumers [2][]uint64
+		for range 90 {
+			switch random.IntN(6) {
 			case 0, 1:
 				next++
-				u.Add(next, next)
 				atBroker[next] = false
-			case 2:
+				c := &consumers[max(0, random.IntN(4)-2)]
+				*c = append(*c, next)
+			case 2, 3:
+				for i, c := range consumers {
+					if len(c) > 0 {
+						u.Add(c[0], c[0])
+						read[c[0]], consumers[i] = true, c[1:]
+						break
+					}
+				}
+			case 4:
 				for tag, finished := range atBroker {
+					if !read[tag] {
+						continue
+					}
 					if !finished && random.IntN(3) == 0 {
 						u.Remove(tag)
 						delete(atBroker, tag)
@@ -78,7 +117,7 @@ func TestFlushLikeTheBroker(t *testing.T) {
 					}
 					break
 				}
-			case 3:
+			case 5:
 				for _, a := range flushed(&u) {
 					if _, there := atBroker[a.tag]; !there {
 						t.Fatalf("seed %d: tag %d acknowledged, which the broker does not know", seed, a.tag)
