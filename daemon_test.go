@@ -20,6 +20,7 @@ import (
 	"github.com/emersion/go-smtp"
 	"github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -44,25 +45,8 @@ var built = sync.OnceValues(func() (string, error) {
 // A process is warren run as a process of its own.
 type process struct {
 	*exec.Cmd
-	log   syncBuffer
+	log   logtest.Buffer
 	ended chan struct{} // closed when it has
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // start starts the daemon with these variables, and waits until it consumes. The

@@ -1,29 +1,13 @@
 package consumer
 
 import (
-	"bytes"
 	"reflect"
-	"sync"
 	"testing"
+
+	"github.com/warrenmq/warren/internal/logtest"
 )
 
-// A logBuffer collects what is logged, from any goroutine.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type logBuffer = logtest.Buffer
 
 // equal fails the test if got is not deeply equal to want. A nil slice equals an
 // empty one.

@@ -1,7 +1,6 @@
 package database
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"sync"
@@ -11,26 +10,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
-// A logBuffer collects what is logged, from any goroutine.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type logBuffer = logtest.Buffer
 
 // consume runs a consumer of the queue work with the database, and returns what
 // stops it and waits for its end. The end of the test does so, too.

@@ -1,34 +1,17 @@
 package schedule
 
 import (
-	"bytes"
 	"reflect"
 	"strings"
-	"sync"
 	"testing"
 
+	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
 func TestMain(m *testing.M) { rabbittest.Main(m) }
 
-// A logBuffer collects what is logged, from any goroutine.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type logBuffer = logtest.Buffer
 
 func contains(log *logBuffer, text string) bool { return strings.Contains(log.String(), text) }
 

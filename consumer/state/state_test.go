@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
+	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/pgtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -72,23 +72,7 @@ func (s *Store) run(t testing.TB) (end func()) {
 	return end
 }
 
-// A logBuffer collects what is logged, from any goroutine.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
+type logBuffer = logtest.Buffer
 
 func (s *Store) state(t testing.TB, id string) Message {
 	t.Helper()
