@@ -126,6 +126,9 @@ const maxConsumerLines = 3500
 func TestConsumerIsShort(t *testing.T) {
 	lines := 0
 	for _, name := range goList(t, "-f", `{{range .GoFiles}}{{println .}}{{end}}{{range .IgnoredGoFiles}}{{println .}}{{end}}`, "./consumer") {
+		if strings.HasSuffix(name[0], "_test.go") { // with a build tag
+			continue
+		}
 		content, err := os.ReadFile(filepath.Join("consumer", name[0]))
 		if err != nil {
 			t.Fatal(err)

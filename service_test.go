@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -29,6 +30,15 @@ func TestSystemdIsTold(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	proxy.Refuse()
+	user := strings.ToLower(v.Name)
+	v.AddUser(t, user, "first", ".*", ".*", ".*")
+	url := filepath.Join(t.TempDir(), "amqp_url")
+	rotate := func(password string) {
+		if err := os.WriteFile(url, []byte(strings.Replace(v.URLAt(proxy.Addr), "guest:guest", user+":"+password, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rotate("first")
 	path, socket := notifySocket(t)
 	told := make(chan string, 1000)
 	go func() {
@@ -59,7 +69,7 @@ func TestSystemdIsTold(t *testing.T) {
 		}
 	}
 
-	d := launch(t, "WARREN_AMQP_URL="+v.URLAt(proxy.Addr), "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log", "WARREN_ADMIN_ADDR=",
+	d := launch(t, "WARREN_AMQP_URL_FILE="+url, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log", "WARREN_ADMIN_ADDR=",
 		"NOTIFY_SOCKET="+path, "WATCHDOG_USEC=3000000")
 	await("EXTEND_TIMEOUT_USEC=60000000")
 	await("1 queue, 0 in flight, 0 done, connecting to " + proxy.Addr)
@@ -81,6 +91,27 @@ func TestSystemdIsTold(t *testing.T) {
 	await("WATCHDOG=1")
 	proxy.Restore(t)
 	await("STATUS=1 queue, 0 in flight, 1 done")
+
+	reload := func(want string) {
+		t.Helper()
+		if err := d.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		await("RELOADING=1")
+		await("MONOTONIC_USEC=")
+		await("READY=1")
+		rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Contains(d.log.String(), want) }, "the log has "+want)
+	}
+	v.Node.ChangePassword(t, user, "second")
+	rotate("second")
+	reload("reloaded: passwords and certificates have been read anew")
+	rotate("wr0ng")
+	reload(`reload: the passwords and certificates that there are now do not work, the connection with those of before stays" source="file ` + url + `" error="the node refused the user name or password`)
+	v.PublishN(t, "orders", 1, withID("LATER"))
+	await("STATUS=1 queue, 0 in flight, 2 done")
+	if strings.Contains(d.log.String(), "wr0ng") {
+		t.Error("the log tells the password")
+	}
 	d.signal(t, syscall.SIGTERM)
 	await("STOPPING=1")
 	await("EXTEND_TIMEOUT_USEC=30000000")

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
@@ -26,23 +25,10 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	for _, s := range cfg.Schedules {
 		report(Finding{true, "schedule " + s.Name, s.Outlook(time.Now(), cfg.Version)})
 	}
-	var conn *broker.Conn
-	for _, node := range cfg.Nodes {
-		what := "node " + broker.NodeName(node)
-		c, err := schedules.Dialer.Dial(ctx, node, broker.Options{Purpose: "check"})
-		if err != nil {
-			report(Finding{false, what, err.Error()})
-			continue
-		}
-		report(Finding{true, what, fmt.Sprintf("RabbitMQ %s, virtual host %s", c.Version.Number, c.Config.Vhost)})
-		if conn != nil {
-			c.Close()
-			continue
-		}
-		conn = c
-	}
+	tell := func(ok bool, what, text string) { report(Finding{ok, what, text}) }
+	conn := schedules.Dialer.Inspect(ctx, cfg.Nodes, tell)
 	if conn == nil {
-		report(Finding{false, "queues", "not looked at: no node can be used"})
+		tell(false, "queues", "not looked at: no node can be used")
 		return
 	}
 	defer conn.Close()
@@ -50,7 +36,6 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	defer context.AfterFunc(ctx, func() { _ = conn.CloseDeadline(time.Now()) })()
 
 	// The nodes are of one cluster: what one says of the queues, each would.
-	tell := func(ok bool, what, text string) { report(Finding{ok, what, text}) }
 	for _, q := range cfg.Queues {
 		conn.Inspect(q.onBroker(), tell)
 	}

@@ -16,6 +16,10 @@ type Config struct {
 	// Nodes are the AMQP URLs of the nodes of one cluster, tried in this order.
 	// At least one is required.
 	Nodes []string
+	// ReadNodes returns Nodes as they are now, read from NodesFrom, for new passwords to
+	// count from the next connection on. Nil means that they stay what they are.
+	ReadNodes func() ([]string, error)
+	NodesFrom string
 	// User is the name by which the broker knows this process, and by which it believes
 	// what Warren wrote into the headers of messages. Empty means that of the URL.
 	User string

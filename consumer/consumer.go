@@ -43,6 +43,8 @@ type Consumer struct {
 	sessions   *broker.Newest                   // as well
 	turned     pulse.Pulse                      // the supervisor's
 	relayed    pulse.Pulse                      // the outbox's
+	renewals   chan broker.Renewal              // received by the supervisor alone
+	retiring   sync.WaitGroup                   // sessions that have been replaced
 	young      retry.Backoff                    // nil unless the last session died young
 
 	publishTimeout time.Duration // of one offer; that of the constant, but in tests
@@ -71,7 +73,10 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, log: log, sessions: broker.NewNewest(), publishTimeout: broker.PublishTimeout,
-		dialer: broker.Dialer{Program: cfg.Program, Worker: cfg.Worker, User: cfg.User, Instruments: instruments},
+		dialer: broker.Dialer{
+			Program: cfg.Program, Worker: cfg.Worker, User: cfg.User, Instruments: instruments, Secrets: broker.NewSecrets(cfg.ReadNodes, cfg.NodesFrom, log),
+		},
+		renewals: make(chan broker.Renewal),
 	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
 	for _, u := range cfg.Nodes {
@@ -176,6 +181,7 @@ func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork c
 // supervise keeps a session open and gives each new one to whoever needs it, until the
 // loops have ended. It returns an error if the start is faulty.
 func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
+	defer c.retiring.Wait()
 	defer c.turned.End()
 	for first := true; ; first = false {
 		s, err := c.connect(ctx, first)
@@ -193,13 +199,14 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		}
 		c.log.Info("connected", "node", s.Node(), "version", s.Consume.Version.Number)
 		c.connection.Store(&ConnectionStatus{Node: s.Node()})
-		c.sessions.Set(s)
-		for _, l := range c.loops {
-			l.offer(s)
-		}
+		c.give(s)
 		c.schedules.Offer(s.Consume.URL)
 		unstop := context.AfterFunc(ctx, c.sessions.Stop) // there will be no other one
-		lost := s.Watch(ended, &c.turned)
+		renewal, lost := s.Watch(ended, c.renewals, &c.turned)
+		for ; renewal != nil; renewal, lost = s.Watch(ended, c.renewals, &c.turned) {
+			s, err = c.renew(ctx, s, ended)
+			renewal <- err
+		}
 		unstop()
 		c.sessions.Set(nil)
 		s.Close()
@@ -211,6 +218,43 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.Node(), "error", lost)
 		c.pace(ctx, time.Since(s.Began))
 	}
+}
+
+// give has s be the session that is used.
+func (c *Consumer) give(s *broker.Session) {
+	c.sessions.Set(s)
+	for _, l := range c.loops {
+		l.offer(s)
+	}
+}
+
+// Renew connects anew if passwords or certificates have changed, and returns an error if
+// those that there are now do not work: then the connection that there is stays. What is
+// in flight is finished over that. It blocks until then, or until ctx ends.
+func (c *Consumer) Renew(ctx context.Context) error {
+	result := make(chan error, 1)
+	select {
+	case c.renewals <- result:
+		return <-result
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// renew replaces the session s by another one if that is what Renew asks for. It returns
+// the one to use.
+func (c *Consumer) renew(ctx context.Context, s *broker.Session, ended <-chan struct{}) (*broker.Session, error) {
+	if err := c.dialer.Renewed(ctx, s.Consume.URL); err != nil || !s.Consume.IsOutdated() {
+		return s, err
+	}
+	next, err := c.dialer.OpenSession(ctx, s.Consume.URL, c.log)
+	if err != nil {
+		return s, err
+	}
+	c.log.Info("connected anew with new secrets; what is in flight is finished over the connection before", "node", s.Node())
+	c.give(next)
+	c.retiring.Go(func() { s.Retire(ended) })
+	return next, nil
 }
 
 // pace waits before the next session if the last one has died young.

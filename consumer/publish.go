@@ -50,10 +50,6 @@ func (c *Consumer) Publish(ctx context.Context, m Message) error {
 	if err != nil {
 		return err
 	}
-	s := c.sessions.Get()
-	if s == nil {
-		return ErrNotConnected
-	}
 	e := c.loops[i].executor
 	o.Queue, o.Declare = e.Name, e.onBroker.Redeclare(e.Name)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.publishTimeout, broker.ErrNoConfirm)
@@ -61,6 +57,11 @@ func (c *Consumer) Publish(ctx context.Context, m Message) error {
 	backoff := retry.WithCappedDuration(2*time.Second, retry.NewExponential(50*time.Millisecond))
 	var last error
 	_ = retry.Do(ctx, backoff, func(ctx context.Context) error {
+		s := c.sessions.Get() // it may be replaced meanwhile
+		if s == nil {
+			last = orDefault(last, ErrNotConnected)
+			return nil
+		}
 		if last = s.Publish.Publish(ctx, o); last == nil || s.IsLost() || broker.IsObjection(last) {
 			return nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,6 +52,7 @@ type queueLoop struct {
 
 	session    *broker.Session // the last one given; nil before
 	sub        *subscription   // nil while the queue is not consumed
+	leaving    []*subscription // of sessions that were replaced, until all of theirs is settled
 	stopping   bool
 	busy       int // jobs whose result is not in yet, of earlier sessions too
 	remembered *remembered.Messages
@@ -135,8 +137,10 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 		l.heed(ctx)
 		select {
 		case s := <-l.sessions:
-			l.session, l.retries = s, nil
-			l.subscribe(ctx)
+			if l.handOver(work) {
+				l.session, l.retries = s, nil
+				l.subscribe(ctx)
+			}
 		case <-l.retryAt:
 			l.subscribe(ctx)
 		case d, open := <-l.deliveries():
@@ -188,6 +192,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			return
 		}
 	}
+	l.finishLeaving()
 	l.close() // in order: acknowledgements that are still on their way arrive before
 }
 
@@ -197,6 +202,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 func (l *queueLoop) turn(ctx context.Context, now time.Time) {
 	pulse.Hang()
 	l.state.Turned.Beat(now)
+	l.finishLeaving()
 	if !l.consuming() || l.stopping || l.pace.Braked || l.busy > 0 || l.startAt != nil || now.Sub(l.delivered) < pulse.Every || now.Before(l.look) {
 		return
 	}
@@ -307,6 +313,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 
 // receive makes the job of a delivery that has come at now.
 func (l *queueLoop) receive(d amqp.Delivery, now time.Time) *job {
+	l.finishLeaving() // it may be one of a channel that is lost
 	j := &job{delivery: d, sub: l.sub, identified: d.MessageId != ""}
 	l.sub.unsettled.Add(d.DeliveryTag, j)
 	j.history, j.fault = readHistory(&j.delivery, now, l.sub.user)
@@ -432,7 +439,7 @@ func (l *queueLoop) settle(work context.Context, r result) {
 	delete(l.orphans, j)
 	twins := j.twins
 	j.twins = nil
-	if l.sub != nil && j.sub == l.sub {
+	if j.sub != nil && (j.sub == l.sub || slices.Contains(l.leaving, j.sub)) {
 		l.settleAs(work, j, r.action)
 	} else if len(twins) == 0 && r.action == acknowledge {
 		l.remembered.Add(l.identityOf(j), time.Now())
@@ -450,10 +457,10 @@ func (l *queueLoop) settleAs(work context.Context, j *job, a action) {
 		if j.started.IsZero() && !j.returning {
 			l.state.Repeats.Add(1)
 		}
-		l.sub.unsettled.Finish(j.delivery.DeliveryTag)
+		j.sub.unsettled.Finish(j.delivery.DeliveryTag)
 	case reject:
-		l.sub.unsettled.Remove(j.delivery.DeliveryTag)
-		_ = l.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
+		j.sub.unsettled.Remove(j.delivery.DeliveryTag)
+		_ = j.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
 	default:
 		l.giveBackJob(work, j)
 	}
@@ -484,6 +491,7 @@ func (l *queueLoop) count(work context.Context, r result) {
 // follow each other, a moment later together. It holds none back that the broker
 // may be waiting for to send more.
 func (l *queueLoop) acknowledge() {
+	l.finishLeaving()
 	switch {
 	case l.stopping:
 		l.flush()
@@ -498,52 +506,61 @@ func (l *queueLoop) acknowledge() {
 // flush sends the acknowledgements of what is finished.
 func (l *queueLoop) flush() {
 	l.flushAt, l.flushed = nil, time.Now()
-	if l.sub == nil {
-		return
+	if l.sub != nil {
+		l.flushOf(l.sub)
 	}
+}
+
+func (l *queueLoop) flushOf(s *subscription) {
 	var oldest time.Time
 	sent := func(j *job) {
 		if j.identified {
-			l.sub.acked.Add(l.remembered.IdentityOf(&j.delivery))
+			s.acked.Add(l.remembered.IdentityOf(&j.delivery))
 		}
 		if oldest.IsZero() {
 			oldest = j.finished // zero for a repeat, which nobody worked
 		}
 	}
-	l.sub.unsettled.Flush(l.sub.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), l.flushed) })
+	now := time.Now()
+	s.unsettled.Flush(s.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), now) })
 	if !oldest.IsZero() {
-		l.meters.AckLag(l.flushed.Sub(oldest))
+		l.meters.AckLag(now.Sub(oldest))
 	}
-	l.sub.commit()
+	s.commit()
 }
 
 // abandon returns what is still worked on, without waiting for it.
 func (l *queueLoop) abandon(work context.Context) {
+	l.finishLeaving()
 	l.flush()
 	l.stopped.abandoned += l.busy
-	if l.sub == nil {
-		return
+	if l.sub != nil {
+		l.leaving = append(l.leaving, l.sub)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), returnTimeout)
 	defer cancel()
 	var returning sync.WaitGroup
-	for j := range l.sub.unsettled.All() {
-		if !j.started.IsZero() {
-			l.logOf(work, j).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(j.started))
-		}
-		returning.Go(func() {
-			if l.returnCounts(j) && !j.returning && l.executor.republish(ctx, j) == acknowledge {
-				_ = l.sub.ch.Ack(j.delivery.DeliveryTag, false)
-			} else {
-				_ = l.sub.ch.Nack(j.delivery.DeliveryTag, false, true)
+	for _, s := range l.leaving {
+		for j := range s.unsettled.All() {
+			if !j.started.IsZero() {
+				l.logOf(work, j).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(j.started))
 			}
-		})
+			returning.Go(func() {
+				if l.returnCounts(j) && !j.returning && l.executor.republish(ctx, j) == acknowledge {
+					_ = s.ch.Ack(j.delivery.DeliveryTag, false)
+				} else {
+					_ = s.ch.Nack(j.delivery.DeliveryTag, false, true)
+				}
+			})
+		}
 	}
 	returned := make(chan struct{})
 	go func() { // ends with the connection at the latest
 		defer close(returned)
 		returning.Wait()
-		l.sub.commit()
+		for _, s := range l.leaving {
+			s.commit()
+		}
 	}()
 	select {
 	case <-returned:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -74,6 +75,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
+	l.session.Use()
 	l.sub.acked.Most = l.executor.Prefetch + l.executor.Concurrency + 1 // those of consumers before as well
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
@@ -194,17 +196,56 @@ func (l *queueLoop) retry(err error) {
 	l.retryAt = time.After(d)
 }
 
-// close gives up the channel, if there is one. The broker hands its unsettled deliveries
-// out once more: what is still worked is an orphan from now on, and acknowledgements that
-// the broker may not have got are remembered.
+// close gives up the channel, if there is one.
 func (l *queueLoop) close() {
 	l.flush()
 	l.retryAt = nil
-	s := l.sub
-	if s == nil {
-		return
+	if s := l.sub; s != nil {
+		l.sub = nil
+		l.giveUp(s)
 	}
+}
+
+// handOver leaves the channel of a session that is about to be replaced: what has been
+// started goes on, and what has not is returned. It tells whether another session may be
+// taken up.
+func (l *queueLoop) handOver(work context.Context) bool {
+	s := l.sub
+	if s == nil || s.session.IsLost() || l.stopping || s.ch.Cancel(s.tag, false) != nil {
+		return s == nil || !l.stopping
+	}
+	for _, rest := range []<-chan amqp.Delivery{s.replaced, s.deliveries} {
+		if rest != nil {
+			for d := range rest {
+				l.keepBack(work, d)
+			}
+		}
+	}
+	s.transact()
+	l.giveBack(work)
+	l.leaving = append(l.leaving, s)
 	l.sub = nil
+	return true
+}
+
+// finishLeaving acknowledges what is finished of the channels that are being left, and
+// gives up those that are lost or have nothing more.
+func (l *queueLoop) finishLeaving() {
+	l.leaving = slices.DeleteFunc(l.leaving, func(s *subscription) bool {
+		l.flushOf(s)
+		if !s.unsettled.Empty() && !s.session.IsLost() && !s.ch.IsClosed() {
+			return false
+		}
+		l.giveUp(s)
+		return true
+	})
+}
+
+// giveUp closes the channel. The broker hands its unsettled deliveries out once more: what
+// is still worked is an orphan from now on, and acknowledgements that the broker may not
+// have got are remembered.
+func (l *queueLoop) giveUp(s *subscription) {
+	defer s.session.Leave()
 	lost := s.session.IsLost() || s.ch.IsClosed()
 	if err := s.ch.Close(); err != nil || lost { // or in this instant
 		now := time.Now()
@@ -215,7 +256,7 @@ func (l *queueLoop) close() {
 	for j := range s.unsettled.All() {
 		switch {
 		case j.holder != nil:
-			j.holder.twins = nil // the broker hands them out again
+			j.holder.twins = slices.DeleteFunc(j.holder.twins, func(t *job) bool { return t == j }) // the broker hands it out again
 		case !j.started.IsZero() || j.returning:
 			l.orphans[j] = l.identityOf(j)
 		default:

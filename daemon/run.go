@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
@@ -29,11 +32,14 @@ func run(ctx context.Context, p settings.Program, stderr io.Writer) (err error) 
 			systemd.Failed(err)
 		}
 	}()
+	hangups := make(chan os.Signal, 1) // one is as good as several
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	cfg, err := settings.Load(p, stderr)
 	if err != nil {
 		return err
 	}
-	d := daemon{Config: cfg, program: p}
+	d := daemon{Config: cfg, program: p, hangups: hangups}
 	context.AfterFunc(ctx, func() { d.stopped.Store(time.Now().UnixNano()) })
 	if err = d.open(ctx); err == nil {
 		err = d.consumer.Run(ctx)
@@ -45,6 +51,8 @@ func run(ctx context.Context, p settings.Program, stderr io.Writer) (err error) 
 type daemon struct {
 	*settings.Config // as it was read
 	program          settings.Program
+	hangups          <-chan os.Signal
+	started          atomic.Bool  // systemd has been told
 	stopped          atomic.Int64 // Unix nanoseconds; 0: not yet
 
 	telemetry *telemetry.Telemetry
@@ -64,7 +72,9 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.teardown.add(step{name: "telemetry", close: func() error { d.flush(ctx); return nil }})
 
 	if d.Database.URL != "" {
-		if d.database, err = database.New(d.Database, d.Log); err != nil {
+		cfg := d.Database
+		cfg.ReadURL = settings.DatabaseURL
+		if d.database, err = database.New(cfg, d.Log); err != nil {
 			return err
 		}
 		d.teardown.add(step{name: d.database.Name(), close: d.database.Close, waits: true})
@@ -87,6 +97,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		}
 	}
 	d.teardown.start(ctx, "the notifications of systemd", func(watched context.Context) { d.service(ctx).Run(watched, ctx, d.Log) })
+	d.teardown.start(ctx, "reloading", d.reload)
 	d.Log.Info("starting", "version", d.program.Version, "queues", d.QueueNames())
 	if d.database != nil {
 		if err := d.database.Prepare(ctx, d.Migrate); err != nil {
@@ -102,6 +113,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 // openConsumer opens the processors and makes the consumer of all that it needs.
 func (d *daemon) openConsumer() (err error) {
 	cfg := d.Consumer
+	cfg.ReadNodes, cfg.NodesFrom = settings.Nodes, settings.NodesFrom()
 	cfg.Queues = slices.Clone(cfg.Queues)
 	for i, p := range d.Processors {
 		processor, err := p.Open(d.Log)

@@ -16,7 +16,11 @@ import (
 // stops.
 func (d *daemon) service(ctx context.Context) systemd.Daemon {
 	return systemd.Daemon{
-		Ready: func() bool { return d.readiness().Ready() },
+		Ready: func() bool {
+			ready := d.readiness().Ready()
+			d.started.Store(ready) // it is not asked again when it has been
+			return ready
+		},
 		Status: func() string {
 			line := statusLine(d.consumer.Status(), ctx.Err() != nil, time.Now())
 			if d.database != nil && d.database.Reason() != "" {

@@ -307,13 +307,45 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 		s.wantEachOnce(t, ledger, 4050, 2*time.Minute)
 		t.Log("4,000 messages over 4 restarts: each done once")
 	})
+	step("systemctl reload has a password rotated under load", func(t *testing.T) {
+		s.Write(t, "/etc/warren/amqp_url", 0o640, brokerAt)
+		s.Run(t, "chgrp", "warren", "/etc/warren/amqp_url")
+		s.Run(t, "sh", "-c", "echo WARREN_AMQP_URL_FILE=/etc/warren/amqp_url >>/etc/warren/warren.env")
+		s.Run(t, "systemctl", "restart", "warren")
+		pid := s.property(t, "warren", "MainPID")
+		published := make(chan error, 1)
+		go func() {
+			var err error
+			for i := 0; i < 10 && err == nil; i++ {
+				err = p.trySend("orders", 100, "0.01")
+			}
+			published <- err
+		}()
+		s.Run(t, "rabbitmqctl", "-q", "change_password", "shop", password+"-2")
+		s.Write(t, "/etc/warren/amqp_url", 0o640, strings.Replace(brokerAt, password, password+"-2", 1))
+		s.Run(t, "systemctl", "reload", "warren")
+		journal := s.Run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "warren")
+		if !strings.Contains(journal, "reloaded: passwords and certificates have been read anew") || strings.Contains(journal, "attempt failed") {
+			t.Error("the journal of the reload: want that it has succeeded, and no failed attempt")
+		}
+		if err := <-published; err != nil {
+			t.Fatal(err)
+		}
+		s.wantEachOnce(t, ledger, 5050, 2*time.Minute)
+		s.want(t, "warren", "MainPID", pid)
+		s.want(t, "warren", "ActiveState", "active")
+		s.Run(t, "rabbitmqctl", "-q", "change_password", "shop", password)
+		s.Write(t, "/etc/warren/amqp_url", 0o640, brokerAt)
+		s.Run(t, "systemctl", "reload", "warren")
+		s.want(t, "warren", "MainPID", pid)
+	})
 	step("the watchdog restarts a process that is stopped", func(t *testing.T) {
 		before := s.property(t, "warren", "MainPID")
 		s.Run(t, "kill", "-STOP", before)
 		p.send(t, "orders", 10, "0")
 		began := time.Now()
 		rabbittest.Eventually(t, time.Minute, func() bool { return s.property(t, "warren", "NRestarts") == "1" }, "systemd restarts it")
-		s.wantEachOnce(t, ledger, 4060, 20*time.Second)
+		s.wantEachOnce(t, ledger, 5060, 20*time.Second)
 		t.Logf("consuming again %v after SIGSTOP", time.Since(began).Round(time.Second))
 	})
 	step("an instance runs beside it", func(t *testing.T) {
@@ -363,7 +395,7 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 			t.Errorf("version: got %s, want 1.1.0", got)
 		}
 		p.send(t, "orders", 10, "0")
-		s.wantEachOnce(t, ledger, 4070, 20*time.Second)
+		s.wantEachOnce(t, ledger, 5070, 20*time.Second)
 	})
 	step("removal leaves no process", func(t *testing.T) {
 		s.Run(t, "apt-get", "remove", "--yes", "warren")

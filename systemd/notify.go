@@ -59,6 +59,14 @@ func (d Daemon) Run(ctx, stopping context.Context, log *slog.Logger) {
 	n.run(ctx, stopping)
 }
 
+// Reloading tells systemd that the daemon reloads while f runs, which it must not do before
+// the start is over.
+func Reloading(f func()) {
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec()) // whoever cannot be told does not wait for it
+	f()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+}
+
 // Failed tells systemd, for systemctl status, why the daemon ends.
 func Failed(err error) {
 	_, _ = daemon.SdNotify(false, "STATUS="+oneLine(err.Error())) // it is on standard error, too

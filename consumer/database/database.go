@@ -22,6 +22,9 @@ import (
 type Config struct {
 	// URL as [Open] takes it. Required.
 	URL string
+	// ReadURL returns URL as it is now, for a new user, password or certificate to count
+	// from the next connection on. Nil means that it stays what it is.
+	ReadURL func() (string, error)
 	// Connections is how many deliveries may work with it at once. Zero means 8.
 	Connections int
 	// InboxTTL is how long a message is recognised. Zero means 7 days.
@@ -75,6 +78,7 @@ func New(cfg Config, log *slog.Logger) (*Database, error) {
 	if connections == 0 {
 		connections = 8
 	}
+	p.reread = cfg.ReadURL
 	if d.write, err = p.open(); err != nil {
 		return nil, err
 	}

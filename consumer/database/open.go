@@ -1,6 +1,7 @@
 package database
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type dsn struct {
 	name    string          // for errors and logs: without user and password
 	config  *pgx.ConnConfig // of PostgreSQL
 	path    string          // of SQLite
+	reread  func() (string, error)
 }
 
 var errURL = errors.New("is not the URL of a database: write postgres://user:password@host:5432/name, special characters " +
@@ -88,7 +90,7 @@ func parseSQLite(path string) (dsn, error) {
 
 func (p dsn) open() (*sql.DB, error) {
 	if p.config != nil {
-		return stdlib.OpenDB(*p.config), nil
+		return stdlib.OpenDB(*p.config, stdlib.OptionBeforeConnect(p.renew)), nil
 	}
 	settings := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
@@ -97,4 +99,20 @@ func (p dsn) open() (*sql.DB, error) {
 		"foreign_keys(ON)",
 	}}
 	return sql.Open("sqlite", p.path+"?"+settings.Encode())
+}
+
+// renew has a connection that is about to be made use the user, password and certificates
+// that there are now. If they cannot be read, it uses those of before.
+func (p dsn) renew(_ context.Context, c *pgx.ConnConfig) error {
+	if p.reread == nil {
+		return nil
+	}
+	text, err := p.reread()
+	if err != nil {
+		return nil
+	}
+	if now, err := parse(text); err == nil && now.config != nil {
+		c.User, c.Password, c.TLSConfig, c.Fallbacks = now.config.User, now.config.Password, now.config.TLSConfig, now.config.Fallbacks
+	}
+	return nil
 }

@@ -95,7 +95,8 @@ raft.wal_max_size_bytes = 16777216
 ssl_options.cacertfile = %s
 ssl_options.certfile = %s
 ssl_options.keyfile = %s
-ssl_options.verify = verify_none
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = false
 `, n.tlsPort, n.path(caFile), n.path(certFile), n.path(keyFile))
 	}
 	// Whoever knows the cookie may do anything on the node.

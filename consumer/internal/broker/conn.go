@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +37,9 @@ type Dialer struct {
 	// User is the name by which the broker knows this process. Empty means that of the
 	// URL; there it is missing where a certificate stands for it.
 	User string
+	// Secrets are what it connects with. Nil means what the URL says, and the files that
+	// it names.
+	Secrets *Secrets
 	// Instruments take the spans and counts of what is published. Nil means nothing.
 	Instruments *Instruments
 }
@@ -75,6 +75,7 @@ type Conn struct {
 	idle    chan *confirming
 	metered *Instruments
 
+	login    login
 	dialer   Dialer
 	directMu sync.Mutex
 	direct   *Conn // for direct replies; nil: not needed yet
@@ -85,26 +86,26 @@ type Conn struct {
 	begun    sync.WaitGroup // publishes
 }
 
-// Dial connects to a node. It blocks for connectTimeout at most, or until ctx ends.
-// No part of the URL is in the error but what the broker or the network said.
-func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, error) {
-	c := &Conn{Node: NodeName(nodeURL), URL: nodeURL, User: d.User, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
+// dial connects to a node with that login; see Dial.
+func (d Dialer) dial(ctx context.Context, l login, o Options) (*Conn, error) {
+	c := &Conn{Node: NodeName(l.url), URL: l.url, User: d.User, login: l, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
 	if c.metered == nil {
 		c.metered = noInstruments
 	}
 	if c.User == "" {
-		c.User = userOf(nodeURL)
+		c.User = userOf(l.url)
 	}
 	c.Server = serverAttributes(c.Node)
 	properties := amqp.NewConnectionProperties()
 	c.Name = strings.TrimSpace(d.Name() + " " + o.Purpose + " " + d.Worker)
 	properties.SetClientConnectionName(c.Name)
-	plainURL, secured, err := secure(nodeURL)
+	plainURL, secured, err := l.secured()
 	if err != nil {
 		return nil, Explain(err)
 	}
 	release := func() bool { return true }
 	var in *door
+	shaken := false
 	c.Connection, err = amqp.DialConfig(plainURL, amqp.Config{
 		Properties: properties,
 		Heartbeat:  o.Heartbeat,
@@ -126,7 +127,7 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 					_ = conn.Close()
 					return nil, err
 				}
-				conn = client
+				conn, shaken = client, true
 			}
 			in = newDoor(conn)
 			return in, nil
@@ -137,7 +138,7 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, Explain(err)
+		return nil, l.explain(err, shaken)
 	}
 	in.frameMax.Store(int64(c.Config.FrameSize))
 	c.Version = versionOf(c.Connection)
@@ -152,40 +153,6 @@ func (d Dialer) Dial(ctx context.Context, nodeURL string, o Options) (*Conn, err
 		}
 	})
 	return c, nil
-}
-
-// secure returns the TLS that a URL asks for, nil for none, and the URL without it: the
-// library would have it above the door. Files are read each time, so that new ones count
-// from the next connection on.
-func secure(nodeURL string) (plainURL string, _ *tls.Config, err error) {
-	uri, err := amqp.ParseURI(nodeURL)
-	if err != nil || uri.Scheme != "amqps" {
-		return nodeURL, nil, err
-	}
-	u, err := url.Parse(nodeURL)
-	if err != nil {
-		return "", nil, err
-	}
-	u.Scheme, u.Host = "amqp", net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
-	config := &tls.Config{ServerName: cmp.Or(uri.ServerName, uri.Host), MinVersion: tls.VersionTLS12}
-	if uri.CACertFile != "" {
-		authorities, err := os.ReadFile(uri.CACertFile)
-		if err != nil {
-			return "", nil, fmt.Errorf("read CA certificate: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(authorities) {
-			return "", nil, fmt.Errorf("read CA certificate: %s has none in PEM form", uri.CACertFile)
-		}
-	}
-	if uri.CertFile != "" && uri.KeyFile != "" {
-		certificate, err := tls.LoadX509KeyPair(uri.CertFile, uri.KeyFile)
-		if err != nil {
-			return "", nil, fmt.Errorf("load client certificate: %w", err)
-		}
-		config.Certificates = []tls.Certificate{certificate}
-	}
-	return u.String(), config, nil
 }
 
 // DialAny connects to the first of nodes that can be used.
@@ -222,6 +189,21 @@ func (c *Conn) Close() {
 	c.directMu.Unlock()
 	c.begun.Wait()
 	c.watching.Wait()
+}
+
+// Finish closes the connection once the publishes that have begun are answered, and lets
+// no other begin. It blocks until then.
+func (c *Conn) Finish() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	c.begun.Wait()
+	c.directMu.Lock()
+	if c.direct != nil {
+		c.direct.Finish()
+	}
+	c.directMu.Unlock()
+	c.Close()
 }
 
 // OnChannel runs f with a channel of its own, that an error of the broker closes.

@@ -124,3 +124,24 @@ func (c *Conn) MayPublish(ctx context.Context) error {
 
 // answerTimeout is how long a broker that works may take to answer.
 const answerTimeout = 5 * time.Second
+
+// Inspect connects to every node, tells what comes of it, and returns the connection to
+// the first that can be used; nil if none can.
+func (d Dialer) Inspect(ctx context.Context, nodes []string, tell func(ok bool, what, text string)) *Conn {
+	var first *Conn
+	for _, node := range nodes {
+		what := "node " + NodeName(node)
+		c, err := d.Dial(ctx, node, Options{Purpose: "check"})
+		if err != nil {
+			tell(false, what, err.Error())
+			continue
+		}
+		tell(true, what, fmt.Sprintf("RabbitMQ %s, virtual host %s", c.Version.Number, c.Config.Vhost))
+		if first == nil {
+			first = c
+		} else {
+			c.Close()
+		}
+	}
+	return first
+}

@@ -20,6 +20,55 @@ type Session struct {
 	Consume, Publish *Conn
 	Trial            *Trial // for what may end a connection
 	Began            time.Time
+
+	mu     sync.Mutex
+	users  int
+	unused chan struct{} // closed when nobody uses it; nil: it is not going to be replaced
+}
+
+// Use takes note that somebody has deliveries of the session, until Leave.
+func (s *Session) Use() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users++
+}
+
+// Leave says that whoever has called Use is done with the session.
+func (s *Session) Leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 && s.unused != nil {
+		close(s.unused)
+	}
+}
+
+// Retire closes a session that another one has replaced, once nobody uses it any more
+// and what is being published over it is in the broker, or when ended is closed. It blocks
+// until then.
+func (s *Session) Retire(ended <-chan struct{}) {
+	s.mu.Lock()
+	unused := make(chan struct{})
+	if s.users == 0 {
+		close(unused)
+	} else {
+		s.unused = unused
+	}
+	s.mu.Unlock()
+	select {
+	case <-unused:
+	case <-ended:
+	}
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		s.Publish.Finish()
+	}()
+	select {
+	case <-finished:
+	case <-ended:
+	}
+	s.Close()
+	<-finished
 }
 
 // OpenSession connects to one node. It blocks for at most two connect timeouts, or
@@ -66,9 +115,13 @@ func (s *Session) Ready(ctx context.Context, queue string) (messages int, err er
 	return messages, err
 }
 
-// Watch blocks until one of the connections is lost, and returns why, or until ended is
-// closed, and returns nil.
-func (s *Session) Watch(ended <-chan struct{}, turned *pulse.Pulse) error {
+// A Renewal gets what has become of a session that is to be replaced: nil, or why it has
+// not been.
+type Renewal chan<- error
+
+// Watch blocks until one of the connections is lost, and returns why, until ended is
+// closed, and returns nothing, or until it receives a Renewal, and returns that.
+func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, turned *pulse.Pulse) (Renewal, error) {
 	turned.Beat(time.Now())
 	turns := time.NewTicker(pulse.Every)
 	defer turns.Stop()
@@ -77,11 +130,13 @@ func (s *Session) Watch(ended <-chan struct{}, turned *pulse.Pulse) error {
 		case <-turns.C:
 			turned.Beat(time.Now())
 		case <-ended:
-			return nil
+			return nil, nil
+		case r := <-renewals:
+			return r, nil
 		case err := <-s.Consume.Closes():
-			return LostBecause(err)
+			return nil, LostBecause(err)
 		case err := <-s.Publish.Closes():
-			return LostBecause(err)
+			return nil, LostBecause(err)
 		}
 	}
 }

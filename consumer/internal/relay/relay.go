@@ -35,6 +35,8 @@ type Relay struct {
 	mu      sync.Mutex
 	conn    *broker.Conn  // nil: none yet
 	retries retry.Backoff // nil while the broker can be used
+
+	finishing sync.WaitGroup // connections that were replaced
 }
 
 // An Outbox has messages to publish; see the one of package consumer.
@@ -133,8 +135,8 @@ func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.conn != nil && r.conn.IsClosed() {
-		r.conn.Close()
+	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated()) {
+		r.finishing.Go(r.conn.Finish) // other batches may be under way on it
 		r.conn = nil
 	}
 	if r.conn == nil {
@@ -174,6 +176,7 @@ func (r *Relay) resetBackoff() {
 
 // hangUp closes the connection, while nothing is being published.
 func (r *Relay) hangUp() {
+	defer r.finishing.Wait()
 	if r.conn != nil {
 		r.conn.Close()
 	}

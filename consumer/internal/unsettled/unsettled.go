@@ -27,6 +27,9 @@ type entry[J any] struct {
 // Finished is how many are to be acknowledged at the next flush.
 func (u *Deliveries[J]) Finished() int { return u.finished }
 
+// Empty tells whether the broker waits to hear of none.
+func (u *Deliveries[J]) Empty() bool { return len(u.entries) == 0 }
+
 // All returns the jobs of all deliveries, the oldest first.
 func (u *Deliveries[J]) All() iter.Seq[J] {
 	return func(yield func(J) bool) {

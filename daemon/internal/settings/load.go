@@ -141,6 +141,16 @@ func Nodes() ([]string, error) {
 	return nodes, r.err()
 }
 
+// NodesFrom says where they are read from.
+func NodesFrom() string {
+	var s brokerSettings
+	_, origin, err := variables(prefix, &s)[0].lookup()
+	if err != nil {
+		return ""
+	}
+	return origin
+}
+
 // QueueNames reads only which queues are worked; none if that is not set.
 func QueueNames() []string {
 	var s daemonSettings
@@ -165,6 +175,13 @@ func Database() (database.Config, error) {
 		r.fault(checkDatabase(cfg))
 	}
 	return cfg, r.err()
+}
+
+// DatabaseURL reads only where the database is, if there is one.
+func DatabaseURL() (string, error) {
+	r := newReader()
+	url := readDatabase(r).URL
+	return url, r.err()
 }
 
 func readDatabase(r *reader) databaseSettings {

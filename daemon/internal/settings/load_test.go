@@ -47,6 +47,7 @@ func TestLoadConfig(t *testing.T) {
 	want := consumer.Config{
 		Nodes:           []string{"amqp://u:p%2Cw@one/v", "amqps://two:5671"},
 		ShutdownTimeout: 3 * time.Second,
+		Program:         program.Name,
 		Worker:          program.worker(),
 		Version:         "v1.2.3",
 		Queues: []consumer.Queue{{
