@@ -349,7 +349,8 @@ func TestDirectReply(t *testing.T) {
 // No message is at fault for that.
 func TestAnothersName(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	r := runConfig(t, Config{Nodes: []string{v.URL}, User: "somebody", Queues: []Queue{{Name: "q", Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") })}}}, nil)
+	failing := ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") })
+	r := runConfig(t, Config{Nodes: []string{v.URL}, User: "somebody", Queues: []Queue{{Name: "q", Processor: failing}}}, nil)
 	v.Publish(t, "q", amqp.Publishing{MessageId: "m"})
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return contains(r.log, "set WARREN_AMQP_USER to that name") }, "the log says what to do")
 	if _, err := r.end(); err != nil {
@@ -357,4 +358,38 @@ func TestAnothersName(t *testing.T) {
 	}
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "q") == 1 }, "the message is still there")
 	equal(t, v.Ready(t, "q.dead"), 0)
+
+	runConfig(t, Config{Nodes: []string{v.URL}, User: "guest", Queues: []Queue{{Name: "q", MaxAttempts: 1, Processor: failing}}}, nil)
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "q.dead") == 1 }, "under that name it is dead-lettered")
+}
+
+// TestAForgedDeathEndsNoQueue dead-letters messages with an x-death that no broker has
+// written: RabbitMQ 3.10 ends a classic queue that is to dead-letter one by itself, again
+// and again. So Warren rejects none of them.
+func TestAForgedDeathEndsNoQueue(t *testing.T) {
+	forged := []any{true, "soon"}
+	for name, headers := range map[string]amqp.Table{
+		"and headers said to be unreadable": {"x-death": forged, broker.HeaderUnreadable: "807354142109905"},
+		"and no room for an error":          {"x-death": forged, "fill": strings.Repeat("x", 130_000)},
+	} {
+		for _, kind := range []string{Quorum, Classic} {
+			t.Run(kind+" "+name, func(t *testing.T) {
+				v := rabbittest.NewVhost(t)
+				done := newLedger()
+				r := run(t, []string{v.URL}, Queue{Name: "q", Type: kind, MaxAttempts: 1, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+					if d.MessageID == "innocent" {
+						done.write(d)
+						return nil
+					}
+					return errors.New(strings.Repeat("no ", 1000))
+				})})
+				v.Publish(t, "q", amqp.Publishing{MessageId: "m", Headers: headers, DeliveryMode: amqp.Persistent}, amqp.Publishing{MessageId: "innocent"})
+				rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "q.dead") == 1 && len(done.of("innocent")) == 1 }, "one is dead, the other is done")
+				empty(t, v, "q")
+				if contains(r.log, "the broker has ended the consumer") {
+					t.Error("the broker has ended the queue")
+				}
+			})
+		}
+	}
 }

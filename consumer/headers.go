@@ -217,11 +217,11 @@ func asItCame(d *amqp.Delivery) amqp.Table {
 }
 
 // headersAreLost tells whether the headers of d could not be read and are not kept as they
-// were either: what is published of it would lack them.
+// were either: what is published of it would lack them. Then there is nothing but what
+// says so; what stands beside that is a publisher's, as it is itself.
 func headersAreLost(d *amqp.Delivery) bool {
 	_, unreadable := d.Headers[broker.HeaderUnreadable]
-	_, kept := d.Headers[broker.HeaderRaw]
-	return unreadable && !kept
+	return unreadable && len(d.Headers) == 1
 }
 
 // writeFailure writes into headers that the message has failed its attempts-th attempt

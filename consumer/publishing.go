@@ -162,7 +162,9 @@ var errHeadersTooLong = fmt.Errorf("%w: its headers cannot be read, and leave no
 
 // bury publishes the delivery to the dead-letter queue. If it cannot be published with
 // what Warren adds, the broker dead-letters it, whole. What the broker would do with one
-// of a queue that Warren has not declared is not known: that is published as it came.
+// of a queue that Warren has not declared is not known: that is published as it came. So
+// is one with an x-death, which its publisher may have made up: RabbitMQ 3.10 loses the
+// whole queue over dead-lettering one that is not as it writes them.
 func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 	msg := republishing(j)
 	delete(msg.Headers, broker.HeaderNotBefore)
@@ -171,7 +173,7 @@ func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 	err := errHeadersTooLong
 	if !headersAreLost(&j.delivery) {
 		err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
-		if broker.IsObjection(err) && e.Passive {
+		if broker.IsObjection(err) && (e.Passive || j.delivery.Headers["x-death"] != nil) {
 			msg.Headers = asItCame(&j.delivery)
 			err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
 		}
