@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -182,11 +183,29 @@ func (f fiend) body(good string) []byte {
 	return []byte(good)
 }
 
-// TestHostileMessages publishes 2,000 messages of a fiend to six processors on queues of
-// both types, beside a queue that is to notice nothing of it. What the broker takes is
-// done, once, or is a dead letter.
+// knob is a variable that makes a test longer or other than it is in CI.
+func knob[T any](t *testing.T, name string, usual T, parse func(string) (T, error)) T {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return usual
+	}
+	value, err := parse(text)
+	if err != nil {
+		t.Fatalf("%s is %q: %v", name, text, err)
+	}
+	return value
+}
+
+// TestHostileMessages publishes messages of a fiend, 2,000 at least, to six processors on
+// queues of both types, beside a queue that is to notice nothing of it. What the broker
+// takes is done, once, or is a dead letter. WARREN_TEST_HOSTILE is for how long it
+// publishes, and WARREN_TEST_SEED which messages.
 func TestHostileMessages(t *testing.T) {
-	const hostile, innocent, seed = 2000, 400, 11
+	const least, innocentEvery = 2000, 5
+	lasting := knob(t, "WARREN_TEST_HOSTILE", 20*time.Second, time.ParseDuration)
+	seed := knob(t, "WARREN_TEST_SEED", 11, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) })
+	t.Logf("WARREN_TEST_SEED=%d", seed)
 	var served atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if served.Add(1)%10 == 0 {
@@ -239,8 +258,10 @@ func TestHostileMessages(t *testing.T) {
 	publisher := v.AddUser(t, user, "pw", "^$", ".*", "^$")
 	raw := rabbittest.DialRaw(t, publisher)
 	f := fiend{rand.New(rand.NewPCG(seed, seed)), raw.FrameMax(), user}
-	taken, refused := make(map[string]int), 0
-	for i := range hostile {
+	taken, refused, innocent := make(map[string]int), 0, 0
+	hostile, began := 0, time.Now()
+	for ; hostile < least || time.Since(began) < lasting; hostile++ {
+		i := hostile
 		queue := targets[i%len(targets)]
 		err := raw.Publish("", queue, f.properties(i), f.body(processors[names[i%len(targets)/2]].good))
 		switch _, objection := errors.AsType[*amqp091.Error](err); {
@@ -252,11 +273,14 @@ func TestHostileMessages(t *testing.T) {
 		default:
 			t.Fatalf("message %d to %s: %v", i, queue, err)
 		}
-		if i%(hostile/innocent) == 0 {
+		if i%innocentEvery == 0 {
+			innocent++
 			id := strconv.Itoa(i)
 			v.Publish(t, "innocent", amqp091.Publishing{MessageId: id, Body: []byte(id + "\n")})
 		}
 	}
+
+	published := time.Since(began)
 
 	// ended returns how many messages of a queue were done and how many are dead.
 	ended := func(metrics, queue string) (done, dead int) {
@@ -292,7 +316,7 @@ func TestHostileMessages(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("refused %d; done/dead: %s; at most %d MiB resident", refused, strings.Join(report, ", "), peak>>20)
+	t.Logf("%d in %v, refused %d; done/dead: %s; at most %d MiB resident", hostile, published.Round(time.Second), refused, strings.Join(report, ", "), peak>>20)
 	if lost := strings.Count(d.log.String(), "connection lost"); lost != 0 {
 		t.Errorf("the connection was lost %d times", lost)
 	}
