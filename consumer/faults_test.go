@@ -362,7 +362,12 @@ func TestCertificateThatDoesNotVerify(t *testing.T) {
 	if !strings.Contains(errorText(err), "the node's TLS certificate does not verify: x509: certificate signed by unknown authority") || !strings.Contains(errorText(err), "cacertfile") {
 		t.Errorf("the error is %v", err)
 	}
-	cfg.Nodes = []string{node.TLSURL("/") + "?cacertfile=" + node.CAFile()}
+	trusted := node.TLSURL("/") + "?cacertfile=" + node.CAFile()
+	another := strings.Replace(trusted, "127.0.0.1", "0.0.0.0", 1) // the same machine
+	if text := startFault(t, another, cfg.Queues[0]); !strings.Contains(text, "check the host name in WARREN_AMQP_URL") {
+		t.Errorf("the error is %s", text)
+	}
+	cfg.Nodes = []string{trusted}
 	runConfig(t, cfg, nil)
 }
 
