@@ -86,8 +86,21 @@ type Conn struct {
 	begun    sync.WaitGroup // publishes
 }
 
-// dial connects to a node with that login; see Dial.
+// askAgainAfter is how long a login waits that may not have been refused at all.
+const askAgainAfter = time.Second
+
+// dial connects to a node with that login; see Dial. A node that refuses it ends the
+// connection without a word, and so does one that is lost in that moment: it is tried
+// twice.
 func (d Dialer) dial(ctx context.Context, l login, o Options) (*Conn, error) {
+	c, err := d.dialOnce(ctx, l, o)
+	if errors.Is(err, amqp.ErrCredentials) && Sleep(ctx, askAgainAfter) {
+		c, err = d.dialOnce(ctx, l, o)
+	}
+	return c, err
+}
+
+func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error) {
 	c := &Conn{Node: NodeName(l.url), URL: l.url, User: d.User, login: l, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
 	if c.metered == nil {
 		c.metered = noInstruments

@@ -69,6 +69,8 @@ func Explain(err error) error {
 	switch {
 	case !ok:
 		return err
+	case errors.Is(err, amqp.ErrVhost): // a node that refuses one says so
+		return &Fault{Text: "the connection was lost while its virtual host was opened", Cause: err}
 	case reply.Code == amqp.AccessRefused && (errors.Is(err, amqp.ErrCredentials) || strings.Contains(reply.Reason, "ACCESS_REFUSED - Login was refused")):
 		return &Fault{Text: "the node refused the user name or password of WARREN_AMQP_URL", Cause: err, Lasting: true}
 	case reply.Code == amqp.AccessRefused && strings.Contains(reply.Reason, "exclusive use"), reply.Code == amqp.ResourceLocked:
