@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,167 +20,6 @@ import (
 
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
-
-// A fiend makes messages that nobody in their right mind would publish, the same ones for
-// the same seed.
-type fiend struct {
-	*rand.Rand
-	frameMax int
-	user     string // its own name
-}
-
-// often is true so many times in a hundred.
-func (f fiend) often(percent int) bool { return f.IntN(100) < percent }
-
-func (f fiend) bytes(n int) string {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(f.Uint32())
-	}
-	return string(b)
-}
-
-// text is of any charset, and at most so long.
-func (f fiend) text(most int) string {
-	n := f.IntN(most + 1)
-	if f.often(20) {
-		n = most
-	}
-	switch f.IntN(6) {
-	case 0:
-		return f.bytes(n)
-	case 1:
-		return strings.Repeat("\x00", n)
-	case 2:
-		return strings.Repeat("\u202e€\U0001f407", most)[:n] // cut within a character, perhaps
-	case 3:
-		return strings.Repeat("\x1b[2J\r\n'\"$(id)`;{{.}}%s", most)[:n]
-	case 4:
-		return strconv.FormatInt(int64(f.Uint64()), 10)[:min(n, 15)]
-	}
-	return strings.Repeat("a", n)
-}
-
-// value is of any type, also of none that there is.
-func (f fiend) value(depth int) []byte {
-	sizes := map[byte]int{'t': 1, 'B': 1, 'b': 1, 's': 2, 'u': 2, 'I': 4, 'i': 4, 'f': 4, 'D': 5, 'l': 8, 'd': 8, 'T': 8, 'V': 0}
-	kind := "tBbsuIifDldTVSSxAF"[f.IntN(18)]
-	if f.often(1) {
-		kind = byte(f.Uint32())
-	}
-	switch size, plain := sizes[kind]; {
-	case plain:
-		return append([]byte{kind}, f.bytes(size)...)
-	case kind == 'F' && depth > 0:
-		return rabbittest.RawNested(f.table(depth - 1))
-	case kind == 'A' && depth > 0:
-		var values [][]byte
-		for range f.IntN(4) {
-			values = append(values, f.value(depth-1))
-		}
-		return rabbittest.RawArray(values...)
-	default:
-		value := rabbittest.RawString(f.text(1000))
-		if kind == 'x' || f.often(2) {
-			value[0] = kind
-		}
-		return value
-	}
-}
-
-func (f fiend) table(depth int) []byte {
-	names := []string{"x-delay", "x-warren-attempt", "x-warren-error", "x-warren-reply-to", "x-warren-routing-key", "x-warren-unreadable", "x-delivery-count", "traceparent", "x-death", "CC"}
-	var fields [][]byte
-	for range f.IntN(6) {
-		name := f.text(255)
-		value := f.value(depth)
-		if f.often(20) {
-			if name = names[f.IntN(len(names))]; name == "x-delay" { // none that has anybody wait for days
-				delays := [][]byte{rabbittest.RawInt(int64(f.IntN(1500))), rabbittest.RawInt(-1), rabbittest.RawInt(1 << 62), rabbittest.RawString("soon"), rabbittest.RawNested(f.table(0)), {'V'}}
-				value = delays[f.IntN(len(delays))]
-			}
-		}
-		fields = append(fields, rabbittest.RawField(name, value))
-	}
-	return rabbittest.RawTable(fields...)
-}
-
-func (f fiend) headers() []byte {
-	switch f.IntN(30) {
-	case 0:
-		return rabbittest.RawDeep(30 + f.IntN(6))
-	case 1:
-		return rabbittest.RawDeep(f.IntN(3000))
-	case 2:
-		return rabbittest.RawWide(8190 + f.IntN(5))
-	case 3:
-		return rabbittest.RawTable(rabbittest.RawField("l", rabbittest.RawLong(8190+f.IntN(5))))
-	case 4:
-		return rabbittest.RawTable(rabbittest.RawField("l", rabbittest.RawString(strings.Repeat("x", f.frameMax-f.IntN(1000)))))
-	case 5:
-		fill := rabbittest.RawString(strings.Repeat("x", max(0, f.frameMax-500-f.IntN(1000))))
-		return rabbittest.RawTable(rabbittest.RawField("l", fill), rabbittest.RawField("d", rabbittest.RawNested(rabbittest.RawDeep(33))))
-	}
-	return f.table(f.IntN(6))
-}
-
-func (f fiend) properties(id int) []byte {
-	p := map[string]any{"headers": f.headers(), "delivery-mode": byte(2)}
-	for _, name := range []string{"content-type", "content-encoding", "correlation-id", "type", "app-id", "cluster-id"} {
-		if f.often(30) {
-			p[name] = f.text(255)
-		}
-	}
-	if f.often(90) { // or it has none; no two have the same
-		p["message-id"] = strconv.Itoa(id) + " " + f.text(240)
-	}
-	if f.often(30) {
-		to := []string{"answers", f.text(255), "warren.wait.x", "innocent", "nobody", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to." + f.text(200)}
-		p["reply-to"] = to[f.IntN(len(to))]
-	}
-	if f.often(10) {
-		p["priority"] = byte(f.Uint32())
-	}
-	if f.often(10) {
-		p["timestamp"] = f.Uint64()
-	}
-	if f.often(5) {
-		p["expiration"] = []string{"0", "100000", f.text(20)}[f.IntN(3)]
-	}
-	if f.often(3) {
-		p["user-id"] = []string{"guest", f.user, f.text(255)}[f.IntN(3)]
-	}
-	if f.often(5) {
-		p["delivery-mode"] = byte(f.Uint32())
-	}
-	return rabbittest.RawProperties(p)
-}
-
-func (f fiend) body(good string) []byte {
-	switch f.IntN(12) {
-	case 0:
-		return nil
-	case 1:
-		return []byte(f.bytes(f.IntN(2000)))
-	case 2:
-		return bytes.Repeat([]byte("["), f.IntN(100_000))
-	case 3:
-		return make([]byte, f.IntN(2<<20))
-	case 4:
-		return []byte("\xef\xbb\xbf" + good)
-	case 5:
-		return []byte(good[:f.IntN(len(good))])
-	case 6:
-		return []byte("\x1f\x8b" + f.bytes(100))
-	case 7:
-		return []byte(strings.Replace(good, "a", `\ud800`, 1))
-	case 8:
-		return []byte(strings.Replace(good, "a", f.text(100), 1))
-	case 9:
-		return []byte(strings.ReplaceAll(good, "a", "9e999"))
-	}
-	return []byte(good)
-}
 
 // knob is a variable that makes a test longer or other than it is in CI.
 func knob[T any](t *testing.T, name string, usual T, parse func(string) (T, error)) T {
@@ -257,13 +95,13 @@ func TestHostileMessages(t *testing.T) {
 	user := "fiend-" + strings.ToLower(v.Name)
 	publisher := v.AddUser(t, user, "pw", "^$", ".*", "^$")
 	raw := rabbittest.DialRaw(t, publisher)
-	f := fiend{rand.New(rand.NewPCG(seed, seed)), raw.FrameMax(), user}
+	f := rabbittest.NewFiend(seed, raw.FrameMax(), user)
 	taken, refused, innocent := make(map[string]int), 0, 0
 	hostile, began := 0, time.Now()
 	for ; hostile < least || time.Since(began) < lasting; hostile++ {
 		i := hostile
 		queue := targets[i%len(targets)]
-		err := raw.Publish("", queue, f.properties(i), f.body(processors[names[i%len(targets)/2]].good))
+		err := raw.Publish("", queue, rabbittest.RawProperties(f.Properties(i)), f.Body(processors[names[i%len(targets)/2]].good))
 		switch _, objection := errors.AsType[*amqp091.Error](err); {
 		case err == nil:
 			taken[queue]++

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/internal/freeport"
 )
@@ -32,6 +33,7 @@ type Proxy struct {
 	listener net.Listener       // nil: refusing
 	live     map[*link]struct{} // connections under way
 	flows    map[Direction]chan struct{}
+	delay    time.Duration
 }
 
 // A link is one client's connection and ours to the node.
@@ -68,6 +70,7 @@ func (p *Proxy) Restore(t testing.TB) {
 		close(flow)
 		delete(p.flows, d)
 	}
+	p.delay = 0
 	if p.listener != nil {
 		return
 	}
@@ -115,6 +118,14 @@ func (p *Proxy) Stall(direction Direction) {
 	}
 }
 
+// Slow has whatever comes wait for so long before it goes on, either way: some kilobytes at
+// a time.
+func (p *Proxy) Slow(delay time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = delay
+}
+
 func (p *Proxy) serve(listener net.Listener) {
 	for {
 		client, err := listener.Accept()
@@ -149,8 +160,15 @@ func (p *Proxy) pump(l *link, to, from *net.TCPConn, d Direction) {
 	for {
 		n, readErr := from.Read(buf)
 		p.mu.Lock()
-		stalled := p.flows[d]
+		stalled, delay := p.flows[d], p.delay
 		p.mu.Unlock()
+		if delay > 0 {
+			select {
+			case <-time.After(delay):
+			case <-l.closed:
+				return
+			}
+		}
 		if stalled != nil {
 			select {
 			case <-stalled:

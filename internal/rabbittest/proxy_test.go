@@ -136,3 +136,27 @@ func TestCuttingUnderLoadLeavesNothingRunning(t *testing.T) {
 	_ = sink.Close()
 	await(t, served, "end of the sink")
 }
+
+func TestASlowProxyDelays(t *testing.T) {
+	v := NewVhost(t)
+	p := NewProxy(t, v.Node.Addr())
+	ch, err := dial(t, v.URLAt(p.Addr)).Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const delay = 100 * time.Millisecond
+	ask := func() time.Duration {
+		began := time.Now()
+		if err := ch.Qos(1, 0, false); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(began)
+	}
+	p.Slow(delay)
+	if took := ask(); took < 2*delay {
+		t.Errorf("a question and its answer took %v, want %v at least", took, 2*delay)
+	}
+	p.Restore(t)
+	ask() // what was on its way when that ended
+	Eventually(t, 5*time.Second, func() bool { return ask() < delay }, "it is as fast as before")
+}

@@ -41,6 +41,29 @@ type RawMessage struct {
 	Body       []byte
 }
 
+// ID is the message's id; empty if it has none.
+func (m RawMessage) ID() string {
+	flags, rest := binary.BigEndian.Uint16(m.Properties), m.Properties[2:]
+	// What comes before it: the content type and encoding, headers, the delivery mode,
+	// the priority, the correlation id, reply-to and the expiration.
+	for i, kind := range "ssTbbsss" {
+		switch {
+		case flags&(1<<(15-i)) == 0:
+		case kind == 's':
+			_, rest = cutShortString(rest)
+		case kind == 'T':
+			rest = rest[4+binary.BigEndian.Uint32(rest):]
+		default:
+			rest = rest[1:]
+		}
+	}
+	if flags&(1<<(15-8)) == 0 {
+		return ""
+	}
+	id, _ := cutShortString(rest)
+	return id
+}
+
 // RawPublish publishes a message with encoded properties (see [RawProperties]) and
 // blocks until the broker has confirmed that a queue has it; anything else fails the
 // test.
@@ -69,7 +92,7 @@ func RawTake(t testing.TB, url, queue string) RawMessage {
 // DialRaw connects; the end of the test closes what is still open.
 func DialRaw(t testing.TB, url string) *Raw {
 	t.Helper()
-	r, err := dialRaw(url)
+	r, err := OpenRaw(url)
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
@@ -108,7 +131,8 @@ const (
 	frameEnd    = 0xCE
 )
 
-func dialRaw(url string) (*Raw, error) {
+// OpenRaw connects; the caller closes what it returns.
+func OpenRaw(url string) (*Raw, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
 		return nil, err

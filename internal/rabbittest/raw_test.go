@@ -108,11 +108,27 @@ func TestWhatBecomesOfARawPublishIsSaid(t *testing.T) {
 			}
 		})
 	}
-	if _, err := dialRaw(v.AddUser(t, "raw", "right", "", "", "") + "x"); err == nil {
+	if _, err := OpenRaw(v.AddUser(t, "raw", "right", "", "", "") + "x"); err == nil {
 		t.Error("connect to a vhost that is not there: got nil, want an error")
 	}
 	url := strings.Replace(v.URL, "guest:guest", "guest:wrong", 1)
-	if _, err := dialRaw(url); err == nil {
+	if _, err := OpenRaw(url); err == nil {
 		t.Error("connect with a wrong password: got nil, want an error")
+	}
+}
+
+func TestTheIDAmongProperties(t *testing.T) {
+	all := map[string]any{
+		"content-type": "a", "content-encoding": "b", "headers": RawDeep(40), "delivery-mode": byte(2), "priority": byte(1),
+		"correlation-id": "c", "reply-to": "d", "expiration": "1", "message-id": "it", "timestamp": uint64(1), "app-id": "e",
+	}
+	for _, properties := range []map[string]any{all, {"message-id": "it"}, {"headers": RawTable(), "message-id": "it"}} {
+		if got := (RawMessage{Properties: RawProperties(properties)}).ID(); got != "it" {
+			t.Errorf("%v: got %q, want it", properties, got)
+		}
+	}
+	delete(all, "message-id")
+	if got := (RawMessage{Properties: RawProperties(all)}).ID(); got != "" {
+		t.Errorf("without an id: got %q, want none", got)
 	}
 }
