@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test stress test-cluster test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
+.PHONY: help build test stress chaos chaos-broken test-cluster test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,18 @@ stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and pri
 test-cluster: ## test against clusters of three nodes, killed, paused and cut off (as root, 3 minutes)
 	.ci/deps
 	$(GO) test -tags cluster -run '^TestCluster' -count 1 -v -timeout 20m ./consumer
+
+DURATION ?= 10m
+SEED     ?= 0
+# A mount of its own, if that can be had, ends with the run.
+CHAOS     = $(if $(filter 0,$(shell id -u)),unshare --mount) $(GO) test -tags chaos -count 1 -v -timeout 4h ./internal/chaos
+chaos: ## break workers, the node, the network and a disk at random for DURATION, and have a checker decide what came of it (SEED replays)
+	.ci/deps
+	$(CHAOS) -run 'TestChaos$$' -args -duration $(DURATION) -seed $(SEED)
+
+chaos-broken: ## show that the checker catches three builds that are broken on purpose, and restart a worker forty times
+	.ci/deps
+	$(CHAOS) -run 'TestBrokenBuilds|TestRestarts' -args -duration 20s
 
 test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
 	.ci/deps systemd

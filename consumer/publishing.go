@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 
+	"github.com/warrenmq/warren/consumer/internal/broken"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
@@ -245,7 +246,7 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 		silent := time.AfterFunc(unansweredAfter, func() {
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.ErrNoConfirm)
 		})
-		err = s.Publish.Publish(ctx, o)
+		err = broken.Publish(ctx, func(ctx context.Context) error { return s.Publish.Publish(ctx, o) })
 		silent.Stop()
 		switch {
 		case err == nil:

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/warrenmq/warren/consumer/internal/brake"
+	"github.com/warrenmq/warren/consumer/internal/broken"
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
@@ -302,7 +303,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 		l.probe = j
 	}
 	l.state.Consumed.Add(1)
-	l.do(j, func() action { return l.executor.work(work, j) })
+	l.do(j, func() action { return broken.Work(func() action { return l.executor.work(work, j) }, acknowledge) })
 	if l.limiter != nil && !j.history.notBefore.After(now) { // one that is only parked costs nothing
 		if d := l.limiter.Reserve().Delay(); d > 0 {
 			l.startAt = time.After(d)
@@ -327,7 +328,7 @@ func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
 	holder, done := l.executor.copies.Claim(j.history.copy, j)
 	if !done && holder == nil && j.delivery.Redelivered && (l.remembered.Some() || len(l.orphans) > 0) {
 		id := l.remembered.IdentityOf(&j.delivery)
-		done = l.remembered.Take(id, now)
+		done = l.remembered.Take(id, now) && !broken.Forgets
 		for orphan, its := range l.orphans {
 			if !done && its == id && len(orphan.twins) == 0 {
 				holder = orphan
