@@ -255,8 +255,7 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 		case ctx.Err() != nil, broker.IsObjection(err), o.Purpose == broker.ForReply && errors.Is(err, broker.ErrUnroutable):
 			return err
 		case s.IsLost(): // and logged as such
-			name, _ := o.Message.Headers[headerCopy].(string)
-			e.copies.Double(name)
+			e.copies.Double(o.Message.Headers[headerCopy])
 			continue
 		case o.Purpose != broker.ForReply && failures >= toleratedFailures:
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.Explain(err))

@@ -372,9 +372,7 @@ func (l *queueLoop) do(j *job, f func() action) {
 // keepBack keeps a delivery that is not to be started until its consumer gets no more:
 // returned before, it might come again.
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
-	now := time.Now()
-	j := l.receive(d, now)
-	if !l.repeats(work, j, now) {
+	if j := l.receive(d, time.Now()); !l.repeats(work, j, time.Now()) {
 		l.sub.unstarted = append(l.sub.unstarted, j)
 	}
 }

@@ -232,7 +232,9 @@ func (l *queueLoop) handOver(work context.Context) bool {
 // gives up those that are lost or have nothing more.
 func (l *queueLoop) finishLeaving() {
 	l.leaving = slices.DeleteFunc(l.leaving, func(s *subscription) bool {
-		l.flushOf(s)
+		if s.unsettled.Finished() > 0 { // a commit waits for the broker
+			l.flushOf(s)
+		}
 		if !s.unsettled.Empty() && !s.session.IsLost() && !s.ch.IsClosed() {
 			return false
 		}

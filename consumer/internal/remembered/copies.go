@@ -28,11 +28,13 @@ func NewCopies[J any]() *Copies[J] {
 	return &Copies[J]{recent: newLRU[string, *copied[J]](), doubled: newLRU[string, *copied[J]]()}
 }
 
-// Double takes note that a copy is about to be published once more.
-func (c *Copies[J]) Double(name string) {
+// Double takes note that a copy is about to be published once more. Its name is that of
+// its header, if it has one.
+func (c *Copies[J]) Double(header any) {
+	name, named := header.(string)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if name != "" && !c.doubled.Contains(name) {
+	if named && !c.doubled.Contains(name) {
 		c.doubled.Add(name, c.find(name))
 		c.recent.Remove(name)
 	}

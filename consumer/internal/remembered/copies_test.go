@@ -32,7 +32,7 @@ func TestWhatBecameOfACopyCountsForTheSecond(t *testing.T) {
 			t.Errorf("without a name: got holder %v and settled %v, want neither", holder, settled)
 		}
 		c.Release("", true)
-		c.Double("")
+		c.Double(nil)
 	}
 }
 
@@ -40,9 +40,9 @@ func TestWhatBecameOfACopyCountsForTheSecond(t *testing.T) {
 // that the first would be forgotten.
 func TestASecondCopyIsExpectedForLong(t *testing.T) {
 	for name, double := range map[string]func(c *Copies[delivery], step int){
-		"published again before the first came":  func(c *Copies[delivery], step int) { c.Double([]string{"a", "", ""}[step]) },
-		"published again while it was worked":    func(c *Copies[delivery], step int) { c.Double([]string{"", "a", ""}[step]) },
-		"published again when that was done":     func(c *Copies[delivery], step int) { c.Double([]string{"", "", "a"}[step]) },
+		"published again before the first came":  func(c *Copies[delivery], step int) { c.Double([]any{"a", nil, nil}[step]) },
+		"published again while it was worked":    func(c *Copies[delivery], step int) { c.Double([]any{nil, "a", nil}[step]) },
+		"published again when that was done":     func(c *Copies[delivery], step int) { c.Double([]any{nil, nil, "a"}[step]) },
 		"published three times, and again later": func(c *Copies[delivery], step int) { c.Double("a"); c.Double("a") },
 	} {
 		c := NewCopies[delivery]()
