@@ -28,7 +28,7 @@ stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and pri
 	.ci/deps
 	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
 
-test-cluster: ## test against clusters of three nodes, killed, paused and cut off (as root, 3 minutes)
+test-cluster: ## test against clusters of three nodes, killed, paused and cut off (as root, 5 minutes)
 	.ci/deps
 	$(GO) test -tags cluster -run '^TestCluster' -count 1 -v -timeout 20m ./consumer
 

@@ -39,6 +39,7 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	for _, q := range cfg.Queues {
 		conn.Inspect(q.onBroker(), tell)
 	}
+	conn.ReportReplicas(len(cfg.Nodes), tell)
 	schedule.Check(conn, schedules, tell)
 	const what = "publishing"
 	if err := conn.MayPublish(ctx); err != nil {

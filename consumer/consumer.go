@@ -33,7 +33,7 @@ type Consumer struct {
 	cfg       Config
 	log       *slog.Logger
 	dialer    broker.Dialer
-	nodes     []*node
+	nodes     *broker.Nodes
 	loops     []*queueLoop
 	schedules *schedule.Runner
 	meters    *meters.Meters
@@ -48,12 +48,6 @@ type Consumer struct {
 	young      retry.Backoff                    // nil unless the last session died young
 
 	publishTimeout time.Duration // of one offer; that of the constant, but in tests
-}
-
-// A node is one of the broker's, and what went wrong with it last.
-type node struct {
-	url    string
-	outage outage.Outage
 }
 
 // youngFor is how long a session must have lived for the next one to be opened at once:
@@ -79,9 +73,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 		renewals: make(chan broker.Renewal),
 	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
-	for _, u := range cfg.Nodes {
-		c.nodes = append(c.nodes, &node{url: u})
-	}
+	c.nodes = broker.NewNodes(c.dialer, cfg.Nodes, cfg.schedules(c.dialer).Passive, log)
 	states := make([]*meters.Queue, len(cfg.Queues))
 	for i, q := range cfg.Queues {
 		states[i] = meters.NewQueue(q.Name, q.Concurrency, len(actionNames), brake.New(!q.Unbraked, q.Concurrency, log.With("queue", q.Name)))
@@ -123,8 +115,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	loops.Go(func() { c.schedules.Run(accepting, work) })
 	if c.cfg.Outbox != nil {
 		r := &relay.Relay{
-			Outbox: c.cfg.Outbox, Nodes: c.cfg.Nodes, Dialer: c.dialer, Timeout: c.publishTimeout, Ready: c.connected,
-			Turned: &c.relayed, Log: c.log,
+			Outbox: c.cfg.Outbox, Node: c.sessions.Node, Dialer: c.dialer, Timeout: c.publishTimeout, Turned: &c.relayed, Log: c.log,
 		}
 		loops.Go(func() { r.Run(accepting, work) })
 	}
@@ -202,10 +193,14 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		c.give(s)
 		c.schedules.Offer(s.Consume.URL)
 		unstop := context.AfterFunc(ctx, c.sessions.Stop) // there will be no other one
-		renewal, lost := s.Watch(ended, c.renewals, &c.turned)
-		for ; renewal != nil; renewal, lost = s.Watch(ended, c.renewals, &c.turned) {
-			s, err = c.renew(ctx, s, ended)
-			renewal <- err
+		renewal, lost := c.nodes.Watch(s, ended, c.renewals, &c.turned)
+		for ; renewal != nil || errors.Is(lost, broker.ErrHome); renewal, lost = c.nodes.Watch(s, ended, c.renewals, &c.turned) {
+			if renewal != nil {
+				s, err = c.renew(ctx, s, ended)
+				renewal <- err
+			} else if s, err = c.replace(ctx, s, c.nodes.Home(), ended); err == nil { // or it is tried again
+				c.log.Info("back on the preferred node; what is in flight is finished over the connection before", "node", s.Node())
+			}
 		}
 		unstop()
 		c.sessions.Set(nil)
@@ -247,12 +242,23 @@ func (c *Consumer) renew(ctx context.Context, s *broker.Session, ended <-chan st
 	if err := c.dialer.Renewed(ctx, s.Consume.URL); err != nil || !s.Consume.IsOutdated() {
 		return s, err
 	}
-	next, err := c.dialer.OpenSession(ctx, s.Consume.URL, c.log)
+	next, err := c.replace(ctx, s, s.Consume.URL, ended)
+	if err == nil {
+		c.log.Info("connected anew with new secrets; what is in flight is finished over the connection before", "node", s.Node())
+	}
+	return next, err
+}
+
+// replace opens a session with a node, and has s end when what it has in flight is
+// finished. It returns the one to use, which is s after an error.
+func (c *Consumer) replace(ctx context.Context, s *broker.Session, nodeURL string, ended <-chan struct{}) (*broker.Session, error) {
+	next, err := c.dialer.OpenSession(ctx, nodeURL, c.log)
 	if err != nil {
 		return s, err
 	}
-	c.log.Info("connected anew with new secrets; what is in flight is finished over the connection before", "node", s.Node())
+	c.connection.Store(&ConnectionStatus{Node: next.Node()})
 	c.give(next)
+	c.schedules.Offer(nodeURL)
 	c.retiring.Go(func() { s.Retire(ended) })
 	return next, nil
 }
@@ -277,35 +283,25 @@ func (c *Consumer) pace(ctx context.Context, lived time.Duration) {
 // has to be declared.
 func (c *Consumer) connect(ctx context.Context, first bool) (*broker.Session, error) {
 	return retry.DoValue(ctx, broker.Backoff(), func(ctx context.Context) (*broker.Session, error) {
-		var errs []error
-		lasting := true
-		for _, n := range c.nodes {
+		s, lasting, err := c.nodes.Open(ctx, func(node string, err error) {
 			c.turned.Beat(time.Now())
-			name := broker.NodeName(n.url)
-			s, err := c.dialer.OpenSession(ctx, n.url, c.log)
-			if err == nil {
-				n.outage.End(c.log.With("node", name), "the node can be used again")
-				if err = c.declare(ctx, s, first); err != nil {
-					s.Close()
-					return nil, err
-				}
-				return s, nil
+			if err != nil {
+				now := *c.connection.Load()
+				now.Node, now.Fault = node, err.Error()
+				c.connection.Store(&now)
 			}
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
+		})
+		switch {
+		case err == nil:
+			if err = c.declare(ctx, s, first); err != nil {
+				s.Close()
+				return nil, err
 			}
-			now := *c.connection.Load()
-			now.Node, now.Fault = name, err.Error()
-			c.connection.Store(&now)
-			n.outage.Begin(c.log.With("node", name), slog.LevelWarn, "cannot use the node", err)
-			errs = append(errs, fmt.Errorf("node %s: %w", name, err))
-			lasting = lasting && broker.IsLasting(err)
-		}
-		if err := errors.Join(errs...); !first || !lasting {
-			return nil, retry.RetryableError(err)
-		} else {
+			return s, nil
+		case first && lasting || ctx.Err() != nil:
 			return nil, err
 		}
+		return nil, retry.RetryableError(err)
 	})
 }
 

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -50,13 +51,14 @@ func (c *Consumer) connected() bool { return c.connection.Load().LostAt.IsZero()
 // goroutine, and does not block.
 func (c *Consumer) Status() Status {
 	out := Status{Connection: *c.connection.Load(), Queues: make([]QueueStatus, len(c.loops)), Schedules: c.schedules.Status()}
+	stalled := c.nodes.Stalled()
 	for i, l := range c.loops {
 		since, fault := l.executor.brake.Status()
 		out.Queues[i] = QueueStatus{
 			BrakedAt:    since,
 			Fault:       fault,
 			Queue:       l.executor.Name,
-			Reason:      l.state.Reason(),
+			Reason:      cmp.Or(l.state.Reason(), stalled),
 			InFlight:    int(l.state.InFlight.Load()),
 			Concurrency: l.executor.Concurrency,
 			Done:        int(l.state.Attempts[acknowledge].Load()),

@@ -57,7 +57,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 			return err
 		}
 		l.state.Stranded.End(l.log)
-		return c.TryConsume(q.Name, l.wary)
+		return c.TryConsume(ctx, q.Name, l.wary)
 	})
 	if err != nil {
 		l.cannotConsume(err)

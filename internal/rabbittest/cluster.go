@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // ClusterMain is [Main] for a package that tests against a cluster. It runs the tests in a
@@ -97,6 +98,18 @@ func (m *member) conf() string {
 	return b.String()
 }
 
+// NetTicktime is how many seconds the nodes of a cluster may be silent, give or take a
+// quarter, before the others count them as down; RabbitMQ's own default is 60.
+const NetTicktime = 10
+
+// arguments are for the Erlang machine of the node.
+func (m *member) arguments() string {
+	if m == nil {
+		return ""
+	}
+	return fmt.Sprintf("-kernel net_ticktime %d ", NetTicktime)
+}
+
 // in is the command that runs a program on the host of a node.
 func (m *member) in(program string, args []string) []string {
 	argv := append([]string{program}, args...)
@@ -155,7 +168,7 @@ type Cluster struct {
 	dir    string
 	cookie string
 	leash  *leash
-	cuts   map[*Node]bool // was cut off from others since the last mend
+	cuts   map[*Node]bool // may have lost touch with the others since the last mend
 }
 
 // StartCluster starts a cluster of so many nodes, which ends with the test. It takes about
@@ -179,7 +192,11 @@ func StartCluster(t testing.TB, nodes int) *Cluster {
 			t.Error(err)
 		}
 	})
+	began := time.Now()
 	c.add(t, 1)
+	shared.mu.Lock()
+	shared.took = time.Since(began)
+	shared.mu.Unlock()
 	if nodes > 1 {
 		c.add(t, nodes-1)
 	}
@@ -269,8 +286,14 @@ func (c *Cluster) Heal() {
 	}
 }
 
-// Mend has all nodes run, and be of one cluster again. A node that was cut off is started
-// anew, as an operator has to, who has it not do so by itself.
+// Pause freezes a node, as [Node.Pause] does. The others may take it for one that is down.
+func (c *Cluster) Pause(n *Node) {
+	c.cuts[n] = true
+	n.Pause()
+}
+
+// Mend has all nodes run, and be of one cluster again. One that may have lost touch with
+// the others is started anew, as an operator has to, who has it not do so by itself.
 func (c *Cluster) Mend(t testing.TB) {
 	t.Helper()
 	c.Heal()
@@ -278,11 +301,10 @@ func (c *Cluster) Mend(t testing.TB) {
 	for _, n := range c.Nodes {
 		n.Resume()
 		mending.Go(func() {
-			mend := n.mend
 			if c.cuts[n] {
-				mend = n.Restart
+				n.Kill() // an orderly end may wait for those that it has lost
 			}
-			if err := mend(context.Background()); err != nil {
+			if err := n.mend(context.Background()); err != nil {
 				t.Errorf("mend node %s: %v", n.Name(), err)
 			}
 		})

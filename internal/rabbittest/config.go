@@ -127,7 +127,7 @@ func (n *Node) env() []string {
 		// Makes the start script become the node instead of waiting for it: the
 		// process we started is then the one to signal.
 		"ALLOW_INPUT":                "1",
-		"SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {" + strings.ReplaceAll(n.host(), ".", ",") + "}",
+		"SERVER_ADDITIONAL_ERL_ARGS": "-noinput " + n.member.arguments() + "-kernel inet_dist_use_interface {" + strings.ReplaceAll(n.host(), ".", ",") + "}",
 		"MNESIA_BASE":                n.path("data"),
 		"LOG_BASE":                   n.path("log"),
 		"LOGS":                       n.path(logFile),

@@ -50,6 +50,9 @@ type sharedNode struct {
 // usualStart is how long a node takes to start on two cores that nobody else uses.
 const usualStart = 8 * time.Second
 
+// Slowness is how many times as long as usual this machine takes, today.
+func Slowness() float64 { return shared.slowness() }
+
 // slowness is how many times as long as usual this machine takes, today: 1 at least, and
 // as long as no node has been started.
 func (s *sharedNode) slowness() float64 {

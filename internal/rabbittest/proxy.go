@@ -3,6 +3,7 @@ package rabbittest
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type Proxy struct {
 	target string
 	links  sync.WaitGroup // and their pumps
 	accept sync.WaitGroup // the loop that accepts, while there is a listener
+	count  atomic.Int64   // of those accepted
 
 	mu       sync.Mutex
 	listener net.Listener       // nil: refusing
@@ -59,6 +61,9 @@ func NewProxy(t testing.TB, target string) *Proxy {
 	})
 	return p
 }
+
+// Accepted is how many connections there have been so far.
+func (p *Proxy) Accepted() int { return int(p.count.Load()) }
 
 // Restore makes the network good again: connections are accepted, and bytes flow.
 // None that were held up are lost.
@@ -132,6 +137,7 @@ func (p *Proxy) serve(listener net.Listener) {
 		if err != nil {
 			return
 		}
+		p.count.Add(1)
 		node, err := net.Dial("tcp", p.target)
 		if err != nil {
 			_ = client.Close()

@@ -72,6 +72,16 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 	report(true, what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
 }
 
+// ReportReplicas reports how to see which queues have too few replicas, which AMQP does
+// not tell, to whoever has so many nodes.
+func (c *Conn) ReportReplicas(nodes int, report Report) {
+	if nodes == 1 {
+		return
+	}
+	report(true, "replicas", fmt.Sprintf("not known to AMQP; on a node, rabbitmqctl list_queues -p %s name members shows "+
+		"which queues have fewer than there are nodes, and rabbitmq-queues grow adds them", c.Config.Vhost))
+}
+
 // ReportLook reports what looking at something came to. Where it may be declared,
 // it is no fault that it is missing.
 func ReportLook(report Report, d Declaration, err error, mayDeclare bool, envPrefix, text string) {

@@ -45,6 +45,14 @@ func (n *Newest) Get() *Session {
 	return n.session
 }
 
+// Node is the URL of the node of the session that there is now; empty if there is none.
+func (n *Newest) Node() string {
+	if s := n.Get(); s != nil {
+		return s.Consume.URL
+	}
+	return ""
+}
+
 // StoppedFor is how long the daemon has been stopping.
 func (n *Newest) StoppedFor() time.Duration {
 	n.mu.Lock()

@@ -60,7 +60,7 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 		err = c.offer(ctx, o, borrow, giveBack)
 	}
 	if IsMissing(err) && o.Declare != nil {
-		if declared := c.declare(ctx, o.Declare); declared != nil {
+		if declared := c.await(ctx, o.Declare); declared != nil {
 			err = fmt.Errorf("%w; declare it again: %s", err, declared.Error()) // which is not about the message
 		} else {
 			err = c.offer(ctx, o, borrow, giveBack)
@@ -73,9 +73,9 @@ func (c *Conn) publish(ctx context.Context, o Outgoing, borrow func() (*confirmi
 	return err
 }
 
-// declare runs f, but waits for it no longer than until ctx ends: a broker that takes
-// nothing for now does not answer.
-func (c *Conn) declare(ctx context.Context, f func(*Conn) error) error {
+// await runs f, but waits for it no longer than until ctx ends: a broker that takes
+// nothing for now does not answer. What is left of it ends with the connection.
+func (c *Conn) await(ctx context.Context, f func(*Conn) error) error {
 	if !c.begin() {
 		return amqp.ErrClosed
 	}

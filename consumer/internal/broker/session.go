@@ -74,7 +74,7 @@ func (s *Session) Retire(ended <-chan struct{}) {
 // OpenSession connects to one node. It blocks for at most two connect timeouts, or
 // until ctx ends.
 func (d Dialer) OpenSession(ctx context.Context, nodeURL string, log *slog.Logger) (*Session, error) {
-	s := &Session{Trial: &Trial{Dialer: d, URL: nodeURL}, Began: time.Now()}
+	s := &Session{Trial: newTrial(d, nodeURL), Began: time.Now()}
 	var err error
 	if s.Consume, err = d.Dial(ctx, nodeURL, Options{Purpose: "consume"}); err != nil {
 		return nil, err
@@ -119,9 +119,10 @@ func (s *Session) Ready(ctx context.Context, queue string) (messages int, err er
 // not been.
 type Renewal chan<- error
 
-// Watch blocks until one of the connections is lost, and returns why, until ended is
-// closed, and returns nothing, or until it receives a Renewal, and returns that.
-func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, turned *pulse.Pulse) (Renewal, error) {
+// Watch blocks until one of the connections is lost, or left has a reason to leave, and
+// returns why, until ended is closed, and returns nothing, or until it receives a Renewal,
+// and returns that.
+func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, left <-chan error, turned *pulse.Pulse) (Renewal, error) {
 	turned.Beat(time.Now())
 	turns := time.NewTicker(pulse.Every)
 	defer turns.Stop()
@@ -133,6 +134,8 @@ func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, turned *
 			return nil, nil
 		case r := <-renewals:
 			return r, nil
+		case err := <-left:
+			return nil, err
 		case err := <-s.Consume.Closes():
 			return nil, LostBecause(err)
 		case err := <-s.Publish.Closes():

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -10,13 +11,20 @@ import (
 // A Trial is a connection for what may end one, which is open only while it is used: a
 // broker ends that of whoever consumes a queue without a leader, and of all others on it.
 type Trial struct {
-	Dialer Dialer
-	URL    string
+	dialer Dialer
+	url    string
+	open   context.Context // ends with Close
+	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	conn   *Conn // nil: nobody uses it
-	users  int
-	closed bool
+	mu    sync.Mutex
+	conn  *Conn // nil: nobody uses it
+	users int
+}
+
+// newTrial makes a Trial for a node.
+func newTrial(d Dialer, nodeURL string) *Trial {
+	open, cancel := context.WithCancel(context.Background())
+	return &Trial{dialer: d, url: nodeURL, open: open, cancel: cancel}
 }
 
 // Do runs f with a connection. If that is lost meanwhile, by f or by what others do on
@@ -41,7 +49,7 @@ func (t *Trial) Do(ctx context.Context, f func(*Conn) error) error {
 func (t *Trial) shared(ctx context.Context) (*Conn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closed {
+	if t.open.Err() != nil {
 		return nil, amqp.ErrClosed
 	}
 	if t.conn == nil || t.conn.IsClosed() {
@@ -69,14 +77,17 @@ func (t *Trial) leave() {
 }
 
 func (t *Trial) dial(ctx context.Context) (*Conn, error) {
-	return t.Dialer.Dial(ctx, t.URL, Options{Purpose: "look"})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.open, cancel)()
+	return t.dialer.Dial(ctx, t.url, Options{Purpose: "look"})
 }
 
 // Close ends the connection, and what goes on with it.
 func (t *Trial) Close() {
+	t.cancel()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.closed = true
 	if t.conn != nil {
 		t.conn.Close()
 	}
@@ -84,17 +95,24 @@ func (t *Trial) Close() {
 
 // TryConsume looks whether the queue can be consumed. It consumes it for a moment if it
 // looks empty, as one without a leader does, or if wary is true: then one message may
-// count as handed out in vain.
-func (c *Conn) TryConsume(queue string, wary bool) error {
-	return c.OnChannel(func(ch *amqp.Channel) error {
-		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-		if err != nil || q.Messages > 0 && !wary {
+// count as handed out in vain. The broker looks for a leader that is lost for a minute; who
+// asks later may be answered sooner.
+func (c *Conn) TryConsume(ctx context.Context, queue string, wary bool) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	return c.await(ctx, func(c *Conn) error {
+		return c.OnChannel(func(ch *amqp.Channel) error {
+			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			if err != nil || q.Messages > 0 && !wary {
+				return err
+			}
+			if err := ch.Qos(1, 0, false); err != nil {
+				return err
+			}
+			_, err = ch.Consume(queue, c.Name, false, false, false, false, nil)
 			return err
-		}
-		if err := ch.Qos(1, 0, false); err != nil {
-			return err
-		}
-		_, err = ch.Consume(queue, c.Name, false, false, false, false, nil)
-		return err
+		})
 	})
 }
+
+var errNoAnswer = fmt.Errorf("the broker does not answer within %v; the queue may be without a leader: see which of its nodes are down", answerTimeout)

@@ -24,10 +24,9 @@ const grace = 5 * time.Second
 // what is sent there in bulk, and may be throttled, shall hold up no retry.
 type Relay struct {
 	Outbox  Outbox
-	Nodes   []string
+	Node    func() string // the URL of the one that is worked with; empty: none, for now
 	Dialer  broker.Dialer
 	Timeout time.Duration // for one batch
-	Ready   func() bool   // the queues have been declared
 	Turned  *pulse.Pulse  // beats as long as the outbox gets on
 	Log     *slog.Logger
 
@@ -127,21 +126,22 @@ func (r *Relay) reportOutage(err error) {
 	r.outage.Begin(r.Log, slog.LevelWarn, "the outbox is not published for now", err)
 }
 
-// connection returns the connection, made anew if it was lost, unless the broker takes
-// nothing for now.
+// connection returns the connection to the node, made anew if it was lost, unless the
+// broker takes nothing for now.
 func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
-	if !r.Ready() {
+	node := r.Node()
+	if node == "" {
 		return nil, errNotConnected
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated()) {
+	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated() || r.conn.URL != node) {
 		r.finishing.Go(r.conn.Finish) // other batches may be under way on it
 		r.conn = nil
 	}
 	if r.conn == nil {
 		// What is wrong with the nodes is logged by the supervisor, who has the same ones.
-		conn, err := r.Dialer.DialAny(ctx, r.Nodes, broker.Options{Purpose: "outbox", OnBlocked: func(active bool, _ string) {
+		conn, err := r.Dialer.Dial(ctx, node, broker.Options{Purpose: "outbox", OnBlocked: func(active bool, _ string) {
 			if active {
 				r.reportOutage(broker.ErrBlocked)
 			}

@@ -19,7 +19,7 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	log := slog.New(slog.DiscardHandler)
 	r := &Relay{
-		Nodes: []string{v.URLAt(proxy.Addr)}, Timeout: 2 * time.Second, Ready: func() bool { return true }, Log: log,
+		Node: func() string { return v.URLAt(proxy.Addr) }, Timeout: 2 * time.Second, Log: log,
 	}
 	defer r.hangUp()
 	batch := []broker.Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}

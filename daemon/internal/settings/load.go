@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"slices"
@@ -200,7 +201,7 @@ func checkDatabase(cfg database.Config) error {
 	return d.Close() // it has never been connected
 }
 
-// readNodes returns the URLs of the nodes. Its faults leave out the URLs, which may
+// readNodes returns the URLs of the nodes, the preferred one first. Its faults leave out the URLs, which may
 // hold a password even where they cannot be parsed.
 func readNodes(r *reader) (nodes []string, user string) {
 	var s brokerSettings
@@ -212,6 +213,13 @@ func readNodes(r *reader) (nodes []string, user string) {
 		if err := checkNode(nodes[i]); err != nil {
 			r.faultf(prefix+"AMQP_URL: node %d of %d %w", i+1, len(nodes), err)
 		}
+	}
+	switch s.Order {
+	case "listed":
+	case "random":
+		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	default:
+		r.faultf("%sAMQP_ORDER is %q; it must be random or listed", prefix, s.Order)
 	}
 	return nodes, s.User
 }

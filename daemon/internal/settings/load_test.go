@@ -14,7 +14,7 @@ import (
 
 func TestLoadConfig(t *testing.T) {
 	setenv(t,
-		"WARREN_AMQP_URL=amqp://u:p%2Cw@one/v, amqps://two:5671",
+		"WARREN_AMQP_URL=amqp://u:p%2Cw@one/v, amqps://two:5671", "WARREN_AMQP_ORDER=listed",
 		"WARREN_QUEUES=mail.in, Logs",
 		"WARREN_SHUTDOWN_TIMEOUT=3s",
 		"WARREN_QUEUE_MAIL_IN_PROCESSOR=command",

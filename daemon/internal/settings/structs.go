@@ -10,7 +10,8 @@ import (
 
 // brokerSettings are the variables that every subcommand with a broker needs.
 type brokerSettings struct {
-	AMQPURL string `envconfig:"AMQP_URL" default:"amqp://guest:guest@localhost:5672/" secret:"true" desc:"The broker, amqps:// for TLS; several nodes of a cluster, comma-separated, in the order to try them; special characters percent-encoded."`
+	AMQPURL string `envconfig:"AMQP_URL" default:"amqp://guest:guest@localhost:5672/" secret:"true" desc:"The broker, amqps:// for TLS; several nodes of a cluster, comma-separated; special characters percent-encoded."`
+	Order   string `envconfig:"AMQP_ORDER" default:"random" desc:"Which of several nodes a daemon prefers: random, so that many daemons spread over all of them, or listed: the first."`
 	User    string `envconfig:"AMQP_USER" desc:"The name by which the broker knows this process, where a certificate stands for it; not set, that of the URL. What Warren writes into headers is believed by it."`
 }
 
