@@ -2,9 +2,11 @@ package main
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -119,4 +121,43 @@ func TestWebhookThatIsDown(t *testing.T) {
 	}
 	d.signal(t, syscall.SIGTERM)
 	wantExit(t, d, 0)
+}
+
+// TestAnAnswerThatNoPropertyHoldsIsAskedForOnce answers with a content type of 305 bytes,
+// which would end the connection: each attempt is one POST, whatever becomes of it.
+func TestAnAnswerThatNoPropertyHoldsIsAskedForOnce(t *testing.T) {
+	var mu sync.Mutex
+	posts := make(map[string]int) // by message and attempt
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, attempt := r.Header.Get("Webhook-Id"), r.Header.Get("X-Warren-Attempt")
+		mu.Lock()
+		posts[id+" "+attempt]++
+		mu.Unlock()
+		w.Header().Set("Content-Type", strings.Repeat("t", 305))
+		switch {
+		case id == "fails" || id == "fails twice" && attempt != "3":
+			w.WriteHeader(http.StatusInternalServerError)
+		case id == "refused":
+			w.WriteHeader(http.StatusUnprocessableEntity)
+		}
+	}))
+	defer server.Close()
+
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "answers", nil)
+	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=webhook", "WARREN_QUEUE_ORDERS_URL="+server.URL,
+		"WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=3", "WARREN_QUEUE_ORDERS_RETRY_BASE=1s", "WARREN_QUEUE_ORDERS_BRAKE=false")
+	for _, id := range []string{"done", "fails twice", "fails", "refused"} {
+		v.Publish(t, "orders", amqp091.Publishing{MessageId: id, ReplyTo: "answers"})
+	}
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "answers") == 2 && v.Ready(t, "orders.dead") == 2 }, "two are answered, two are dead")
+	d.signal(t, syscall.SIGTERM)
+	wantExit(t, d, 0)
+	want := map[string]int{"done 1": 1, "fails twice 1": 1, "fails twice 2": 1, "fails twice 3": 1, "fails 1": 1, "fails 2": 1, "fails 3": 1, "refused 1": 1}
+	if !maps.Equal(posts, want) {
+		t.Errorf("got the POSTs %v, want %v", posts, want)
+	}
+	if strings.Contains(d.log.String(), "connection lost") {
+		t.Error("the connection was lost")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -308,6 +309,37 @@ func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status().Queues[0].Done == 2 }, "both are done")
+}
+
+// TestAStandbyIsStarvedFromWhenThereAreMessages has a queue whose messages go to somebody
+// else from its first one on: it is named then, not sooner for having been empty long.
+func TestAStandbyIsStarvedFromWhenThereAreMessages(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	declareAll(t, v, "orders")
+	v.DeleteQueue(t, "orders")
+	v.Declare(t, "orders", amqp.Table{"x-single-active-consumer": true})
+	other := v.Channel(t)
+	if err := other.Qos(1, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Consume("orders", "", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, RetryMax: time.Second, Processor: noop}}},
+		func(c *Consumer) { c.loops[0].starvedAfter, c.loops[0].patience = time.Second, time.Second })
+	<-time.After(pulse.Every + time.Second) // the queue is looked at, and empty
+	if contains(r.log, "hands none out") {
+		t.Error("an empty queue counts as starved")
+	}
+	published := time.Now()
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "o-1"}, amqp.Publishing{MessageId: "o-2"})
+	line := regexp.MustCompile(`level=WARN msg="the queue has messages, but the broker hands none out; consuming it anew" queue=orders messages=1 duration=(\S+)`)
+	var named []string
+	rabbittest.Eventually(t, 2*maxLookEvery, func() bool { named = line.FindStringSubmatch(r.log.String()); return named != nil }, "the queue is named")
+	starved, err := time.ParseDuration(named[1])
+	if since := time.Since(published); err != nil || starved < time.Second || starved > since+time.Second {
+		t.Errorf("starved for %v (%v), the messages have been there for %v", starved, err, since)
+	}
 }
 
 // TestALoopThatIsStuckIsUnhealthy has a loop show no turn for long: the queue's while a

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,6 +88,62 @@ func TestRetriesAreRun(t *testing.T) {
 		})
 		v.Publish(t, "work", message("a", "a"))
 		rabbittest.Eventually(t, 20*time.Second, func() bool { return d.number(t, "SELECT count(*) FROM rows") == 1 }, "the second attempt inserts")
+	})
+}
+
+// TestMessagesWithoutAnIDStandApart works three of each kind, that are alike in all: each is
+// run, retried and dead-lettered by itself, under an id of its own from its retry on.
+func TestMessagesWithoutAnIDStandApart(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		const n = 3
+		v := rabbittest.NewVhost(t)
+		d := migrated(t, url)
+		var log logBuffer
+		var mu sync.Mutex
+		runs := make(map[string]int)                // by body and attempt
+		ids := make(map[string]map[string]struct{}) // of later attempts, by body
+		consume(t, v.URL, d, &log, func(_ context.Context, m consumer.Delivery, _ *consumer.Scope) error {
+			mu.Lock()
+			defer mu.Unlock()
+			body := string(m.Body)
+			runs[fmt.Sprint(body, " ", m.Attempt)]++
+			if m.Attempt > 1 {
+				if ids[body] == nil {
+					ids[body] = make(map[string]struct{})
+				}
+				ids[body][m.MessageID] = struct{}{}
+			}
+			if body == "done" || body == "retried" && m.Attempt > 1 {
+				return nil
+			}
+			return errors.New("no")
+		})
+		for range n {
+			for _, body := range []string{"done", "retried", "dead"} {
+				v.Publish(t, "work", message("", body))
+			}
+		}
+		rabbittest.Eventually(t, time.Minute, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return runs["done 1"] == n && runs["retried 2"] == n && v.Ready(t, "work.dead") == n && v.Ready(t, "work")+v.Unacked(t, "work") == 0
+		}, "all have ended")
+		mu.Lock()
+		defer mu.Unlock()
+		want := map[string]int{"done 1": n, "retried 1": n, "retried 2": n, "dead 1": n, "dead 2": n, "dead 3": n}
+		if !maps.Equal(runs, want) {
+			t.Errorf("got the runs %v, want %v", runs, want)
+		}
+		if len(ids["retried"]) != n || len(ids["dead"]) != n {
+			t.Errorf("got the ids %v, want %d of each", ids, n)
+		}
+		dead := make(map[string]struct{})
+		for _, m := range v.Drain(t, "work.dead") {
+			dead[m.MessageId] = struct{}{}
+		}
+		if !maps.Equal(dead, ids["dead"]) {
+			t.Errorf("the dead letters have the ids %v, their attempts had %v", dead, ids["dead"])
+		}
 	})
 }
 
