@@ -246,10 +246,11 @@ func TestTheRightToConsumeThatTheLogAsksForCures(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "q")
 	user := "reader-" + strings.ToLower(v.Name)
-	url := v.AddUser(t, user, "pw", "^$", `^amq\.default$`, "^nothing$")
+	const writes = `^(amq\.default|q|q\.dead)$` // without any right to a queue, nobody may look at it (4.3)
+	url := v.AddUser(t, user, "pw", "^$", writes, "^$")
 	r := runQueues(t, []string{url}, 0, Queue{Name: "q", Passive: true, Processor: noop})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return contains(r.log, "grant it with rabbitmqctl set_permissions") }, "the log names the remedy")
-	if out, err := v.Node.Ctl("set_permissions", "-p", v.Name, user, "^$", `^amq\.default$`, "^q$"); err != nil {
+	if out, err := v.Node.Ctl("set_permissions", "-p", v.Name, user, "^$", writes, "^q$"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return contains(r.log, "msg=consuming") }, "the queue is consumed")

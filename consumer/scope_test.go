@@ -109,11 +109,20 @@ func TestScopeCloseFailureIsOnlyLogged(t *testing.T) {
 
 func TestScopeTempDirThatCannotBeMade(t *testing.T) {
 	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "absent"))
-	_, err := Try(t.Context(), ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
-		_, err := s.TempDir()
+	attempt := func() error {
+		_, err := Try(t.Context(), ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
+			_, err := s.TempDir()
+			return err
+		}), Delivery{}, slog.New(slog.DiscardHandler))
 		return err
-	}), Delivery{}, slog.New(slog.DiscardHandler))
+	}
+	err := attempt()
 	equal(t, VerdictOf(err), "unavailable")
+	if !strings.Contains(errorText(err), "or have TMPDIR name another folder") {
+		t.Errorf("the error %v does not name the remedy", err)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	equal(t, attempt(), nil)
 }
 
 func TestScopeTempDirLastsAsLongAsTheAttempt(t *testing.T) {

@@ -134,8 +134,12 @@ func TestAdminNamesThePortInUse(t *testing.T) {
 	}
 	defer func() { _ = l.Close() }()
 	_, err = NewAdmin(AdminConfig{Addr: l.Addr().String(), Metrics: http.NotFoundHandler()}, slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "WARREN_ADMIN_ADDR") || !strings.Contains(err.Error(), "address already in use") {
+	if err == nil || !strings.Contains(err.Error(), "WARREN_ADMIN_ADDR") || !strings.Contains(err.Error(), "address already in use; choose another port") {
 		t.Errorf("got %v", err)
+	}
+	_, end := serve(t, AdminConfig{Addr: "127.0.0.1:0", Metrics: http.NotFoundHandler()}) // any other port
+	if err := end(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -239,3 +239,27 @@ func TestPublishContinuesTheTrace(t *testing.T) {
 		t.Errorf("published within %v, want the trace of the request", got)
 	}
 }
+
+// TestTheRemediesOfARefusalCure follows what each refusal says.
+func TestTheRemediesOfARefusalCure(t *testing.T) {
+	const latin1 = "{\"a\": \"Gr\xfc\xdfe\"}"
+	for _, c := range []struct {
+		remedy       string
+		body         string
+		wrong, right []string
+	}{
+		{"either is the message-id, leave one out", "{}", []string{"Message-Id", "a", "Idempotency-Key", "b"}, []string{"Idempotency-Key", "b"}},
+		{"send Content-Type: application/json", "{}", []string{"Content-Type", "application/x-www-form-urlencoded"}, []string{"Content-Type", "application/json"}},
+		{"send another Content-Type if it is not meant to be", "order 17", nil, []string{"Content-Type", "text/plain"}},
+		{"send another Content-Type if it is not meant to be JSON", latin1, nil, []string{"Content-Type", "text/plain; charset=iso-8859-1"}},
+		{"send the header X-Delay instead", "{}", []string{"Amqp-Headers", `{"x-delay": 1000}`}, []string{"X-Delay", "1000"}},
+	} {
+		_, api := newAPI(t, false)
+		if w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader(c.body), c.wrong...); w.Code < 400 || !strings.Contains(w.Body.String(), c.remedy) {
+			t.Errorf("got %d and %q, want the remedy %q", w.Code, w.Body, c.remedy)
+		}
+		if w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader(c.body), c.right...); w.Code >= 300 {
+			t.Errorf("%s, followed: got %d and %q", c.remedy, w.Code, w.Body)
+		}
+	}
+}

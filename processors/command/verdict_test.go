@@ -55,17 +55,22 @@ func TestPythonTracebackIsTheError(t *testing.T) {
 
 // A program can go, or be spoiled, while the daemon runs.
 func TestCannotStart(t *testing.T) {
+	interpreter := filepath.Join(t.TempDir(), "interpreter")
+	good := func(path string) error { // a new file, as mv makes it
+		return errors.Join(os.WriteFile(path+".new", []byte("#!/bin/sh\n"), 0o755), os.Rename(path+".new", path))
+	}
 	for _, test := range []struct {
 		name    string
 		first   string
 		spoil   func(path string) error
 		verdict string
 		remedy  string
+		cure    func(path string) error
 	}{
-		{"program gone", "#!/bin/sh", os.Remove, "unavailable", "put back the program"},
-		{"interpreter gone", "#!/no/such/interpreter", nil, "unavailable", "put back the program, or the interpreter"},
-		{"not executable", "#!/bin/sh", func(path string) error { return os.Chmod(path, 0o600) }, "unavailable", "make the program executable"},
-		{"no first line", "exit 0", nil, "unavailable", "#!/bin/sh"},
+		{"program gone", "#!/bin/sh", os.Remove, "unavailable", "put back the program", good},
+		{"interpreter gone", "#!" + interpreter, nil, "unavailable", "put back the program, or the interpreter", func(string) error { return os.Symlink("/bin/sh", interpreter) }},
+		{"not executable", "#!/bin/sh", func(path string) error { return os.Chmod(path, 0o600) }, "unavailable", "make the program executable", func(path string) error { return os.Chmod(path, 0o755) }},
+		{"no first line", "exit 0", nil, "unavailable", "#!/bin/sh", good},
 	} {
 		path := writeScript(t, test.first)
 		p := newProcessor(t, command.Config{Command: path})
@@ -82,6 +87,12 @@ func TestCannotStart(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: error %v, want it to say %q", test.name, err, want)
 			}
+		}
+		if err := test.cure(path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := consumertest.Run(t.Context(), p, consumer.Delivery{}); err != nil {
+			t.Errorf("%s, with the remedy followed: %v", test.name, err)
 		}
 	}
 }

@@ -174,3 +174,18 @@ func TestFullDiskOfAMaildir(t *testing.T) {
 	defer full.Close()
 	checkVerdict(t, disk.Verdict(writeDelivered(full, m)), "unavailable", "no space left on device")
 }
+
+// TestTheRemediesOfAMailCure follows what the errors say of its attachments and addresses.
+func TestTheRemediesOfAMailCure(t *testing.T) {
+	s := newServer(t, false, nil, false)
+	p := newSender(t, Config{SMTPURL: plainURL(s)})
+	attached := func(mediaType string) *Message {
+		return &Message{To: to("a@b.c"), Subject: "x", Text: "x", Attachments: []Attachment{{"m.eml", mediaType, []byte("a\x00b")}}}
+	}
+	checkVerdict(t, send(t.Context(), p, "1", attached("message/rfc822")), "dead", "set content_type to application/octet-stream")
+	checkVerdict(t, send(t.Context(), p, "1", attached("application/octet-stream")), "ack")
+
+	addressed := func(address string) *Message { return &Message{To: to(address), Subject: "x", Text: "x"} }
+	checkVerdict(t, send(t.Context(), p, "2", addressed("ada@grüße.example")), "dead", "write an international domain in its xn-- form")
+	checkVerdict(t, send(t.Context(), p, "2", addressed("ada@xn--gre-6ka8l.example")), "ack")
+}

@@ -310,3 +310,14 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestTheRemedyOfADefaultCures writes it as JSON, as the error says.
+func TestTheRemedyOfADefaultCures(t *testing.T) {
+	_, faults := parse("-- param: a text = x\nSELECT :a", 0, nil)
+	if len(faults) != 1 || !strings.Contains(fmt.Sprint(faults), "write it as JSON") {
+		t.Fatalf("the faults %v do not name the remedy", faults)
+	}
+	if _, faults = parse("-- param: a text = \"x\"\nSELECT :a", 0, nil); len(faults) != 0 {
+		t.Errorf("with the remedy followed: %v", faults)
+	}
+}

@@ -113,3 +113,15 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestTheRemedyOfABodyThatIsNoUTF8Cures encodes the text, as the error says.
+func TestTheRemedyOfABodyThatIsNoUTF8Cures(t *testing.T) {
+	var o order
+	err := Body(consumer.Delivery{Body: []byte("{\"name\": \"Gr\xfc\xdfe\"}")}, &o, "")
+	if err == nil || !strings.Contains(err.Error(), "encode the text as UTF-8 before it is published") {
+		t.Fatalf("the error %v does not name the remedy", err)
+	}
+	if err := Body(consumer.Delivery{Body: []byte(`{"name": "Grüße"}`)}, &o, ""); err != nil || o.Name != "Grüße" {
+		t.Errorf("with the remedy followed: %q, %v", o.Name, err)
+	}
+}
