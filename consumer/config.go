@@ -110,6 +110,7 @@ func (q Queue) onBroker() broker.Queue {
 	return broker.Queue{
 		Name: q.Name, Type: q.Type, Passive: q.Passive, MaxPriority: q.MaxPriority,
 		Exchange: q.Exchange, RoutingKeys: q.RoutingKeys, RetryMax: q.RetryMax, EnvPrefix: q.EnvPrefix,
+		Held: q.Timeout * time.Duration((q.Prefetch+q.Concurrency-1)/max(1, q.Concurrency)),
 	}
 }
 

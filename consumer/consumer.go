@@ -67,9 +67,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	}
 	c := &Consumer{
 		cfg: cfg, log: log, sessions: broker.NewNewest(), publishTimeout: broker.PublishTimeout,
-		dialer: broker.Dialer{
-			Program: cfg.Program, Worker: cfg.Worker, User: cfg.User, Instruments: instruments, Secrets: broker.NewSecrets(cfg.ReadNodes, cfg.NodesFrom, log),
-		},
+		dialer:   broker.Dialer{Program: cfg.Program, Worker: cfg.Worker, User: cfg.User, Instruments: instruments, Secrets: broker.NewSecrets(cfg.ReadNodes, cfg.NodesFrom, log)},
 		renewals: make(chan broker.Renewal),
 	}
 	c.connection.Store(&ConnectionStatus{LostAt: time.Now()})
@@ -315,6 +313,9 @@ func (c *Consumer) declare(ctx context.Context, s *broker.Session, first bool) e
 	var err error
 	for _, q := range c.cfg.Queues {
 		b := q.onBroker()
+		if text := b.LongWork(s.Consume.Version); text != "" {
+			c.log.Warn("attempts may take longer than the broker allows", "queue", q.Name, "reason", text)
+		}
 		err = errors.Join(err, s.Trial.Do(ctx, func(conn *broker.Conn) error {
 			return conn.Ensure(b.Declarations(), b.Passive, b.EnvPrefix)
 		}))

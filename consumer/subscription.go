@@ -101,7 +101,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 	before := s.tag
 	s.consumers++
 	s.tag = fmt.Sprintf("%s %d", s.session.Consume.Name, s.consumers)
-	deliveries, err := s.ch.ConsumeWithContext(ctx, l.executor.Name, s.tag, false, false, false, false, nil)
+	deliveries, err := s.ch.ConsumeWithContext(ctx, l.executor.Name, s.tag, false, false, false, false, l.executor.onBroker.ConsumeArguments(s.session.Consume.Version))
 	if err != nil {
 		return err
 	}
@@ -206,9 +206,8 @@ func (l *queueLoop) close() {
 	}
 }
 
-// handOver leaves the channel of a session that is about to be replaced: what has been
-// started goes on, and what has not is returned. It tells whether another session may be
-// taken up.
+// handOver leaves the channel of a session that is replaced: what has been started goes
+// on, what has not is returned. It tells whether another session may be taken up.
 func (l *queueLoop) handOver(work context.Context) bool {
 	s := l.sub
 	if s == nil || s.session.IsLost() || l.stopping || s.ch.Cancel(s.tag, false) != nil {
@@ -228,8 +227,7 @@ func (l *queueLoop) handOver(work context.Context) bool {
 	return true
 }
 
-// finishLeaving acknowledges what is finished of the channels that are being left, and
-// gives up those that are lost or have nothing more.
+// finishLeaving acknowledges what is finished, and gives up what has nothing more or is lost.
 func (l *queueLoop) finishLeaving() {
 	l.leaving = slices.DeleteFunc(l.leaving, func(s *subscription) bool {
 		if s.unsettled.Finished() > 0 { // a commit waits for the broker

@@ -26,6 +26,9 @@ func (c *Conn) Inspect(q Queue, report Report) {
 		ReportLook(report, Declaration{What: "exchange " + q.Exchange}, err, false, q.EnvPrefix, "to bind queue "+q.Name+" to")
 	}
 	c.inspectWaits(q, report)
+	if text := q.LongWork(c.Version); text != "" {
+		report(true, "timeout of "+q.Name, text)
+	}
 }
 
 // inspectQueue looks at one queue and what may be done with it.

@@ -36,6 +36,7 @@ type Queue struct {
 	Exchange    string        // to bind it to; empty means none
 	RoutingKeys []string      // of these bindings; none means one with the empty key
 	RetryMax    time.Duration // the longest wait between two attempts
+	Held        time.Duration // how long a delivery may wait for its slot and be worked
 	EnvPrefix   string        // of its variables, which errors name
 }
 

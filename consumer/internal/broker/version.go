@@ -14,11 +14,17 @@ type Version struct {
 	// NackCounts is true if a delivery that is requeued counts toward the delivery
 	// limit, as it did until 4.3 split the ways to settle.
 	NackCounts bool
+	// TimeoutPolicy and TimeoutArgument are true if a policy of a queue, and an argument of
+	// a consumer, may say how long a delivery may be unacknowledged.
+	TimeoutPolicy, TimeoutArgument bool
 }
 
 func versionOf(conn *amqp.Connection) Version {
 	number, _ := conn.Properties["version"].(string)
-	return Version{Number: number, NackCounts: !atLeast(number, 4, 3)}
+	return Version{
+		Number: number, NackCounts: !atLeast(number, 4, 3),
+		TimeoutPolicy: atLeast(number, 3, 12), TimeoutArgument: atLeast(number, 4, 3),
+	}
 }
 
 // atLeast compares the first two numbers of a version. One that cannot be read is
