@@ -173,7 +173,8 @@ func (s *slot) stop() error {
 	if err := s.running.await(40 * time.Second); err != nil {
 		return err
 	}
-	if status := s.running.state.ExitCode(); status != 0 {
+	const abandoned = 2 // what cannot be published, since a queue has no leader, say
+	if status := s.running.state.ExitCode(); status != 0 && status != abandoned {
 		return fmt.Errorf("worker %s: exit status %d after SIGTERM, want 0; see its log", s.running.name, status)
 	}
 	return nil

@@ -84,7 +84,7 @@ func TestWhatIsWrongIsCaught(t *testing.T) {
 		"lost in the dead letters":      {`"event":"dead"`, "", "lost: q dies"},
 		"lost, more than were deleted":  {`"id":"plain","attempt":1`, `4.0 "event":"deleted","queue":"other","count":1`, "lost: q plain"},
 		"lost when others were deleted": {`"id":"plain","attempt":1`, `0.4 "event":"deleted","queue":"q","until":500000`, "lost: q plain"},
-		"lost before a deletion":        {`"event":"dead"`, `6.0 "event":"deleted","queue":"q","until":6100000`, "lost: q dies"},
+		"lost before a deletion":        {`"event":"dead"`, `60.0 "event":"deleted","queue":"q","until":61000000`, "lost: q dies"},
 		"unexpected":                    {"", `3.1 "event":"done","queue":"q","id":"whose","attempt":1,"worker":"1.1"`, "unexpected, nobody has published it: q whose"},
 		"in another queue":              {"", `3.1 "event":"done","queue":"r","id":"plain","attempt":1,"worker":"1.1"`, "unexpected, nobody has published it: r plain"},
 		"an unexpected dead letter":     {"", `4.0 "event":"dead","queue":"q","id":"whose"`, "unexpected"},

@@ -39,8 +39,9 @@ func (m *message) isDone() bool {
 }
 
 // moving is how long after somebody saw a message it may be on its way to where it waits,
-// or to the dead letters.
-const moving = 5_000_000
+// or to the dead letters: a network that is stalled may have it for as long as heartbeats
+// take to be missed.
+const moving = 30_000_000
 
 // moves tells whether it may have been on such a way.
 func (m *message) moves() bool {
