@@ -6,10 +6,11 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
-// A WaitingMessage is one in a wait queue, and a WaitingList what was found of them.
 type (
+	// A WaitingMessage is one in a wait queue.
 	WaitingMessage = broker.WaitingMessage
-	WaitingList    = broker.WaitingList
+	// A WaitingList is what was found of them.
+	WaitingList = broker.WaitingList
 )
 
 // Delayed returns what waits in the broker for the queues of these names: of each wait
