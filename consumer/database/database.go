@@ -52,6 +52,11 @@ type Database struct {
 	log     *slog.Logger
 	outage  outage.Outage
 	backlog atomic.Pointer[backlog] // nil: not known
+
+	// published are rows of the outbox, by their ids, that this process has published and
+	// not deleted yet, with their message-ids: an id may come again, if the database is
+	// restored. Of Run.
+	published map[int64]string
 }
 
 var (
@@ -67,7 +72,7 @@ func New(cfg Config, log *slog.Logger) (*Database, error) {
 		return nil, err
 	}
 	d := &Database{
-		dsn: p, ttl: cfg.InboxTTL, log: log,
+		dsn: p, ttl: cfg.InboxTTL, log: log, published: make(map[int64]string),
 		// When a server goes away, some connections fail while others still succeed, each with words of its own.
 		outage: outage.Outage{Texts: 1, Least: time.Second},
 	}

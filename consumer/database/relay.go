@@ -100,6 +100,7 @@ type relay struct {
 
 	answers         chan offer
 	answered        []offer         // not settled yet
+	undeleted       []int64         // published before, but still there
 	busy            map[target]bool // on offer or not settled yet
 	fresh, suspects int             // offers under way
 }
@@ -131,7 +132,7 @@ func (r *relay) turn(ctx context.Context) error {
 	}
 	r.offer(batch)
 	r.gather(ctx)
-	if len(r.answered) == 0 && len(batch) == 0 {
+	if len(r.answered) == 0 && len(batch) == 0 && len(r.undeleted) == 0 {
 		return r.wait(ctx)
 	}
 	return r.settle(ctx)
@@ -204,6 +205,11 @@ func (r *relay) take(o offer) {
 		r.fresh--
 	}
 	r.answered = append(r.answered, o)
+	for i, row := range o.rows {
+		if o.errs[i] == nil {
+			r.d.published[row.id] = row.message.MessageID
+		}
+	}
 }
 
 type querier interface {
@@ -233,6 +239,7 @@ func (d *Database) lead(ctx context.Context, progress func()) (*relay, error) {
 			return r, nil
 		}
 		if err == nil {
+			clear(d.published) // what is there was the other's to delete
 			d.answered()
 			if sleep(ctx, lockPoll) {
 				continue
@@ -308,7 +315,8 @@ func (o outgoing) target() target { return target{o.message.Exchange, o.message.
 
 // next reads the rows to publish next, in their order: of a target with a message
 // that was refused, only that, and only when its wait is over; of one that has not
-// answered yet, none.
+// answered yet, none. What was published already is not published again because it could
+// not be deleted: it is among the undeleted.
 func (r *relay) next(ctx context.Context) ([]outgoing, error) {
 	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
@@ -335,6 +343,10 @@ func (r *relay) next(ctx context.Context) ([]outgoing, error) {
 		o, err := scan(rows)
 		if err != nil {
 			return nil, err
+		}
+		if id, there := r.d.published[o.id]; there && id == o.message.MessageID {
+			r.undeleted = append(r.undeleted, o.id)
+			continue
 		}
 		if o.attempts > 0 {
 			room--
@@ -375,7 +387,7 @@ func (r *relay) settle(ctx context.Context) error {
 	ctx, cancel := withGrace(ctx, settleTimeout)
 	defer cancel()
 	refused := make(map[target]bool)
-	var published []int64
+	published := r.undeleted
 	var failed error
 	for _, answer := range r.answered {
 		for i, o := range answer.rows {
@@ -401,6 +413,11 @@ func (r *relay) settle(ctx context.Context) error {
 		if err == nil {
 			err = r.exec(ctx, r.d.dsn.dialect.remove, string(ids))
 		}
+		if err == nil {
+			for _, id := range published {
+				delete(r.d.published, id)
+			}
+		}
 		failed = errors.Join(failed, err)
 	}
 	for _, answer := range r.answered {
@@ -408,7 +425,7 @@ func (r *relay) settle(ctx context.Context) error {
 			delete(r.busy, o.target())
 		}
 	}
-	r.answered = nil
+	r.answered, r.undeleted = nil, nil
 	r.progress()
 	return failed
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,60 @@ func TestOneRelay(t *testing.T) {
 		}
 		if len(seen) != len(stops) {
 			t.Errorf("published by %v, want each in its turn", maps.Keys(seen))
+		}
+	})
+}
+
+// A database that can be read but not written, since its disk is full or another program
+// keeps the lock, has nothing published twice.
+func TestWhatCannotBeDeletedIsPublishedOnce(t *testing.T) {
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		unblock := "DROP TRIGGER full_disk"
+		if d.dsn.dialect == sqlite {
+			d.exec(t, "CREATE TRIGGER full_disk BEFORE DELETE ON warren_outbox BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+		} else {
+			d.exec(t, "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$")
+			d.exec(t, "CREATE TRIGGER full_disk BEFORE DELETE ON warren.outbox FOR EACH ROW EXECUTE FUNCTION full_disk()")
+			unblock += " ON warren.outbox"
+		}
+		const n = 5
+		for i := range n {
+			d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, body) VALUES ($1, '{}')", fmt.Sprint("q", i%2))
+		}
+		var mu sync.Mutex
+		published := make(map[string]int)
+		var turns atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			d.Run(ctx, func() { turns.Add(1) }, func(batch []consumer.Message) []error {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, m := range batch {
+					published[m.MessageID]++
+				}
+				return make([]error, len(batch))
+			})
+		}()
+		defer func() {
+			cancel()
+			<-ended
+		}()
+		rabbittest.Eventually(t, time.Minute, func() bool { return turns.Load() > 15 }, "the relay has tried several times")
+		d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, body) VALUES ('q0', '{}')") // goes out all the same
+		d.exec(t, unblock)
+		rabbittest.Eventually(t, time.Minute, func() bool { return d.pending(t) == 0 }, "they are deleted in the end")
+		mu.Lock()
+		defer mu.Unlock()
+		if len(published) != n+1 {
+			t.Errorf("%d messages were published, want %d", len(published), n+1)
+		}
+		for id, times := range published {
+			if times != 1 {
+				t.Errorf("message %s was published %d times", id, times)
+			}
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.uber.org/goleak"
@@ -26,6 +27,7 @@ var errAway = errors.New("not connected to hunter2")
 type world struct {
 	mu         sync.Mutex
 	messages   []consumer.Message
+	published  time.Time // the last of them
 	brokerAway bool
 	storeAway  bool
 	states     map[string]state.Message
@@ -37,17 +39,17 @@ func (w *world) Publish(_ context.Context, m consumer.Message) error {
 	if w.brokerAway {
 		return errors.New("not connected to the broker")
 	}
-	w.messages = append(w.messages, m)
+	w.messages, w.published = append(w.messages, m), time.Now()
 	return nil
 }
 
-func (w *world) Accept(_ context.Context, queue, id string) error {
+func (w *world) Accept(_ context.Context, queue, id string, sent time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.storeAway {
 		return errAway
 	}
-	w.states[id] = state.Message{Transition: consumer.Transition{MessageID: id, Queue: queue, State: consumer.Accepted}}
+	w.states[id] = state.Message{Transition: consumer.Transition{MessageID: id, Queue: queue, State: consumer.Accepted, At: sent}}
 	return nil
 }
 

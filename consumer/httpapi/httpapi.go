@@ -48,8 +48,8 @@ type Config struct {
 
 // A Store keeps where messages stand. It is called by any goroutine.
 type Store interface {
-	// Accept keeps that the message is in its queue.
-	Accept(ctx context.Context, queue, messageID string) error
+	// Accept keeps that the message is in its queue, as it was sent at that time.
+	Accept(ctx context.Context, queue, messageID string, sent time.Time) error
 	// State returns where the message stands, in the queue if one is named; false
 	// if it is unknown.
 	State(ctx context.Context, messageID, queue string) (state.Message, bool, error)

@@ -70,6 +70,7 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx = a.Propagator.Extract(ctx, propagation.HeaderCarrier(r.Header))
+	sent := time.Now()
 	if err := a.Publish(ctx, m); err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("the broker has not confirmed the message in time; it may have it all the same, send it again with the same Idempotency-Key")
@@ -81,7 +82,7 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) {
 	if a.Store != nil {
 		// Before the answer, or whoever follows the Location at once is told that there
 		// is no such message.
-		if err := a.Store.Accept(ctx, queue, m.MessageID); err != nil {
+		if err := a.Store.Accept(ctx, queue, m.MessageID, sent); err != nil {
 			a.log.Debug("state of an accepted message not written", "queue", queue, "message_id", m.MessageID, "error", err)
 		} else {
 			w.Header().Set("Location", "/v1/messages/"+url.PathEscape(m.MessageID))

@@ -31,6 +31,9 @@ func TestPublish(t *testing.T) {
 	if m.RoutingKey != "orders" || m.AppID != "acme-worker" || m.Exchange != "" || m.MessageID != "order/17" || string(m.Body) != `{"order": 17}` || m.Headers["x-delay"] != int64(1500) {
 		t.Errorf("published %+v", m)
 	}
+	if at := world.states["order/17"].At; !at.Before(world.published) {
+		t.Errorf("accepted at %v, want a time before it was published, at %v", at, world.published)
+	}
 	if w := ask(t, api, "GET", w.Header().Get("Location"), nil); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"state":"accepted"`) {
 		t.Errorf("at the Location: got %d and %s", w.Code, w.Body)
 	}

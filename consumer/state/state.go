@@ -86,8 +86,9 @@ func (s *Store) Observe(t consumer.Transition) {
 }
 
 // Accept writes at once that the message is in its queue. It blocks until that is
-// done, for a second at most.
-func (s *Store) Accept(ctx context.Context, queue, messageID string) error {
+// done, for a second at most. sent is when its publishing began: what has become of it
+// since is later.
+func (s *Store) Accept(ctx context.Context, queue, messageID string, sent time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, acceptTimeout)
 	defer cancel()
 	end, err := s.ask(ctx)
@@ -96,7 +97,7 @@ func (s *Store) Accept(ctx context.Context, queue, messageID string) error {
 	}
 	defer end()
 	return s.write(ctx, []row{s.rowOf(consumer.Transition{
-		Queue: queue, MessageID: messageID, State: consumer.Accepted, At: time.Now(), First: true,
+		Queue: queue, MessageID: messageID, State: consumer.Accepted, At: sent, First: true,
 	})})
 }
 

@@ -165,6 +165,30 @@ func TestStatesOfASecondLife(t *testing.T) {
 	})
 }
 
+// A message that is worked while its publisher still waits for the database is not back in
+// its queue.
+func TestAcceptedLate(t *testing.T) {
+	each(t, func(t *testing.T, s *Store) {
+		sent := time.Now().Add(-time.Minute)
+		dead := consumer.Transition{Queue: "orders", MessageID: "m", State: consumer.Dead, Order: 6, Attempt: 1, At: sent.Add(time.Second)}
+		if err := s.write(t.Context(), []row{s.rowOf(dead)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Accept(t.Context(), "orders", "m", sent); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.state(t, "m"); got.State != consumer.Dead {
+			t.Errorf("got %s, want dead", got.State)
+		}
+		if err := s.Accept(t.Context(), "orders", "m", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.state(t, "m"); got.State != consumer.Accepted {
+			t.Errorf("sent again: got %s, want accepted", got.State)
+		}
+	})
+}
+
 // TestTheRuleOfReplacement holds row.follows and the statement against each other, for
 // a sample of all pairs of states.
 func TestTheRuleOfReplacement(t *testing.T) {
@@ -376,7 +400,7 @@ func TestStoreWithoutItsDatabase(t *testing.T) {
 	}
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return strings.Contains(log.String(), "states of messages cannot be written") }, "the log says so")
 	start = time.Now()
-	if err := s.Accept(t.Context(), "orders", "m"); err == nil || time.Since(start) > 2*acceptTimeout {
+	if err := s.Accept(t.Context(), "orders", "m", start); err == nil || time.Since(start) > 2*acceptTimeout {
 		t.Errorf("Accept returned %v after %v, want an error within a second", err, time.Since(start))
 	}
 	server.Restart(t)
