@@ -190,6 +190,7 @@ func TestBrakedDaemonStopsQuickly(t *testing.T) {
 }
 
 func TestBrakeCanBeTakenOff(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	var mailServer dependency
 	mailServer.down(Unavailable(errors.New("connection refused")))

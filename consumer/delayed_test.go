@@ -64,6 +64,7 @@ func TestDelayedMessagesOfABrokerThatHasNone(t *testing.T) {
 // TestLookingAtWhatWaitsChangesNothing lists 1,000 messages again and again while they
 // fall due, more often than the broker's default limit of 20.
 func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
+	t.Parallel()
 	const n = 1000
 	v := rabbittest.NewVhost(t)
 	done := newLedger()
@@ -104,6 +105,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 // meanwhile. What is due while it is down, or within 5 s after it is up again, when all
 // of that comes at once, may come that much later.
 func TestTenThousandDelays(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	node, err := rabbittest.Start(t.Context(), rabbittest.Options{Dir: t.TempDir()})
 	if err != nil {
@@ -167,6 +169,7 @@ func TestTenThousandDelays(t *testing.T) {
 
 // TestADelayOfManyWaits has 7 s waited in queues of 4, 2 and 1 s.
 func TestADelayOfManyWaits(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "later", Processor: done.done()})

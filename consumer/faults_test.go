@@ -173,6 +173,7 @@ func TestWorkDoneAfterItsConnectionIsNotRepeated(t *testing.T) {
 // TestOriginalIsNotAckedUnlessItsPublishIsConfirmed breaks what a failing message
 // would go to: it must stay in its queue, however often it is worked.
 func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
+	t.Parallel()
 	failing := func(err error) Processor {
 		return ProcessorFunc(func(context.Context, Delivery, *Scope) error { return err })
 	}
@@ -344,6 +345,7 @@ func TestFaultyStart(t *testing.T) {
 }
 
 func TestCertificateThatDoesNotVerify(t *testing.T) {
+	t.Parallel()
 	node, err := rabbittest.Start(t.Context(), rabbittest.Options{Dir: t.TempDir(), TLS: true})
 	if err != nil {
 		t.Fatal(err)

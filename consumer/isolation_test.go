@@ -18,6 +18,7 @@ import (
 // messages: more than the broker moves at once. The neighbour's retries come home in time,
 // and those of the queue with the broker's next round after it is as it should be again.
 func TestRetriesThatCannotComeHomeBlockNoOthers(t *testing.T) {
+	t.Parallel()
 	const waiting, wait = 40, 8 * time.Second
 	for name, lose := range map[string]func(t *testing.T, v *rabbittest.Vhost) (restore func()){
 		"deleted": func(t *testing.T, v *rabbittest.Vhost) func() {
@@ -87,6 +88,7 @@ func releaser(t *testing.T, c chan struct{}) (release func()) {
 // TestAQueueWithoutALeaderIsAloneInThat takes the leader from one queue before it is
 // consumed, and from another under its consumer. Both are worked when they have it again.
 func TestAQueueWithoutALeaderIsAloneInThat(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	declareAll(t, v, "before", "under")

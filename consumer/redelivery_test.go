@@ -368,6 +368,7 @@ func TestRestartsMakeNoSuspects(t *testing.T) {
 // TestRestartsThatCutWorkShort interrupt two messages at the shutdown timeout more often
 // than the delivery limit: one whose processor heeds that, and one whose does not.
 func TestRestartsThatCutWorkShort(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	over := make(chan struct{})
 	t.Cleanup(func() { close(over) })

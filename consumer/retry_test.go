@@ -16,6 +16,7 @@ import (
 // TestRetriesWaitInTheBroker fails one message three times on a queue with a
 // single slot: its waits double, and the slot works others meanwhile.
 func TestRetriesWaitInTheBroker(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	attempts, others := newLedger(), newLedger()
 	run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {

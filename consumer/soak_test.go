@@ -131,6 +131,7 @@ func (s *soaked) repeats() (total int, why map[string]int) {
 // and again. One daemon repeats nothing; of two, each may begin with what the other had.
 // Nothing is acknowledged twice, and each attempt has a span.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	messages, cuts := long(2000, 12_000), long(10, 60)
 	for name, daemons := range map[string]int{"one daemon": 1, "two daemons": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -210,6 +211,7 @@ func TestSoak(t *testing.T) {
 // TestUpgradeOfTheSharedWaits leaves messages in the wait queues that an earlier version
 // shared between all work queues, as it left them there.
 func TestUpgradeOfTheSharedWaits(t *testing.T) {
+	t.Parallel()
 	messages := long(500, 10_000)
 	v := rabbittest.NewVhost(t)
 	done := newLedger()

@@ -285,6 +285,7 @@ func TestStatusSaysWhyAQueueIsNotConsumed(t *testing.T) {
 // TestAStarvedQueueIsConsumedAnew lets somebody else be the only one that the broker
 // hands messages to, and who has as many as it takes.
 func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "orders") // and the wait queues
 	v.DeleteQueue(t, "orders")
