@@ -81,7 +81,7 @@ func TestRestarts(t *testing.T) {
 			}
 			left := v.Ready(t, "work")
 			t.Logf("RabbitMQ %s, %s: %d restarts, %d of %d messages left, %d suspects", v.Node.Version(), name, restarts, left, messages, suspects)
-			if left != messages || suspects != 0 {
+			if left != messages || suspects != 0 && end == syscall.SIGTERM { // what was in hand at each kill is suspected, rightly
 				t.Errorf("%d of %d messages are left, and %d suspects were made", left, messages, suspects)
 			}
 		})
