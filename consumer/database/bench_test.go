@@ -77,7 +77,7 @@ func BenchmarkRelay(b *testing.B) {
 				b.StartTimer()
 				stop := consume(b, v.URL, d, new(logBuffer), idle)
 				// To count what is left would read all of it, and take more than the relay does.
-				some := "SELECT count(*) FROM (SELECT 1 FROM " + d.outbox() + " LIMIT 1) AS some"
+				some := "SELECT count(*) FROM (SELECT 1 FROM " + d.outbox() + " LIMIT 1) AS first"
 				rabbittest.Eventually(b, time.Minute, func() bool { return d.number(b, some) == 0 }, "the outbox is empty")
 				b.StopTimer()
 				stop()
