@@ -122,6 +122,7 @@ func (n *Nodes) look(ctx context.Context, s *Session, at int, left chan<- error)
 			n.patience = answersWithin
 		}
 		err := n.alive(ctx, s.Publish, s.Trial.Do)
+		s.stalled.Store(err != nil)
 		switch {
 		case ctx.Err() != nil || s.IsLost():
 			return
@@ -145,7 +146,7 @@ func (n *Nodes) look(ctx context.Context, s *Session, at int, left chan<- error)
 			left <- fmt.Errorf("%w; node %s works", err, n.nodes[better].name)
 			return
 		}
-		if failed++; failed > 2 {
+		if failed++; failed > 1 {
 			pause = min(2*pause, maxLookEvery)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -20,6 +21,7 @@ type Session struct {
 	Consume, Publish *Conn
 	Trial            *Trial // for what may end a connection
 	Began            time.Time
+	stalled          atomic.Bool // its node does not work
 
 	mu     sync.Mutex
 	users  int
@@ -105,6 +107,9 @@ func (s *Session) IsLost() bool { return s.Consume.IsClosed() || s.Publish.IsClo
 // Ready is how many messages of a queue are ready to be handed out. It blocks until the
 // broker has answered.
 func (s *Session) Ready(ctx context.Context, queue string) (messages int, err error) {
+	if s.stalled.Load() {
+		return 0, errStalled // as all that is asked of it would find out
+	}
 	err = s.Trial.Do(ctx, func(c *Conn) error {
 		return c.OnChannel(func(ch *amqp.Channel) error {
 			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
