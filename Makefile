@@ -44,6 +44,10 @@ chaos-broken: ## show that the checker catches three builds that are broken on p
 	.ci/deps
 	$(CHAOS) -run 'TestBrokenBuilds|TestRestarts' -args -duration 20s
 
+failpoints: ## kill, delay and fail the daemon wherever something may have happened unknown, RUN some (15 minutes)
+	.ci/deps
+	$(GO) test -tags failpoints -count 1 -timeout 60m -parallel 4 -v -run 'TestFailpoints/$(RUN)' .
+
 test-systemd: ## boot real machines with systemd, install the package, and test the service (as root)
 	.ci/deps systemd
 	$(GO) test -tags systemd -v -timeout 20m ./internal/machinetest ./systemd

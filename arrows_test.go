@@ -21,7 +21,7 @@ const (
 var arrows = map[string][]string{
 	"":                         {"daemon", "processors"},
 	"daemon":                   {"daemon/internal/cli", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "consumer/state", "consumer/httpapi", "telemetry", "systemd"},
-	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/database", "consumer/state"},
+	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/operator", "consumer/database", "consumer/state"},
 	"daemon/internal/settings": {"processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "telemetry"},
 
 	"processors":          {"processors/registry", "processors/internal", "consumer", "consumer/database"},
@@ -29,22 +29,24 @@ var arrows = map[string][]string{
 	"processors/internal": {"consumer", "consumer/database"},
 
 	"consumer/httpapi":         {"consumer", "consumer/state", "consumer/internal"},
-	"consumer/state":           {"consumer", "consumer/database", "consumer/internal"},
-	"consumer/database":        {"consumer", "consumer/internal"},
+	"consumer/operator":        {"consumer/internal/broker"},
+	"consumer/state":           {"consumer", "consumer/database", "consumer/internal", "internal/failpoint"},
+	"consumer/database":        {"consumer", "consumer/internal", "internal/failpoint"},
 	"consumer/consumertest":    {"consumer", "consumer/internal"},
-	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/replies", "consumer/internal/digest", amqp},
-	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", amqp},
-	"consumer/internal/broker": {"consumer/internal", amqp},
+	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/replies", "consumer/internal/digest", "internal/failpoint", amqp},
+	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", "internal/failpoint", amqp},
+	"consumer/internal/broker": {"consumer/internal", "internal/failpoint", amqp},
 
 	"consumer/internal/remembered": {amqp},
 	"consumer/internal/replies":    {"consumer/internal/broker"},
 	"consumer/internal/digest":     {"consumer/internal/broker", amqp},
 	"consumer/internal/relay":      {"consumer/internal", "consumer/internal/broker"},
-	"consumer/internal":            {},
+	"consumer/internal":            {"internal/failpoint"},
 
-	"telemetry": {},
-	"systemd":   {},
-	"internal":  {"consumer", "consumer/database", amqp}, // for tests, measurements and the demo
+	"telemetry":          {},
+	"systemd":            {},
+	"internal/failpoint": {},                                      // of what is built, nothing is left of it
+	"internal":           {"consumer", "consumer/database", amqp}, // for tests, measurements and the demo
 
 	"internal/checker": {}, // it decides about Warren, and owes it nothing
 }

@@ -7,6 +7,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -81,7 +82,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 func TestPublish(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "orders", nil)
-	err := Publish(t.Context(), []string{v.URL}, Message{RoutingKey: "orders", Body: []byte("{}"), MessageID: "m", Type: "order", Priority: 3,
+	err := operator.Publish(t.Context(), []string{v.URL}, Message{RoutingKey: "orders", Body: []byte("{}"), MessageID: "m", Type: "order", Priority: 3,
 		Headers: map[string]any{"n": int64(1), "nested": map[string]any{"list": []any{"a", true}}}})
 	equal(t, err, nil)
 	got := v.Drain(t, "orders")[0]
@@ -94,7 +95,7 @@ func TestPublish(t *testing.T) {
 		"exchange amq.topic has no queue bound for the routing key \"k\"": {Exchange: "amq.topic", RoutingKey: "k"},
 		"value chan int not supported":                                    {RoutingKey: "orders", Headers: map[string]any{"c": make(chan int)}},
 	} {
-		if err := Publish(t.Context(), []string{v.URL}, m); !strings.Contains(errorText(err), want) {
+		if err := operator.Publish(t.Context(), []string{v.URL}, m); !strings.Contains(errorText(err), want) {
 			t.Errorf("error %q, want %q", errorText(err), want)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -28,8 +29,8 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	due := time.Now().Add(time.Hour).Truncate(time.Millisecond).UTC()
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-1", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 
-	list := func(most int, queues ...string) []WaitingMessage {
-		found, err := Delayed(t.Context(), "", []string{v.URL}, queues, most)
+	list := func(most int, queues ...string) []operator.WaitingMessage {
+		found, err := operator.Delayed(t.Context(), "", []string{v.URL}, queues, most)
 		if err != nil || found.More != 0 || found.Missing != nil {
 			t.Fatalf("got error %v, %d more and missing queues %q, want none of these", err, found.More, found.Missing)
 		}
@@ -37,8 +38,8 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	}
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(list(10, "orders", "mails")) == 2 }, "both wait")
 	all := list(1, "orders", "mails") // each is alone in its wait queue
-	equal(t, all[1], WaitingMessage{Queue: "mails", MessageID: "m-1", Due: due})
-	equal(t, all[0], WaitingMessage{Queue: "orders", MessageID: "o-1", Due: all[0].Due, Attempts: 1, Error: "no stock"})
+	equal(t, all[1], operator.WaitingMessage{Queue: "mails", MessageID: "m-1", Due: due})
+	equal(t, all[0], operator.WaitingMessage{Queue: "orders", MessageID: "o-1", Due: all[0].Due, Attempts: 1, Error: "no stock"})
 	if in := time.Until(all[0].Due); in < 20*time.Second || in > 30*time.Second+rabbittest.Soon {
 		t.Errorf("the next attempt is due in %v, want some less than 30 s", in)
 	}
@@ -47,16 +48,16 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-2", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 	rabbittest.Eventually(t, 5*time.Second, func() bool {
-		found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"mails"}, 1)
+		found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"mails"}, 1)
 		return err == nil && len(found.Messages) == 1 && found.More == 1
 	}, "one is listed and one is left out")
 }
 
 func TestDelayedMessagesOfABrokerThatHasNone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"orders"}, 10)
+	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"orders"}, 10)
 	equal(t, fmt.Sprint(found, err), "{[] 0 []} <nil>")
-	if _, err := Delayed(t.Context(), "", []string{"amqp://guest:secret@127.0.0.1:1/"}, []string{"orders"}, 10); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := operator.Delayed(t.Context(), "", []string{"amqp://guest:secret@127.0.0.1:1/"}, []string{"orders"}, 10); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("without a broker: got %v, want an error", err)
 	}
 }
@@ -78,7 +79,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	v.Publish(t, "later", amqp.Publishing{MessageId: "stays", DeliveryMode: amqp.Persistent, Headers: amqp.Table{"x-delay": 3_600_000}})
 	looks := 0
 	for ; looks < 25 || time.Now().Before(due[fmt.Sprint(n-1)]); looks++ {
-		if _, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n); err != nil {
+		if _, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(20 * time.Millisecond)
@@ -87,7 +88,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	_, repeats := done.counts()
 	equal(t, repeats, 0)
 	equal(t, v.Ready(t, "later.dead"), 0)
-	waiting, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n)
+	waiting, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n)
 	if err != nil || len(waiting.Messages) != 1 {
 		t.Errorf("got %v and error %v, want the one that is not due", waiting, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/replies"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // A job is one delivery on its way through an executor.
@@ -243,6 +244,7 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	})
 	defer overdue.Stop()
 	err := s.run(ctx, e.Processor)
+	failpoint.Here(failpoint.Worked)
 	if errors.Is(s.databaseErr, ErrDone) { // done while this attempt began
 		e.recall(ctx, o)
 		return

@@ -15,23 +15,6 @@ import (
 // A Message is something to publish.
 type Message = broker.Message
 
-// Publish connects to the first of nodes that can be used, publishes m as a
-// persistent message, and returns nil once the broker has confirmed that at least
-// one queue has it. It blocks until then, until the broker has refused it, or
-// until ctx ends. The connection is called as m's AppID says.
-func Publish(ctx context.Context, nodes []string, m Message) error {
-	o, err := m.Outgoing(broker.ForProgram)
-	if err != nil {
-		return err
-	}
-	conn, err := broker.Dialer{Program: m.AppID}.DialAny(ctx, nodes, broker.Options{Purpose: "publish"})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	return broker.ExplainPublish(m.Exchange, m.RoutingKey, conn.Publish(ctx, o))
-}
-
 // ErrNotConnected is the error of a publish while there is no connection to a broker.
 var ErrNotConnected = errors.New("not connected to the broker")
 

@@ -20,6 +20,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/replies"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // ackPace is how long finished deliveries are gathered for one multiple-ack while
@@ -314,6 +315,7 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 
 // receive makes the job of a delivery that has come at now.
 func (l *queueLoop) receive(d amqp.Delivery, now time.Time) *job {
+	failpoint.Here(failpoint.Received)
 	l.finishLeaving() // it may be one of a channel that is lost
 	j := &job{delivery: d, sub: l.sub, identified: d.MessageId != ""}
 	l.sub.unsettled.Add(d.DeliveryTag, j)
@@ -338,6 +340,7 @@ func (l *queueLoop) repeats(work context.Context, j *job, now time.Time) bool {
 	}
 	switch {
 	case done:
+		failpoint.Here(failpoint.Repeated)
 		l.executor.copies.Release(j.history.copy, true)
 		l.logOf(work, j).Info("repeat of work that is done, acknowledged without running again", "redelivered", j.delivery.Redelivered)
 		l.settleAs(work, j, acknowledge)
@@ -362,9 +365,11 @@ func (l *queueLoop) do(j *job, f func() action) {
 	go func() {
 		r := result{j, requeue}
 		defer func() { // also if a processor ends its goroutine
+			failpoint.Here(failpoint.Resulted)
 			j.finished = time.Now()
 			l.results <- r
 		}()
+		failpoint.Here(failpoint.Started)
 		r.action = f()
 	}()
 }
@@ -374,6 +379,7 @@ func (l *queueLoop) do(j *job, f func() action) {
 func (l *queueLoop) keepBack(work context.Context, d amqp.Delivery) {
 	if j := l.receive(d, time.Now()); !l.repeats(work, j, time.Now()) {
 		l.sub.unstarted = append(l.sub.unstarted, j)
+		failpoint.Here(failpoint.KeptBack)
 	}
 }
 
@@ -416,6 +422,7 @@ func (l *queueLoop) requeue(j *job) {
 	j.sub.unsettled.Remove(tag)
 	l.executor.copies.Release(j.history.copy, false)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
+	failpoint.Here(failpoint.Requeued)
 	for _, twin := range j.twins {
 		l.requeue(twin)
 	}

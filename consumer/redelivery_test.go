@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -298,7 +299,7 @@ func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "later", Processor: done.done()})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "warren.wait.later.1024s") == 1 }, "it waits")
-	found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
+	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
 	if err != nil || len(found.Messages) != 1 {
 		t.Fatalf("got %v and error %v, want one that waits", found, err)
 	}

@@ -11,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.opentelemetry.io/otel/sdk/metric"
 
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -61,7 +62,7 @@ func TestWhatHasLostItsQueueIsKeptCountedAndComesHome(t *testing.T) {
 		return out
 	}
 	rabbittest.Eventually(t, time.Minute, func() bool { return held() == fmt.Sprint(messages) }, "all have fallen due, and the broker has them")
-	found, err := Delayed(t.Context(), "", []string{v.URL}, []string{"lost", "nobody"}, 100)
+	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"lost", "nobody"}, 100)
 	equal(t, fmt.Sprint(found, err), "{[] 0 [lost]} <nil>")
 	equal(t, stranded(), counted)
 

@@ -13,6 +13,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/unsettled"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // suspectAfter is the delivery count from which a message is suspected of having killed
@@ -63,6 +64,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		l.cannotConsume(err)
 		return
 	}
+	failpoint.Here(failpoint.Declared)
 	ch, err := l.session.Consume.Channel()
 	if err != nil {
 		l.cannotConsume(err)
@@ -85,6 +87,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		}
 		return
 	}
+	failpoint.Here(failpoint.Consumed)
 	l.retries, l.wary = nil, false
 	l.state.SetReason("")
 	l.outage.End(l.log, "the queue is consumed again")
@@ -158,7 +161,9 @@ func (s *subscription) transact() { s.transacted = s.ch.Tx() == nil }
 // commit blocks until the broker has what was settled since transact.
 func (s *subscription) commit() {
 	if s.transacted {
+		failpoint.Here(failpoint.StopSettled)
 		_ = s.ch.TxCommit() // with the channel lost, all of it goes back
+		failpoint.Here(failpoint.StopCommitted)
 	}
 }
 
@@ -248,10 +253,12 @@ func (l *queueLoop) giveUp(s *subscription) {
 	defer s.session.Leave()
 	lost := s.session.IsLost() || s.ch.IsClosed()
 	if err := s.ch.Close(); err != nil || lost { // or in this instant
+		failpoint.Here(failpoint.ChannelLost)
 		now := time.Now()
 		for _, id := range s.acked.IDs() {
 			l.remembered.Add(id, now)
 		}
+		failpoint.Here(failpoint.Remembered)
 	}
 	for j := range s.unsettled.All() {
 		switch {

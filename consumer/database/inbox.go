@@ -1,12 +1,14 @@
 package database
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // Done tells whether the message's work is done, and what its result was.
@@ -19,12 +21,18 @@ func (d *Database) Done(ctx context.Context, k consumer.InboxKey) (consumer.Resu
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
 	}
+	if err == nil {
+		err = failpoint.Error(failpoint.InboxAsked)
+	}
 	return r, done, d.usable(ctx, "look into the inbox", err)
 }
 
 // Record records, outside of any transaction, that the message's work is done.
 func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
 	_, err := d.write.ExecContext(ctx, d.dsn.dialect.record, k.Queue, Text(k.MessageID), k.Digest[:])
+	if err == nil {
+		err = failpoint.Error(failpoint.InboxRecorded)
+	}
 	return d.usable(ctx, "record the message in the inbox", err)
 }
 
@@ -36,6 +44,11 @@ func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
 func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Transaction, error) {
 	begun := ctx.Err() == nil
 	tx, err := d.write.BeginTx(ctx, nil)
+	if err == nil {
+		if err = failpoint.Error(failpoint.TxBegun); err != nil {
+			_ = tx.Rollback()
+		}
+	}
 	if err != nil {
 		if err = d.usable(ctx, "begin a transaction", err); begun && ctx.Err() != nil {
 			err = fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
@@ -50,6 +63,9 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 	var recorded int64
 	if err == nil {
 		recorded, err = r.RowsAffected()
+	}
+	if err == nil {
+		err = failpoint.Error(failpoint.TxRecorded)
 	}
 	if err = d.usable(ctx, "record the message in the inbox", err); err == nil && recorded == 0 {
 		err = consumer.ErrDone
@@ -78,7 +94,10 @@ func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 			return t.lost(fmt.Errorf("keep the result in the inbox: %w", err))
 		}
 	}
-	return t.lost(t.tx.Commit())
+	if err := failpoint.Error(failpoint.TxBeforeCommit); err != nil {
+		return t.lost(err)
+	}
+	return t.lost(cmp.Or(t.tx.Commit(), failpoint.Error(failpoint.TxCommitted)))
 }
 
 // Rollback rolls back what is not committed.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/jsonvalue"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 const (
@@ -236,6 +237,9 @@ func (d *Database) lead(ctx context.Context, progress func()) (*relay, error) {
 		progress()
 		locked, err := r.tryLock(ctx)
 		if locked && err == nil {
+			err = failpoint.Error(failpoint.OutboxLed)
+		}
+		if locked && err == nil {
 			return r, nil
 		}
 		if err == nil {
@@ -357,7 +361,7 @@ func (r *relay) next(ctx context.Context) ([]outgoing, error) {
 		bytes += len(o.message.Body)
 		batch = append(batch, o)
 	}
-	return batch, errors.Join(rows.Err(), rows.Close())
+	return batch, errors.Join(rows.Err(), rows.Close(), failpoint.Error(failpoint.OutboxRead))
 }
 
 func scan(rows *sql.Rows) (outgoing, error) {
@@ -409,16 +413,7 @@ func (r *relay) settle(ctx context.Context) error {
 		}
 	}
 	if len(published) > 0 {
-		ids, err := json.Marshal(published)
-		if err == nil {
-			err = r.exec(ctx, r.d.dsn.dialect.remove, string(ids))
-		}
-		if err == nil {
-			for _, id := range published {
-				delete(r.d.published, id)
-			}
-		}
-		failed = errors.Join(failed, err)
+		failed = errors.Join(failed, r.remove(ctx, published))
 	}
 	for _, answer := range r.answered {
 		for _, o := range answer.rows {
@@ -428,6 +423,24 @@ func (r *relay) settle(ctx context.Context) error {
 	r.answered, r.undeleted = nil, nil
 	r.progress()
 	return failed
+}
+
+// remove deletes rows that were published.
+func (r *relay) remove(ctx context.Context, published []int64) error {
+	if err := failpoint.Error(failpoint.OutboxPublished); err != nil {
+		return err
+	}
+	ids, err := json.Marshal(published)
+	if err != nil {
+		return err
+	}
+	if err := r.exec(ctx, r.d.dsn.dialect.remove, string(ids)); err != nil {
+		return err
+	}
+	for _, id := range published {
+		delete(r.d.published, id)
+	}
+	return failpoint.Error(failpoint.OutboxDeleted)
 }
 
 // exec executes a statement that PostgreSQL answers soon, or not at all any more. On

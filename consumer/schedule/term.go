@@ -16,6 +16,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 var (
@@ -142,6 +143,7 @@ func (t *term) take(d *amqp.Delivery) bool {
 			t.log.Info("goes on from the record of an earlier release, or of another user", "user_id", d.UserId, "done", r.done, "versions_fired", r.versions)
 		}
 	}
+	failpoint.Here(failpoint.TokenHanded)
 	t.known = t.known.merged(r)
 	t.held = append(t.held, d.DeliveryTag)
 	return true
@@ -172,6 +174,7 @@ func (t *term) claim(ctx, work context.Context) error {
 		if err := t.publish(ctx, work, t.token(id), t.timeouts.token); err != nil {
 			return err
 		}
+		failpoint.Here(failpoint.Claiming)
 		if err := t.handed(work, id); err != nil {
 			return err
 		}
@@ -184,6 +187,8 @@ func (t *term) claim(ctx, work context.Context) error {
 		}
 		before := t.held[last-1]
 		t.held = t.held[last:]
+		failpoint.Here(failpoint.Claimed)
+		defer failpoint.Here(failpoint.TokensMerged)
 		return t.ch.Ack(before, true)
 	}
 }
@@ -249,6 +254,7 @@ func (t *term) lead(ctx, work context.Context) error {
 }
 
 func (t *term) leads() {
+	failpoint.Here(failpoint.Leading)
 	t.leading, t.sealed = true, true
 	t.state.leading.Store(true)
 }
@@ -325,6 +331,7 @@ func (t *term) fireDue(ctx, work context.Context) error {
 		return nil
 	}
 	if f.id != "" {
+		failpoint.Here(failpoint.FiringDue)
 		err := t.fire(ctx, work, f)
 		switch {
 		case errors.Is(err, broker.ErrUnroutable):
@@ -336,6 +343,7 @@ func (t *term) fireDue(ctx, work context.Context) error {
 		case err != nil:
 			return fmt.Errorf("fire %s: %w: %w", f.id, errInDoubt, err)
 		}
+		failpoint.Here(failpoint.Fired)
 		t.retries, t.retryAt = nil, time.Time{}
 		t.patience = t.timeouts.refused
 		t.unfired.End(t.log, "the schedule fires again")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/database"
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 const (
@@ -151,8 +152,10 @@ func (s *Store) write(ctx context.Context, rows []row) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.db.Exec(ctx, insertStates, string(batch))
-	return err
+	if err = failpoint.Error(failpoint.StatesGathered); err == nil {
+		_, err = s.db.Exec(ctx, insertStates, string(batch))
+	}
+	return cmp.Or(err, failpoint.Error(failpoint.StatesWritten))
 }
 
 // failed takes note of a failed statement. What it would have written is kept for a

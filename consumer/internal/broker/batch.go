@@ -8,6 +8,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // ErrBroker is in the error of a message that was not published for a reason that has
@@ -128,12 +130,14 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		if skip[o.destination()] {
 			continue
 		}
+		failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 		stuck := c.cutWhenStuck()
 		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
 		stuck()
 		if err != nil {
 			break // the channel or the connection is closed
 		}
+		failpoint.Publishing(failpoint.Written, string(o.Purpose))
 	}
 	closed := false
 	for i, confirm := range confirms {
@@ -142,6 +146,7 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		}
 		select {
 		case <-confirm.Done():
+			failpoint.Publishing(failpoint.Confirmed, string(batch[i].Purpose))
 		case <-closes: //nolint:errcheck // it is closed; what was published at that moment may stay pending
 			closed = true
 		case <-ctx.Done():

@@ -16,6 +16,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/sethvargo/go-retry"
 	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 const (
@@ -128,6 +130,7 @@ func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error)
 				return nil, err
 			}
 			c.socket = conn
+			failpoint.Connected(conn)
 			// The library lifts the deadline after the handshake, but knows of no
 			// context.
 			release = context.AfterFunc(ctx, func() { _ = conn.Close() })

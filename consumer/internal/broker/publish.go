@@ -8,6 +8,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // Why a message was not published. After any other error, what became of it is not
@@ -199,6 +201,7 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 	// Of a direct reply the broker says that no queue takes it even when it has delivered
 	// it.
 	mandatory := !o.isDirect()
+	failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 	stuck := c.cutWhenStuck()
 	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, mandatory, false, c.signed(o))
 	stuck()
@@ -208,8 +211,10 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 		}
 		return err
 	}
+	failpoint.Publishing(failpoint.Written, string(o.Purpose))
 	select {
 	case <-confirm.Done():
+		failpoint.Publishing(failpoint.Confirmed, string(o.Purpose))
 	case reason := <-ch.closes:
 		return closedBecause(reason)
 	case <-ctx.Done():

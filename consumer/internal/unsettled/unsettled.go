@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"sort"
+
+	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // Deliveries are those of one channel that the broker waits to hear of, in the order of
@@ -76,6 +78,8 @@ func (u *Deliveries[J]) Flush(ack func(tag uint64, multiple bool) error, sent, l
 	if u.finished == 0 {
 		return
 	}
+	failpoint.Here(failpoint.AckHeld)
+	defer failpoint.Here(failpoint.AckSent)
 	run := 0
 	for u.added == u.highest && run < len(u.entries) && u.entries[run].finished {
 		run++

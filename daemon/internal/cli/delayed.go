@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -41,7 +41,7 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
 	defer cancel()
-	found, err := consumer.Delayed(ctx, a.Name, nodes, queues, l.Limit)
+	found, err := operator.Delayed(ctx, a.Name, nodes, queues, l.Limit)
 	if err != nil {
 		return fmt.Errorf("delayed messages not listed: %w", err)
 	}

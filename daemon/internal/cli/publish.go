@@ -12,6 +12,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/jsonvalue"
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -46,7 +47,7 @@ func (p *publishCommand) Run(ctx context.Context, a App) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.Timeout, fmt.Errorf("no confirm within %v; is the broker up, and free of alarms?", p.Timeout))
 	defer cancel()
-	if err := consumer.Publish(ctx, nodes, msg); err != nil {
+	if err := operator.Publish(ctx, nodes, msg); err != nil {
 		return fmt.Errorf("message for %s not published: %w", p.Queue, err)
 	}
 	_, err = fmt.Fprintln(a.Out, msg.MessageID)
