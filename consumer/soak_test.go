@@ -240,7 +240,7 @@ func TestUpgradeOfTheSharedWaits(t *testing.T) {
 		id := fmt.Sprint(i)
 		// Some have waited for the first step of several.
 		step := waits[i%len(waits)]
-		due[id] = time.Now().Add(step + time.Duration(i%7)*500*time.Millisecond)
+		due[id] = wallClock().Add(step + time.Duration(i%7)*500*time.Millisecond)
 		var err error
 		last, err = ch.PublishWithDeferredConfirm(sharedWait(step), "orders", true, false, amqp.Publishing{
 			MessageId: id, DeliveryMode: amqp.Persistent, Body: []byte("{}"),
