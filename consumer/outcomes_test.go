@@ -106,7 +106,8 @@ func TestFinishedWorkIsNotRepeatedForItsReply(t *testing.T) {
 			restored := time.Now()
 			restore()
 			got := make(map[string]int)
-			rabbittest.Eventually(t, 2*time.Minute, func() bool {
+			// What the broker has not brought home at once it brings in its next round, after 3 minutes.
+			rabbittest.Eventually(t, 5*time.Minute, func() bool {
 				for _, d := range v.Drain(t, "answers") {
 					if d.CorrelationId != "" {
 						got[d.CorrelationId+" "+string(d.Body)]++
