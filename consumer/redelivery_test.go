@@ -33,7 +33,8 @@ func TestWorkUnderWayIsNotBegunAgain(t *testing.T) {
 			setEnv(t, v, "channel_tick_interval", "200", "60000")
 			setEnv(t, v, "consumer_timeout", "1000", "1800000")
 			v.CloseConnections(t, "for the timeout to count")
-			rabbittest.Eventually(t, time.Minute, func() bool { return consuming() >= 1+times }, "consumed again several times")
+			// From 4.3 on it does not count for deliveries of a consumer that has been replaced: once will do.
+			rabbittest.Eventually(t, time.Minute, func() bool { return consuming() >= 3 }, "consumed again after a timeout")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

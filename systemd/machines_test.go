@@ -516,7 +516,7 @@ func TestALoopThatHangs(t *testing.T) {
 	s.publisher(t).send(t, "orders", 10, "0")
 	s.wantEachOnce(t, ledger, 10, 30*time.Second)
 	journal := s.Run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "warren")
-	for _, want := range []string{"systemd's watchdog is left without a sign of life", "the loop of queue orders has been stuck", "consumer.hang("} {
+	for _, want := range []string{"systemd's watchdog is left without a sign of life", "the loop of queue orders has been stuck", "pulse.Hang("} {
 		if !strings.Contains(journal, want) {
 			t.Errorf("the journal lacks %q", want)
 		}
