@@ -450,7 +450,7 @@ func peakResident(t *testing.T, pid int) int64 {
 
 func TestPublishAndCheckCommands(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "cat")
+	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=") // others may have the default
 
 	stdout, _, status := output(t, warren(t, env, "check"))
 	if status != 0 || !strings.Contains(stdout, "queue orders: is missing; warren declares it when it starts") {
