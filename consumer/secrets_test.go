@@ -161,6 +161,32 @@ func TestSecretsAreRenewedUnderLoad(t *testing.T) {
 	equal(t, strings.Count(first.log.String(), "connected anew with new secrets"), 5)
 }
 
+// TestSecretsOfSeveralNodesAreRenewed has a daemon with two nodes, or two names of one,
+// find its own among them by a URL that has another password by now.
+func TestSecretsOfSeveralNodesAreRenewed(t *testing.T) {
+	r, done := newRotated(t), newLedger()
+	cfg := r.config(quick(done))
+	both := func() ([]string, error) {
+		u := *r.url.Load()
+		_, port, _ := strings.Cut(r.vhost.Node.TLSAddr(), ":")
+		return []string{u, strings.Replace(u, r.vhost.Node.TLSAddr(), "localhost:"+port, 1)}, nil
+	}
+	cfg.Nodes, _ = both()
+	cfg.ReadNodes = both
+	d := runConfig(t, cfg, nil)
+	underLoad(t, r.vhost, done, func() {
+		for range 2 {
+			done.enough(t, 100)
+			r.rotate(t)
+			if err := d.Renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			done.enough(t, 100)
+		}
+	})
+	equal(t, strings.Count(d.log.String(), "connected anew with new secrets"), 2)
+}
+
 // TestSecretsAreReadAtEachReconnect rotates them without a word to the daemon, and cuts
 // its connections.
 func TestSecretsAreReadAtEachReconnect(t *testing.T) {

@@ -167,7 +167,7 @@ func (r *Runner) keepConnected(ctx context.Context) {
 		}
 		retryAt = nil
 		if r.conn != nil {
-			if r.conn.URL == node || !r.isUnable() {
+			if r.conn.Node == broker.NodeName(node) || !r.isUnable() {
 				continue
 			}
 			r.conn.Close()

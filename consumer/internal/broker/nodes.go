@@ -96,8 +96,8 @@ func (n *Nodes) Watch(s *Session, ended <-chan struct{}, renewals <-chan Renewal
 	if len(n.nodes) == 1 {
 		return s.Watch(ended, renewals, nil, turned)
 	}
-	at := slices.IndexFunc(n.nodes, func(o *node) bool { return o.url == s.Consume.URL })
-	n.first = (at + 1) % len(n.nodes) // a node that is lost may be so for long
+	at := slices.IndexFunc(n.nodes, func(o *node) bool { return o.name == s.Node() }) // its URL may have a new password
+	n.first = (at + 1) % len(n.nodes)                                                 // a node that is lost may be so for long
 	ctx, cancel := context.WithCancel(context.Background())
 	left := make(chan error, 1)
 	var looking sync.WaitGroup

@@ -135,7 +135,7 @@ func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated() || r.conn.URL != node) {
+	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated() || r.conn.Node != broker.NodeName(node)) {
 		r.finishing.Go(r.conn.Finish) // other batches may be under way on it
 		r.conn = nil
 	}
