@@ -95,7 +95,7 @@ open('/var/lib/warren/python', 'w').write('compiled')
 `)
 	s.Run(t, "warren", "publish", "pythons", "[]")
 	rabbittest.Eventually(t, 20*time.Second, func() bool {
-		failed, _ := s.Try("journalctl", "--no-pager", "-o", "cat", "-u", "warren", "-g", "attempt failed") // fails while there is none
+		failed := s.journal(t, "-u", "warren", "-g", "attempt failed")
 		return strings.Contains(failed, "queue=pythons")
 	}, "what compiles is refused without the drop-in")
 	s.Run(t, "mkdir", "-p", "/etc/systemd/system/warren.service.d")
