@@ -165,3 +165,16 @@ func TestJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestTheRemedyOfAHeaderForTheOutboxCures writes as a string what JSON cannot hold.
+func TestTheRemedyOfAHeaderForTheOutboxCures(t *testing.T) {
+	var s Scope
+	m := Message{RoutingKey: "orders", Headers: map[string]any{"list": []any{map[string]any{"raw": []byte("a")}}}}
+	if _, err := s.outgoing(t.Context(), m); err == nil || !strings.Contains(err.Error(), "the outbox cannot hold a []uint8 in a header; write it as a string") {
+		t.Errorf("got error %v, want the remedy", err)
+	}
+	m.Headers["list"] = []any{map[string]any{"raw": "a"}}
+	if _, err := s.outgoing(t.Context(), m); err != nil {
+		t.Errorf("written as a string: got error %v", err)
+	}
+}

@@ -81,4 +81,9 @@ func TestJournalMustAnswer(t *testing.T) {
 	if _, err := NewLogger(io.Discard, slog.LevelInfo, "journal"); (err == nil) != journal.Enabled() {
 		t.Errorf("got the error %v where the journal answers: %v", err, journal.Enabled())
 	}
+	for _, format := range []string{"auto", "json", "text"} { // what the error says to choose
+		if _, err := NewLogger(io.Discard, slog.LevelInfo, format); err != nil {
+			t.Errorf("%s: got the error %v", format, err)
+		}
+	}
 }

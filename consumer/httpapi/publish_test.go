@@ -19,6 +19,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/httpapi"
+	"github.com/warrenmq/warren/consumer/state"
 )
 
 func TestPublish(t *testing.T) {
@@ -264,5 +265,15 @@ func TestTheRemediesOfARefusalCure(t *testing.T) {
 		if w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader(c.body), c.right...); w.Code >= 300 {
 			t.Errorf("%s, followed: got %d and %q", c.remedy, w.Code, w.Body)
 		}
+	}
+
+	long := strings.Repeat("x", 1001)
+	cfg := httpapi.Config{Queues: []string{"orders"}, Publish: (&world{states: make(map[string]state.Message)}).Publish, MaxBodyBytes: 1000}
+	if w := ask(t, newHandler(cfg), "POST", "/v1/queues/orders", strings.NewReader(long), "Content-Type", "text/plain"); !strings.Contains(w.Body.String(), "raise WARREN_ADMIN_MAX_BODY_BYTES") {
+		t.Errorf("a long body: got %d and %q, want the remedy", w.Code, w.Body)
+	}
+	cfg.MaxBodyBytes = 1001
+	if w := ask(t, newHandler(cfg), "POST", "/v1/queues/orders", strings.NewReader(long), "Content-Type", "text/plain"); w.Code >= 300 {
+		t.Errorf("a long body where it may be so long: got %d and %q", w.Code, w.Body)
 	}
 }

@@ -126,3 +126,19 @@ func TestARecordAheadOfTheClock(t *testing.T) {
 	equal(t, contains(r.log, "agrees with the last planned time again"), true)
 	equal(t, r.Status()[0].Ahead, 0)
 }
+
+// TestTheRemedyOfARecordAheadOfTheClockCures deletes the queue while no daemon runs, as the
+// log says.
+func TestTheRemedyOfARecordAheadOfTheClockCures(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "jobs", nil)
+	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs"}
+	seasoned(t, v, s, record{done: time.Now().Add(24 * time.Hour).Truncate(time.Second).UTC(), rule: s.rule()})
+	r := runScheduled(t, v.URL, "", s)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return contains(r.log, "delete the queue warren.schedule.tick while no daemon runs") }, "it says so")
+	r.end()
+	equal(t, v.Ready(t, "jobs"), 0)
+	v.DeleteQueue(t, "warren.schedule.tick")
+	runScheduled(t, v.URL, "", s)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "jobs") > 0 }, "it fires")
+}

@@ -77,6 +77,12 @@ func TestDeclareSaysWhatSettlesIt(t *testing.T) {
 		if got := errorText(r.Declare(conn)); !strings.Contains(got, c.want) || got == "" != (c.want == "") {
 			t.Errorf("%+v: got error %q", c, got)
 		}
+		if c.name == "differs" {
+			v.DeleteQueue(t, "warren.schedule.differs")
+			if err := r.Declare(conn); err != nil {
+				t.Errorf("the queue is deleted as the error says: got error %v", err)
+			}
+		}
 		conn.Close()
 	}
 }

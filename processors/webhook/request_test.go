@@ -270,6 +270,33 @@ func TestHTTP2OverTLS(t *testing.T) {
 	wantError(t, err, "does not verify", "CA_FILE")
 }
 
+// TestTheRemediesOfAWebhookCure follows what each error says that a request ends with.
+func TestTheRemediesOfAWebhookCure(t *testing.T) {
+	moved := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/new" {
+			http.Redirect(w, r, "/new", http.StatusPermanentRedirect)
+		}
+	})
+	private := httptest.NewUnstartedServer(answering(200, ""))
+	private.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	private.StartTLS()
+	t.Cleanup(private.Close)
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: private.Certificate().Raw}))
+	for _, c := range []struct {
+		remedy       string
+		wrong, right webhook.Config
+	}{
+		{"redirects are not followed, set URL to where it leads", webhook.Config{URL: moved + "/old"}, webhook.Config{URL: moved + "/new"}},
+		{"name the authority that signed it with CA_FILE", webhook.Config{URL: private.URL}, webhook.Config{URL: private.URL, CA: ca}},
+	} {
+		_, err := consumertest.Run(t.Context(), newProcessor(t, c.wrong), consumer.Delivery{})
+		wantError(t, err, c.remedy)
+		if _, err := consumertest.Run(t.Context(), newProcessor(t, c.right), consumer.Delivery{}); err != nil {
+			t.Errorf("%s, followed: got error %v", c.remedy, err)
+		}
+	}
+}
+
 func TestFaultsOfConfig(t *testing.T) {
 	const secret = "hunter2hunter2"
 	for _, test := range []struct {
