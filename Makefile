@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 VERSION  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build test stress chaos chaos-broken test-cluster test-systemd test-brokers package package-check lint vuln bench bench-fleet demo fuzz clean
+.PHONY: help build test stress chaos chaos-broken test-cluster test-systemd test-brokers package package-check lint vuln bench bench-quick bench-fleet demo fuzz clean
 
 help: ## list what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,14 +68,23 @@ package-check: ## check the packages: the same bytes anywhere, lintian, installe
 lint: ## look for faults without running anything
 	$(GO) mod tidy -diff
 	cd examples/own-processor && $(GO) mod tidy -diff
+	cd .ci/bench && $(GO) mod tidy -diff && $(GO) vet ./...
 	$(GO) tool -modfile=.ci/lint/go.mod golangci-lint run ./...
 
 vuln: ## look for known vulnerabilities, if their database can be reached
 	@GO='$(GO)' .ci/vuln
 
-bench: ## measure: draining beside a consumer written by hand, telemetry on and off, spawning
+# Each is a process of its own, and so is the broker.
+BENCH  = cd .ci/bench && $(GO) build -o '$(CURDIR)/bin/bench/' ./... && '$(CURDIR)/bin/bench/bench' -bin '$(CURDIR)/bin/bench'
+ROUNDS ?= 3
+bench-quick: ## measure Warren beside loops written by hand and other libraries (2 minutes)
 	.ci/deps
-	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer ./consumer/database .
+	$(BENCH) -rounds $(ROUNDS)
+
+bench: ## the same, and queues, backlogs, bodies, latency, commands, start and stop; then the database and processors (40 minutes)
+	.ci/deps
+	$(BENCH) -rounds $(ROUNDS) -all
+	$(GO) test -run '^$$' -bench . -benchtime 5x -timeout 30m ./consumer/database
 	$(GO) test -run '^$$' -bench . ./processors/...
 
 FLEETS ?= 1x1x0 1x20x0 1x20x10 10x10x10 30x20x0 30x20x10

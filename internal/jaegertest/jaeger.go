@@ -41,7 +41,7 @@ const config = `
 service:
   extensions: [jaeger_storage, jaeger_query]
   pipelines:
-    traces: {receivers: [otlp], exporters: [%s]}
+    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
   telemetry:
     metrics: {level: none}
     logs: {level: error}
@@ -60,25 +60,12 @@ receivers:
       http: {endpoint: "%s"}
 exporters:
   jaeger_storage_exporter: {trace_storage: memory}
-  nop: {}
 `
 
 // Start starts a Jaeger on free ports of the loopback interface, and returns when it takes
 // spans. It ends with the test, and with the test process, however that ends. A test may
 // start several. The first time on a machine it is built, which takes some minutes.
 func Start(t testing.TB) *Jaeger {
-	t.Helper()
-	return start(t, "jaeger_storage_exporter")
-}
-
-// StartCollector is Start for what is measured: a collector that takes spans and, like
-// one that hands them on to another machine, keeps none.
-func StartCollector(t testing.TB) *Jaeger {
-	t.Helper()
-	return start(t, "nop")
-}
-
-func start(t testing.TB, exporter string) *Jaeger {
 	t.Helper()
 	build := exec.Command(filepath.Join(root(t), ".ci", "jaeger", "build"))
 	build.Stderr = os.Stderr // that it takes long
@@ -88,7 +75,7 @@ func start(t testing.TB, exporter string) *Jaeger {
 	}
 	addrs := freeAddrs(t, 4)
 	ended := run(t, exec.Command(strings.TrimSpace(string(program)),
-		"--config", "yaml:"+fmt.Sprintf(config, exporter, addrs[0], addrs[1], addrs[2], addrs[3])))
+		"--config", "yaml:"+fmt.Sprintf(config, addrs[0], addrs[1], addrs[2], addrs[3])))
 	rabbittest.Eventually(t, 30*time.Second, func() bool {
 		select {
 		case <-ended:

@@ -100,12 +100,6 @@ func TestSpansAreReadBack(t *testing.T) {
 	}
 }
 
-func TestACollectorKeepsNoSpans(t *testing.T) {
-	j := StartCollector(t)
-	parent, _ := export(t, "grpc", j.OTLPGRPC)
-	j.Await(t, 0, parent.TraceID().String(), 0)
-}
-
 func TestAJaegerEndsWithItsTest(t *testing.T) {
 	var addr string
 	t.Run("test", func(t *testing.T) { addr = strings.TrimPrefix(Start(t).OTLP, "http://") })
