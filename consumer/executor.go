@@ -65,6 +65,7 @@ type executor struct {
 	database   Database      // nil: none
 	observer   Observer      // nil: none
 	replyFor   time.Duration
+	returnFor  time.Duration
 	copies     *remembered.Copies[job]
 }
 

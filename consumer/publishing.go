@@ -222,7 +222,7 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 // message cannot be published at all, or that ctx has ended, or that there will be no
 // session any more.
 func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishing, purpose broker.Purpose) error {
-	ctx, cancel := broker.WithGrace(ctx, returnTimeout)
+	ctx, cancel := broker.WithGrace(ctx, e.returnFor)
 	defer cancel()
 	if purpose == broker.ForDeadLetter {
 		delete(msg.Headers, headerCopy) // it may be put back into its queue

@@ -93,7 +93,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 	log := c.log.With("queue", q.Name)
 	l := &queueLoop{
 		executor: &executor{
-			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, copies: remembered.NewCopies[job](),
+			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, returnFor: returnTimeout, copies: remembered.NewCopies[job](),
 			database: c.cfg.Database, observer: c.cfg.Observer, identity: c.cfg.Worker, log: log,
 			tracing: newTracing(c.cfg.Telemetry, q.Name), meters: c.meters.Of(q.Name), state: state, brake: state.Brake,
 		},
@@ -404,7 +404,7 @@ func (l *queueLoop) giveBackJob(work context.Context, j *job) {
 	}
 	j.returning = true
 	l.do(j, func() action {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), returnTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(work), l.executor.returnFor)
 		defer cancel()
 		return l.executor.republish(ctx, j)
 	})
@@ -537,22 +537,29 @@ func (l *queueLoop) flushOf(s *subscription) {
 
 // abandon returns what is still worked on, without waiting for it.
 func (l *queueLoop) abandon(work context.Context) {
+	for len(l.results) > 0 { // finished at the last moment
+		l.settle(work, <-l.results)
+	}
 	l.finishLeaving()
 	l.flush()
-	l.stopped.abandoned += l.busy
 	if l.sub != nil {
 		l.leaving = append(l.leaving, l.sub)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), returnTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(work), l.executor.returnFor)
 	defer cancel()
 	var returning sync.WaitGroup
+	underWay := make(map[*job]bool)
 	for _, s := range l.leaving {
 		for j := range s.unsettled.All() {
+			if j.returning { // requeued beside its copy, it would be there twice
+				underWay[j] = true
+				continue
+			}
 			if !j.started.IsZero() {
 				l.logOf(work, j).Error("work was still going on at the shutdown timeout, its message is requeued", "duration", time.Since(j.started))
 			}
 			returning.Go(func() {
-				if l.returnCounts(j) && !j.returning && l.executor.republish(ctx, j) == acknowledge {
+				if l.returnCounts(j) && l.executor.republish(ctx, j) == acknowledge {
 					_ = s.ch.Ack(j.delivery.DeliveryTag, false)
 				} else {
 					_ = s.ch.Nack(j.delivery.DeliveryTag, false, true)
@@ -560,10 +567,22 @@ func (l *queueLoop) abandon(work context.Context) {
 			})
 		}
 	}
+	l.stopped.abandoned += l.busy - len(underWay) // which are counted
 	returned := make(chan struct{})
 	go func() { // ends with the connection at the latest
 		defer close(returned)
 		returning.Wait()
+		for len(underWay) > 0 {
+			r := <-l.results
+			switch {
+			case !underWay[r.job]:
+			case r.action == acknowledge:
+				_ = r.job.sub.ch.Ack(r.job.delivery.DeliveryTag, false)
+			default:
+				_ = r.job.sub.ch.Nack(r.job.delivery.DeliveryTag, false, true)
+			}
+			delete(underWay, r.job)
+		}
 		for _, s := range l.leaving {
 			s.commit()
 		}

@@ -154,6 +154,41 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 	equal(t, v.Ready(t, "orders.dead"), 0)
 }
 
+// TestAbandonedWhileItIsBeingReturned has the copies of what is returned on their way when
+// work is abandoned: whoever returns a message by itself then has it there twice.
+func TestAbandonedWhileItIsBeingReturned(t *testing.T) {
+	const messages = 20
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
+	v.PublishN(t, "orders", messages, numbered)
+	age(t, v, "orders", returnedOften, func(amqp.Delivery) bool { return true })
+
+	stuck, begun := newHeld(), make(chan struct{}, messages)
+	defer close(stuck.release)
+	slow := func(ctx context.Context, _ Delivery, _ *Scope) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		<-time.After(abandonAfter * 4 / 5)
+		return ctx.Err()
+	}
+	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr)}, ShutdownTimeout: 300 * time.Millisecond, Queues: []Queue{
+		{Name: "orders", Concurrency: messages, Prefetch: messages, Processor: ProcessorFunc(slow)},
+		{Name: "stuck", Processor: stuck},
+	}}, func(c *Consumer) { c.loops[0].executor.returnFor = rabbittest.Soon })
+	v.Publish(t, "stuck", numbered(0))
+	<-stuck.started
+	for range messages {
+		<-begun
+	}
+	p.Slow(150 * time.Millisecond)
+	if _, err := r.end(); !errors.Is(err, ErrAbandoned) {
+		t.Errorf("stopped with %v, want ErrAbandoned", err)
+	}
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Unacked(t, "orders") == 0 }, "all are returned")
+	equal(t, v.Ready(t, "orders"), messages)
+}
+
 // age has every message that which wants handed out n times in vain.
 func age(t *testing.T, v *rabbittest.Vhost, queue string, n int, which func(amqp.Delivery) bool) {
 	t.Helper()
