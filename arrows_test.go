@@ -20,8 +20,8 @@ const (
 // that stand there, and of its own. Nothing points up.
 var arrows = map[string][]string{
 	"":                         {"daemon", "processors"},
-	"daemon":                   {"daemon/internal/cli", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "consumer/state", "consumer/httpapi", "telemetry", "systemd"},
-	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/operator", "consumer/database", "consumer/state"},
+	"daemon":                   {"daemon/internal/cli", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "consumer/state", "consumer/httpapi", "consumer/fleet", "telemetry", "systemd"},
+	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/operator", "consumer/fleet", "consumer/database", "consumer/state"},
 	"daemon/internal/settings": {"processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "telemetry"},
 
 	"processors":          {"processors/registry", "processors/internal", "consumer", "consumer/database"},
@@ -30,10 +30,11 @@ var arrows = map[string][]string{
 
 	"consumer/httpapi":         {"consumer", "consumer/state", "consumer/internal"},
 	"consumer/operator":        {"consumer/internal/broker"},
+	"consumer/fleet":           {"consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/state":           {"consumer", "consumer/database", "consumer/internal", "internal/failpoint"},
 	"consumer/database":        {"consumer", "consumer/internal", "internal/failpoint"},
 	"consumer/consumertest":    {"consumer", "consumer/internal"},
-	"consumer":                 {"consumer/schedule", "consumer/internal", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/replies", "consumer/internal/digest", "internal/failpoint", amqp},
+	"consumer":                 {"consumer/schedule", "consumer/fleet", "consumer/internal", "consumer/internal/control", "consumer/internal/broker", "consumer/internal/remembered", "consumer/internal/relay", "consumer/internal/replies", "consumer/internal/digest", "internal/failpoint", amqp},
 	"consumer/schedule":        {"consumer/internal", "consumer/internal/broker", "internal/failpoint", amqp},
 	"consumer/internal/broker": {"consumer/internal", "internal/failpoint", amqp},
 
@@ -41,6 +42,7 @@ var arrows = map[string][]string{
 	"consumer/internal/replies":    {"consumer/internal/broker"},
 	"consumer/internal/digest":     {"consumer/internal/broker", amqp},
 	"consumer/internal/relay":      {"consumer/internal", "consumer/internal/broker"},
+	"consumer/internal/control":    {"consumer/fleet", "consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/internal":            {"internal/failpoint"},
 
 	"telemetry":          {},

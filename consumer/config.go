@@ -46,6 +46,9 @@ type Config struct {
 	Database Database
 	// Observer is told what becomes of messages. Nil means that nobody is.
 	Observer Observer
+	// ControlUsers are obeyed when they ask something of all daemons through the broker.
+	// None means whoever the broker knows by the same name as this process.
+	ControlUsers []string
 	// Telemetry says where spans and metrics go. Zero means nowhere.
 	Telemetry Telemetry
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/control"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
@@ -36,6 +37,7 @@ type Consumer struct {
 	nodes     *broker.Nodes
 	loops     []*queueLoop
 	schedules *schedule.Runner
+	control   *control.Control
 	meters    *meters.Meters
 	outage    outage.Outage // of what has to be declared
 
@@ -85,6 +87,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	for i, q := range cfg.Queues {
 		c.loops = append(c.loops, newQueueLoop(q, states[i], c))
 	}
+	c.control = control.New(control.Config{Daemon: control.Self(cfg.Program, cfg.Version), Queues: states, Users: cfg.ControlUsers, Log: log})
 	if c.schedules, err = schedule.New(cfg.schedules(c.dialer), log); err != nil {
 		return nil, err
 	}
@@ -122,6 +125,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		loops.Wait()
 		close(ended)
 	})
+	others.Go(func() { c.control.Run(accepting) })
 	others.Go(func() { c.enforce(ctx, ended, endWork, endWaiting) })
 
 	err := c.supervise(accepting, ended)
@@ -188,6 +192,7 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		}
 		c.log.Info("connected", "node", s.Node(), "version", s.Consume.Version.Number)
 		c.connection.Store(&ConnectionStatus{Node: s.Node()})
+		c.control.Begin(ctx, s)
 		c.give(s)
 		c.schedules.Offer(s.Consume.URL)
 		unstop := context.AfterFunc(ctx, c.sessions.Stop) // there will be no other one
@@ -255,6 +260,7 @@ func (c *Consumer) replace(ctx context.Context, s *broker.Session, nodeURL strin
 		return s, err
 	}
 	c.connection.Store(&ConnectionStatus{Node: next.Node()})
+	c.control.Begin(ctx, next)
 	c.give(next)
 	c.schedules.Offer(nodeURL)
 	c.retiring.Go(func() { s.Retire(ended) })

@@ -165,6 +165,8 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			}
 		case <-l.cancelled():
 			l.leave()
+		case <-l.state.Halt.Changes():
+			l.halt(ctx, work)
 		case <-l.paceAt:
 			l.pace = brake.Pace{} // is asked for anew
 		case <-l.startAt:

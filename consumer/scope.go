@@ -104,39 +104,9 @@ func (s *Scope) Span() trace.Span { return s.span }
 // attempt is traced, trace_id and span_id.
 func (s *Scope) Logger() *slog.Logger {
 	if s.log == nil {
-		s.log = slog.New(deliveryHandler{s.baseLog.Handler(), s.delivery, s.span.SpanContext()})
+		s.log = broker.Lines(s.baseLog, s.span.SpanContext(), s.delivery.MessageID, s.delivery.Attempt)
 	}
 	return s.log
-}
-
-// A deliveryHandler adds to each line what tells deliveries apart. It does so only
-// when there is a line: most deliveries log nothing.
-type deliveryHandler struct {
-	slog.Handler
-	delivery *Delivery
-	span     trace.SpanContext
-}
-
-func (h deliveryHandler) attrs() []slog.Attr {
-	return append(broker.SpanAttrs(h.span), slog.String("message_id", h.delivery.MessageID), slog.Int("attempt", h.delivery.Attempt))
-}
-
-func (h deliveryHandler) Handle(ctx context.Context, r slog.Record) error {
-	line := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
-	line.AddAttrs(h.attrs()...)
-	r.Attrs(func(a slog.Attr) bool {
-		line.AddAttrs(a)
-		return true
-	})
-	return h.Handler.Handle(ctx, line)
-}
-
-func (h deliveryHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return h.Handler.WithAttrs(append(h.attrs(), attrs...))
-}
-
-func (h deliveryHandler) WithGroup(name string) slog.Handler {
-	return h.Handler.WithAttrs(h.attrs()).WithGroup(name)
 }
 
 // TempDir returns a directory that only this attempt uses, made the first time

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -38,10 +39,13 @@ type QueueStatus struct {
 	// stay in the queue but for one at a time. Zero means that it does not.
 	BrakedAt time.Time
 	// Fault is the error that says so.
-	Fault       string
-	InFlight    int // deliveries being worked on
-	Concurrency int // at most
-	Done        int // attempts that have succeeded since the start
+	Fault string
+	// Paused and Quiet say who has all daemons, or this one, leave the queue alone. Nil is
+	// nobody.
+	Paused, Quiet *fleet.Pause
+	InFlight      int // deliveries being worked on
+	Concurrency   int // at most
+	Done          int // attempts that have succeeded since the start
 }
 
 // connected tells whether there is a connection.
@@ -57,6 +61,8 @@ func (c *Consumer) Status() Status {
 		out.Queues[i] = QueueStatus{
 			BrakedAt:    since,
 			Fault:       fault,
+			Paused:      l.state.Halt.Paused(),
+			Quiet:       l.state.Halt.Quieted(),
 			Queue:       l.executor.Name,
 			Reason:      cmp.Or(l.state.Reason(), stalled),
 			InFlight:    int(l.state.InFlight.Load()),

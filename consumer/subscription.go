@@ -48,7 +48,7 @@ type subscription struct {
 // newest session. It blocks until the broker has answered.
 func (l *queueLoop) subscribe(ctx context.Context) {
 	l.close()
-	if l.stopping {
+	if l.halted() {
 		return
 	}
 	q := l.executor.onBroker
@@ -230,6 +230,27 @@ func (l *queueLoop) handOver(work context.Context) bool {
 	l.leaving = append(l.leaving, s)
 	l.sub = nil
 	return true
+}
+
+// halted tells whether nothing is to be consumed. That is no fault.
+func (l *queueLoop) halted() bool {
+	if l.state.Halt.On() {
+		l.state.SetReason("")
+	}
+	return l.stopping || l.state.Halt.On()
+}
+
+// halt leaves the queue alone, or takes it up again, as operators have asked for. What has
+// been started is finished.
+func (l *queueLoop) halt(ctx, work context.Context) {
+	switch {
+	case l.session == nil || l.session.IsLost():
+	case l.halted():
+		l.retryAt = nil
+		l.handOver(work)
+	case l.sub == nil:
+		l.subscribe(ctx)
+	}
 }
 
 // finishLeaving acknowledges what is finished, and gives up what has nothing more or is lost.

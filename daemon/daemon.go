@@ -42,8 +42,8 @@ var name, version string
 const gcPercent = 200
 
 // Main is the program. It ends the process: with the status 0 after a clean end, with 1 if
-// the arguments, the configuration or the start is at fault, and with 2 if work was
-// abandoned at the shutdown timeout. The first SIGTERM or SIGINT stops the daemon; a
+// the arguments, the configuration or the start is at fault, with 2 if work was abandoned
+// at the shutdown timeout, and with 3 if a command has done what it was to do in part. The first SIGTERM or SIGINT stops the daemon; a
 // second one ends the process at once, as that signal does.
 func Main(set processors.Set) {
 	if os.Getenv("GOGC") == "" {
@@ -90,6 +90,12 @@ func exitStatus(err error) int {
 		return 0
 	case errors.Is(err, consumer.ErrAbandoned):
 		return 2
+	}
+	if s, ok := errors.AsType[interface {
+		error
+		ExitStatus() int
+	}](err); ok {
+		return s.ExitStatus()
 	}
 	return 1
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/daemon/internal/cli"
 )
 
 func TestExitStatus(t *testing.T) {
@@ -18,6 +19,7 @@ func TestExitStatus(t *testing.T) {
 		nil:                   0,
 		errors.New("a fault"): 1,
 		fmt.Errorf("%w: 3", consumer.ErrAbandoned): 2,
+		fmt.Errorf("pause: %w", new(cli.Partial)):  3,
 	} {
 		if got := exitStatus(err); got != want {
 			t.Errorf("%v: got exit status %d, want %d", err, got, want)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/systemd"
 	"github.com/warrenmq/warren/telemetry"
 )
@@ -35,11 +36,14 @@ func (d *daemon) service(ctx context.Context) systemd.Daemon {
 
 // readiness is what being ready consists of: each queue is being consumed, and the
 // database, if there is one, can be used. A braked queue is ready: it is looked after, and
-// another daemon could do no better.
+// another daemon could do no better. Nor is one unready that operators have left alone.
 func (d *daemon) readiness() telemetry.Readiness {
 	var out telemetry.Readiness
+	now := time.Now()
 	for _, q := range d.consumer.Status().Queues {
-		out.Queues = append(out.Queues, telemetry.Check{Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason, Braked: braked(q, time.Now())})
+		out.Queues = append(out.Queues, telemetry.Check{
+			Name: q.Queue, Ready: q.Reason == "", Reason: q.Reason, Paused: halted(q.Paused, now), Quiet: halted(q.Quiet, now), Braked: braked(q, now),
+		})
 	}
 	if d.database != nil {
 		reason := d.database.Reason()
@@ -53,11 +57,16 @@ func (d *daemon) readiness() telemetry.Readiness {
 func statusLine(s consumer.Status, stopping bool, now time.Time) string {
 	var inFlight, done int
 	var unwell []string
+	if len(s.Queues) > 0 && s.Queues[0].Quiet != nil {
+		unwell = append(unwell, "quiet "+halted(s.Queues[0].Quiet, now))
+	}
 	for _, q := range s.Queues {
 		inFlight += q.InFlight
 		done += q.Done
 		if q.Reason != "" {
 			unwell = append(unwell, fmt.Sprintf("%s is not consumed: %s", q.Queue, q.Reason))
+		} else if p := halted(q.Paused, now); p != "" {
+			unwell = append(unwell, q.Queue+" is paused "+p)
 		} else if b := braked(q, now); b != "" {
 			unwell = append(unwell, q.Queue+" is braked "+b)
 		}
@@ -90,6 +99,15 @@ func braked(q consumer.QueueStatus, now time.Time) string {
 		return ""
 	}
 	return fmt.Sprintf("for %v: %s", now.Sub(q.BrakedAt).Round(time.Second), q.Fault)
+}
+
+// halted says for how long queues have been left alone, by whom and why; empty if they
+// are not.
+func halted(p *fleet.Pause, now time.Time) string {
+	if p == nil {
+		return ""
+	}
+	return p.Text(now)
 }
 
 // connecting says for how long there has been no connection, and why.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -26,6 +27,10 @@ func TestStatusLine(t *testing.T) {
 			"1 queue, 0 in flight, 0 done, schedule b: there is no queue x"},
 		{consumer.Status{Queues: []consumer.QueueStatus{{Queue: "emails", BrakedAt: now.Add(-time.Minute), Fault: "connection refused"}}}, false,
 			"1 queue, 0 in flight, 0 done, emails is braked for 1m0s: connection refused"},
+		{consumer.Status{Queues: []consumer.QueueStatus{{Queue: "emails", Paused: &fleet.Pause{By: "alice (vm1)", Why: "mail server moves", Since: now.Add(-time.Minute)}}}}, false,
+			"1 queue, 0 in flight, 0 done, emails is paused for 1m0s by alice (vm1): mail server moves"},
+		{consumer.Status{Queues: []consumer.QueueStatus{{Queue: "emails", Quiet: &fleet.Pause{By: "alice (vm1)", Since: now.Add(-time.Minute)}}, {Queue: "x", Quiet: &fleet.Pause{}, Paused: &fleet.Pause{}}}}, false,
+			"2 queues, 0 in flight, 0 done, quiet for 1m0s by alice (vm1), x is paused by somebody"},
 		{consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now}}, false, "1 queue, 0 in flight, 0 done, connecting for 0 s"},
 		{
 			consumer.Status{Queues: one, Connection: consumer.ConnectionStatus{LostAt: now.Add(-14 * time.Second), Node: "mq2:5672", Fault: "connection refused"}},

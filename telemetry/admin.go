@@ -54,6 +54,8 @@ type Check struct {
 	Name   string `json:"name,omitempty"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"` // why it is not
+	Paused string `json:"paused,omitempty"` // for how long, by whom and why all daemons leave a queue, ready all the same, alone
+	Quiet  string `json:"quiet,omitempty"`  // the same, of this daemon
 	Braked string `json:"braked,omitempty"` // for how long and why a queue, ready all the same, is worked one message at a time
 }
 

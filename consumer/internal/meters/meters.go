@@ -114,7 +114,8 @@ func (s Source) observe(meter metric.Meter) error {
 	})
 	gauge("warren.deliveries.in_flight", "{delivery}", "Deliveries being worked on.", func(q *Queue) int64 { return q.InFlight.Load() })
 	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", func(q *Queue) int64 { return int64(q.Slots) })
-	gauge("warren.queue.consuming", "", "1 while the queue is consumed, else 0.", func(q *Queue) int64 { return flag(q.Reason() == "") })
+	gauge("warren.queue.consuming", "", "1 while the queue is consumed, else 0.", func(q *Queue) int64 { return flag(q.Reason() == "" && !q.Halt.On()) })
+	gauge("warren.queue.paused", "", "1 while operators have the queue left alone: all daemons, or this one; else 0.", func(q *Queue) int64 { return flag(q.Halt.On()) })
 	gauge("warren.queue.braked", "", "1 while what the processor depends on looks down and messages stay in the queue, else 0.", func(q *Queue) int64 { return flag(q.Brake.Braked()) })
 	gauge("warren.queue.stranded", "{message}", "Messages known to wait for the queue although it is missing; 0 while it is there.", func(q *Queue) int64 { return q.Stranded.Count() })
 	gauge("warren.queue.idle", "s", "How long no delivery has come although the queue has messages and slots are free; else 0.", func(q *Queue) int64 {

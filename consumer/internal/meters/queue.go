@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/internal/brake"
+	"github.com/warrenmq/warren/consumer/internal/halt"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
@@ -16,6 +17,7 @@ type Queue struct {
 	Name  string
 	Slots int // deliveries that can be worked on at once
 	Brake *brake.Brake
+	Halt  *halt.Halt
 
 	InFlight atomic.Int64
 	Consumed atomic.Int64   // deliveries taken to be worked
@@ -31,7 +33,7 @@ type Queue struct {
 
 // NewQueue makes the Queue of that name, with so many slots and verdicts.
 func NewQueue(name string, slots, verdicts int, b *brake.Brake) *Queue {
-	return &Queue{Name: name, Slots: slots, Brake: b, Attempts: make([]atomic.Int64, verdicts)}
+	return &Queue{Name: name, Slots: slots, Brake: b, Attempts: make([]atomic.Int64, verdicts), Halt: halt.New()}
 }
 
 // SetReason says why the queue is not consumed. Empty means that it is.

@@ -27,6 +27,8 @@ type commands struct {
 	Run        runCommand        `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
 	Publish    publishCommand    `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
 	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
+	Pause      pauseCommand      `cmd:"" help:"Have no daemon take messages from a queue, also those that start later, until it is resumed."`
+	Resume     resumeCommand     `cmd:"" help:"Have a paused queue worked again."`
 	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
 	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
 	Migrate    migrateCommand    `cmd:"" help:"Create or update Warren's own tables in the database, and end."`

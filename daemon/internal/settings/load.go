@@ -90,6 +90,11 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 	r.know("the daemon", prefix, &daemon)
 	r.read(prefix, &daemon)
 	cfg.Consumer.ShutdownTimeout = daemon.ShutdownTimeout
+	for _, user := range daemon.ControlUsers {
+		if user = strings.TrimSpace(user); user != "" {
+			cfg.Consumer.ControlUsers = append(cfg.Consumer.ControlUsers, user)
+		}
+	}
 	var err error
 	if cfg.Log, err = telemetry.NewLogger(stderr, daemon.LogLevel, daemon.LogFormat); err != nil {
 		r.faultf("%sLOG_FORMAT: %w", prefix, err)
@@ -140,6 +145,14 @@ func Nodes() ([]string, error) {
 	r := newReader()
 	nodes, _ := readNodes(r)
 	return nodes, r.err()
+}
+
+// Broker reads only where the broker is, and by which name it knows who asks; empty if
+// that is the URL's.
+func Broker() (nodes []string, user string, err error) {
+	r := newReader()
+	nodes, user = readNodes(r)
+	return nodes, user, r.err()
 }
 
 // NodesFrom says where they are read from.

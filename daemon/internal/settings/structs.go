@@ -19,6 +19,7 @@ type brokerSettings struct {
 type daemonSettings struct {
 	Queues          []string      `envconfig:"QUEUES" required:"true" desc:"The queues to work, comma-separated; the variables of each are named after it, in upper case and with - and . as _."`
 	Schedules       []string      `envconfig:"SCHEDULES" desc:"Schedules that publish messages at planned times, comma-separated; the variables of each are named as a queue's are."`
+	ControlUsers    []string      `envconfig:"CONTROL_USERS" desc:"The broker's users, comma-separated, who may pause queues and steer the daemons (docs/fleet.md); not set, the daemon's own."`
 	ShutdownTimeout time.Duration `envconfig:"SHUTDOWN_TIMEOUT" default:"25s" positive:"true" desc:"How long work may go on after SIGTERM or SIGINT; what is not finished then goes back to its queue."`
 	LogLevel        slog.Level    `envconfig:"LOG_LEVEL" default:"info" desc:"The least that is logged: debug, info, warn or error."`
 	LogFormat       string        `envconfig:"LOG_FORMAT" default:"auto" desc:"json, text, journal (systemd's, with fields), or auto: the journal under systemd, text on a terminal, else json."`

@@ -1,0 +1,150 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/meters"
+)
+
+const (
+	// lookEvery is how often what is paused is looked at, and everything where requests
+	// are not heard.
+	lookEvery = time.Minute
+	// lookSeldom is how often everything is looked at otherwise: a broker logs each look
+	// at a queue that is not there as an error.
+	lookSeldom = 15 * time.Minute
+	// emptyFor is how long a pause's queue may look empty, because others look at it,
+	// until the pause counts as ended.
+	emptyFor   = 4 * time.Second
+	lookAgain  = 400 * time.Millisecond
+	lookWithin = 5 * time.Second
+	// spread is over how long daemons look that have been told at the same moment.
+	spread = 2 * time.Second
+)
+
+// A pause is what is known of that of one queue.
+type pause struct {
+	emptySince time.Time // its queue looks empty, or what is known of it is hearsay; zero: neither
+	refused    string    // who is not obeyed, and has left something there
+}
+
+// lookIn is in how long the pauses have to be looked at.
+func (c *Control) lookIn() time.Duration {
+	every := lookSeldom
+	if c.asked == nil {
+		every = lookEvery
+	}
+	for i, q := range c.Queues {
+		switch p := q.Halt.Paused(); {
+		case !c.pauses[i].emptySince.IsZero():
+			every = min(every, lookAgain+rand.N(lookAgain))
+		case p != nil && !p.Until.IsZero():
+			every = min(every, lookEvery, max(time.Until(p.Until), lookAgain)+rand.N(lookAgain))
+		case p != nil:
+			every = min(every, lookEvery)
+		}
+	}
+	return every
+}
+
+// heed does at once what somebody says of a pause, and looks a little later whether that
+// is so.
+func (c *Control) heed(r fleet.Request) error {
+	for i, q := range c.Queues {
+		if q.Name == r.Queue { // or it is another daemon's
+			c.pauses[i].emptySince = time.Now()
+			c.set(q, r.Pause)
+			c.looking.Reset(lookAgain + rand.N(spread))
+		}
+	}
+	return nil
+}
+
+// set has the queue paused or, with nil, resumed.
+func (c *Control) set(q *meters.Queue, p *fleet.Pause) {
+	before := q.Halt.Paused()
+	q.Halt.Pause(p)
+	switch {
+	case before == nil && p != nil:
+		c.Log.Warn("the queue is paused: nothing is taken from it until it is resumed", "queue", q.Name, "by", p.By, "why", p.Why, "until", until(p))
+	case before != nil && p == nil:
+		c.Log.Info("the queue is resumed", "queue", q.Name)
+	}
+}
+
+func until(p *fleet.Pause) string {
+	if p.Until.IsZero() {
+		return "it is resumed"
+	}
+	return p.Until.UTC().Format(time.RFC3339)
+}
+
+// look looks which queues are paused: at those that may be, or at all of them. What cannot
+// be looked at stays as it was.
+func (c *Control) look(ctx context.Context, all bool) {
+	now := time.Now()
+	all = all || c.asked == nil || now.Sub(c.looked) >= lookSeldom
+	if all {
+		c.looked = now
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNoLook)
+	defer cancel()
+	for i, q := range c.Queues {
+		if !all && q.Halt.Paused() == nil && c.pauses[i].emptySince.IsZero() {
+			continue
+		}
+		if err := c.lookAt(ctx, q, &c.pauses[i]); err != nil && !c.session.IsLost() {
+			c.Log.Debug("it cannot be looked whether the queue is paused", "queue", q.Name, "error", err)
+		}
+	}
+	c.looking.Reset(c.lookIn())
+}
+
+// lookAt looks whether one queue is paused. A queue without its leader has a broker end
+// the connection of whoever looks into it.
+func (c *Control) lookAt(ctx context.Context, q *meters.Queue, p *pause) error {
+	return c.session.Trial.Do(ctx, func(conn *broker.Conn) error {
+		state, err := conn.LookAtPause(ctx, q.Name, c.counts)
+		if err != nil {
+			return err
+		}
+		if c.take(q, p, state) {
+			return conn.Unpause(q.Name) // it has ended by itself; who may not do that leaves it
+		}
+		return nil
+	})
+}
+
+var errNoLook = fmt.Errorf("no answer within %v", lookWithin)
+
+// take makes of what was found what is so. It tells whether the pause has ended by itself.
+func (c *Control) take(q *meters.Queue, p *pause, state broker.PauseState) (ended bool) {
+	if state.Refused != p.refused && state.Refused != "" {
+		c.Log.Warn("refused to pause the queue: who has left a message for that is not one of WARREN_CONTROL_USERS", "queue", q.Name, "user", state.Refused)
+	}
+	p.refused = state.Refused
+	known, now := q.Halt.Paused(), time.Now()
+	switch {
+	case state.Pause != nil:
+		p.emptySince = time.Time{}
+		c.set(q, state.Pause)
+	case !state.There, known == nil && state.Refused != "":
+		p.emptySince = time.Time{}
+		c.set(q, nil)
+	case p.emptySince.IsZero(): // or somebody else is looking
+		p.emptySince = now
+		if known == nil {
+			c.set(q, &fleet.Pause{})
+		}
+	case now.Sub(p.emptySince) > emptyFor, known != nil && !known.Until.IsZero() && now.After(known.Until):
+		p.emptySince = time.Time{}
+		c.set(q, nil)
+		return true
+	}
+	return false
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/settings"
+)
+
+// obeyedWithin is how long daemons may take to leave a queue, or to come back.
+const obeyedWithin = 3 * time.Second
+
+type fleetCommand struct {
+	Timeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
+}
+
+// dial connects as an operator. The context that is returned ends at the timeout.
+func (f fleetCommand) dial(ctx context.Context, a App) (context.Context, *fleet.Client, func(), error) {
+	nodes, user, err := settings.Broker()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, f.Timeout, fmt.Errorf("no answer within %v; is the broker up?", f.Timeout))
+	c, err := fleet.Dial(ctx, a.Name, user, nodes)
+	if err != nil {
+		cancel()
+		return nil, nil, nil, err
+	}
+	return ctx, c, func() { c.Close(); cancel() }, nil
+}
+
+type pauseCommand struct {
+	Queues []string      `arg:"" name:"queue" help:"The work queues."`
+	For    time.Duration `placeholder:"DURATION" help:"How long, such as 1h; without it, until they are resumed."`
+	Why    string        `placeholder:"TEXT" help:"The reason, for everybody who finds the queues paused."`
+	acting
+	fleetCommand
+}
+
+// Run pauses the queues, and waits until their consumers have left.
+func (p *pauseCommand) Run(ctx context.Context, a App) error {
+	if p.For < 0 {
+		return fmt.Errorf("--for is %v; it must be positive", p.For)
+	}
+	ctx, c, closes, err := p.dial(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer closes()
+	lasts := "until resumed"
+	if p.For > 0 {
+		lasts = "for " + p.For.String()
+	}
+	what := make([]string, len(p.Queues))
+	for i, queue := range p.Queues {
+		messages, consumers, err := c.Count(queue)
+		if errors.Is(err, fleet.ErrNoQueue) {
+			return fmt.Errorf("there is no queue %s: check the name", printable(queue))
+		} else if err != nil {
+			return err
+		}
+		what[i] = fmt.Sprintf("%s (%s, %s ready)", printable(queue), plural(consumers, "consumer", "consumers"), plural(messages, "message", "messages"))
+	}
+	if on, err := p.proceed(a, fmt.Sprintf("pause %s %s", strings.Join(what, ", "), lasts)); !on {
+		return err
+	}
+	left := 0
+	for _, queue := range p.Queues {
+		if err := c.Pause(ctx, queue, p.Why, p.For); err != nil {
+			return fmt.Errorf("pause %s: %w", printable(queue), err)
+		}
+	}
+	for _, queue := range p.Queues {
+		messages, consumers, err := await(c, queue, func(consumers int) bool { return consumers == 0 })
+		if err != nil {
+			return err
+		}
+		text := "nobody takes messages"
+		if consumers > 0 {
+			left += consumers
+			text = fmt.Sprintf("but %s left: not Warren, older than this, or not told by WARREN_CONTROL_USERS to obey %s", plural(consumers, "consumer is", "consumers are"), c.User())
+		}
+		fmt.Fprintf(a.Out, "%s: paused %s, %s; %s ready\n", printable(queue), lasts, text, plural(messages, "message", "messages"))
+	}
+	if left > 0 {
+		return &Partial{"some still take messages"}
+	}
+	return nil
+}
+
+// await waits until a queue has as many consumers as it should, or no longer.
+func await(c *fleet.Client, queue string, enough func(consumers int) bool) (messages, consumers int, err error) {
+	for until := time.Now().Add(obeyedWithin); ; time.Sleep(100 * time.Millisecond) {
+		if messages, consumers, err = c.Count(queue); err != nil || enough(consumers) || time.Now().After(until) {
+			return messages, consumers, err
+		}
+	}
+}
+
+type resumeCommand struct {
+	Queues []string `arg:"" name:"queue" help:"The work queues."`
+	acting
+	fleetCommand
+}
+
+// Run ends the pauses of the queues.
+func (r *resumeCommand) Run(ctx context.Context, a App) error {
+	ctx, c, closes, err := r.dial(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer closes()
+	var paused, what []string
+	for _, queue := range r.Queues {
+		p, err := c.Paused(ctx, queue)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			fmt.Fprintf(a.Out, "%s: not paused\n", printable(queue))
+			continue
+		}
+		paused = append(paused, queue)
+		what = append(what, fmt.Sprintf("%s (paused %s)", printable(queue), printable(p.Text(time.Now()))))
+	}
+	if len(paused) == 0 {
+		return nil
+	}
+	if on, err := r.proceed(a, "resume "+strings.Join(what, ", ")); !on {
+		return err
+	}
+	for _, queue := range paused {
+		if err := c.Resume(ctx, queue); err != nil {
+			return fmt.Errorf("resume %s: %w", printable(queue), err)
+		}
+	}
+	for _, queue := range paused {
+		messages, consumers, err := await(c, queue, func(consumers int) bool { return consumers > 0 })
+		switch {
+		case errors.Is(err, fleet.ErrNoQueue):
+			fmt.Fprintf(a.Out, "%s: resumed; there is no such queue\n", printable(queue))
+			continue
+		case err != nil:
+			return err
+		}
+		fmt.Fprintf(a.Out, "%s: resumed; %s, %s ready\n", printable(queue), plural(consumers, "consumer", "consumers"), plural(messages, "message", "messages"))
+	}
+	return nil
+}
