@@ -1,4 +1,6 @@
-// Package command runs a program for each delivery, written in any language.
+// Package command has deliveries worked by a program, written in any language: a process
+// for each (MODE=spawn), or processes that stay, and speak a line of JSON each way
+// (MODE=pool). docs/handlers.md has both; what follows is spawn, and pool is in pool.go.
 //
 // The program finds the body on its standard input, and the facts about the message
 // in its environment, which docs/handlers.md lists. Beside these there are PATH and the
@@ -63,8 +65,9 @@ type Config struct {
 	// A program without a slash is looked up in /usr/local/sbin, /usr/local/bin,
 	// /usr/sbin, /usr/bin, /sbin and /bin.
 	Command string `envconfig:"COMMAND" required:"true" example:"/bin/cat" desc:"The program to run for each delivery, with its arguments, quoted as for a shell; the body is its standard input."`
-	// Mode is spawn: a process for each delivery.
-	Mode string `envconfig:"MODE" default:"spawn" desc:"How the program is run: spawn, a process for each delivery."`
+	// Mode is spawn, a process for each delivery, or pool, as many as deliveries are
+	// processed at once, which stay.
+	Mode string `envconfig:"MODE" default:"spawn" desc:"How the program is run: spawn, a process for each delivery; or pool, CONCURRENCY processes that stay and are given one delivery after the other, a line of JSON each."`
 	// User is whom to run it as, with the user's groups. That takes a daemon that
 	// runs as root. Empty means as the daemon.
 	User string `envconfig:"USER" desc:"The user to run the program as, which takes a daemon that runs as root; not set, the daemon's own."`
@@ -78,25 +81,29 @@ type Config struct {
 // Validate looks for the program and the user, but starts nothing. The error names
 // every fault of c.
 func (c *Config) Validate(registry.Queue) error {
-	_, err := c.processor()
+	_, err := c.program()
 	return err
 }
 
-// Open returns the processor of a queue.
-func (c *Config) Open(registry.Queue, *slog.Logger) (consumer.Processor, error) {
-	p, err := c.processor()
-	if err != nil {
+// Open returns the processor of a queue. It starts nothing: the children of a pool start
+// when they are first needed.
+func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, error) {
+	p, err := c.program()
+	switch {
+	case err != nil:
 		return nil, err
+	case c.Mode == "pool":
+		return newPool(*p, q.Name, q.Concurrency, log), nil
 	}
-	return p, nil
+	return &processor{*p}, nil
 }
 
-func (c *Config) processor() (*processor, error) {
-	p := processor{killAfter: defaultKillAfter}
+func (c *Config) program() (*program, error) {
+	p := program{killAfter: defaultKillAfter}
 	var faults [4]error
 	p.args, p.path, faults[0] = parseCommand(c.Command)
-	if c.Mode != "spawn" {
-		faults[1] = fmt.Errorf("MODE is %q; it must be one of spawn", c.Mode)
+	if c.Mode != "spawn" && c.Mode != "pool" {
+		faults[1] = fmt.Errorf("MODE is %q; it must be spawn or pool", c.Mode)
 	}
 	if c.User != "" {
 		p.credential, faults[2] = credentialOf(c.User)
@@ -142,13 +149,17 @@ func lookPath(program string) (string, error) {
 	return "", fmt.Errorf("COMMAND: no executable %s in %s; install it there, or write its whole path", program, searchPath)
 }
 
-type processor struct {
+// A program is what is run, and how.
+type program struct {
 	path       string
 	args       []string
 	env        []string            // NAME=value, the queue's own
 	credential *syscall.Credential // nil: the daemon's own
 	killAfter  time.Duration       // defaultKillAfter, but in tests
 }
+
+// A processor is the program in mode spawn.
+type processor struct{ program }
 
 // Process runs the program on d. It blocks until the program has ended, and what it
 // left in its group with it: at the latest about a second after ctx has ended.

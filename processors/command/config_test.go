@@ -32,7 +32,8 @@ func TestFaultsOfConfig(t *testing.T) {
 		{command.Config{Command: plain, Mode: "spawn"}, []string{plain, "chmod +x"}},
 		{command.Config{Command: dir, Mode: "spawn"}, []string{dir}},
 		{command.Config{Command: "no-such-program", Mode: "spawn"}, []string{"no-such-program", "/usr/local/bin", "whole path"}},
-		{command.Config{Command: "true", Mode: "pool"}, []string{`MODE is "pool"`, "spawn"}},
+		{command.Config{Command: "true", Mode: "threads"}, []string{`MODE is "threads"`, "spawn or pool"}},
+		{command.Config{Command: "no-such-program", Mode: "pool"}, []string{"no-such-program", "whole path"}},
 		{command.Config{Command: "true", Mode: "spawn", User: "no-such-user"}, []string{"USER", "no-such-user", "create"}},
 		{command.Config{Mode: "fast", User: "no-such-user"}, []string{"COMMAND is not set", `MODE is "fast"`, "no-such-user"}},
 	} {

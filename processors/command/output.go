@@ -84,19 +84,31 @@ func (l *logLines) endLine() {
 	}
 	l.keep([]byte("\n"))
 	l.tailBegin = len(l.tail)
+	if l.mayLog(size) {
+		l.log.Info("standard error of the command", "line", text)
+	}
+}
+
+// mayLog counts a line of so many bytes, and tells whether it is to be logged.
+func (l *logLines) mayLog(size int) bool {
 	if l.logged+size > maxLoggedBytes {
 		l.logged = maxLoggedBytes // from here on, nothing more
 		l.dropped += size
-		return
+		return false
 	}
 	l.logged += size
-	l.log.Info("standard error of the command", "line", text)
+	return true
 }
 
-// explain adds to how the program ended what it has written last: at most
-// maxErrorBytes, and whole lines unless the last one is longer.
+// explain adds to how the program ended what it has written last.
 func (l *logLines) explain(ending string) string {
-	text := bytes.TrimSuffix(l.tail, []byte("\n"))
+	return withReason(ending, l.tail)
+}
+
+// withReason adds to how the program ended the end of a text of its own: at most
+// maxErrorBytes, and whole lines unless the last one is longer.
+func withReason(ending string, text []byte) string {
+	text = bytes.TrimSuffix(text, []byte("\n"))
 	if over := len(text) - maxErrorBytes; over > 0 {
 		text = text[over-1:]
 		if newline := bytes.IndexByte(text, '\n'); newline >= 0 {
@@ -148,6 +160,6 @@ func (l *logLines) isProgress(line string) bool {
 func (l *logLines) end() {
 	l.endLine()
 	if l.dropped > 0 {
-		l.log.Warn("the command wrote more to standard error than is logged", "dropped_bytes", l.dropped)
+		l.log.Warn("the command wrote more than is logged", "dropped_bytes", l.dropped)
 	}
 }

@@ -42,7 +42,7 @@ func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, s
 //
 // exec.CommandContext would do neither: it kills one process, and kills by a number
 // that may have become another's.
-func (p *processor) wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
+func (p *program) wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
 	group := cmd.Process.Pid
 	exited := make(chan struct{})
 	go func() {
@@ -53,10 +53,12 @@ func (p *processor) wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err e
 	case <-exited:
 	case <-ctx.Done():
 		interrupted = context.Cause(ctx)
-		kill(group, syscall.SIGTERM)
-		// Also when the leader ends at once: a shell does, but what it has called may
-		// have to clean up.
-		time.Sleep(p.killAfter)
+		if !errors.Is(interrupted, errUseless) {
+			kill(group, syscall.SIGTERM)
+			// Also when the leader ends at once: a shell does, but what it has called may
+			// have to clean up.
+			time.Sleep(p.killAfter)
+		}
 	}
 	kill(group, syscall.SIGKILL)
 	<-exited
