@@ -42,11 +42,7 @@ func documentedHandler(t *testing.T, language string, stays bool) (path string) 
 	if len(blocks) != 1 {
 		t.Fatalf("docs/handlers.md has %d complete handlers in %s (that stay: %v), want one", len(blocks), language, stays)
 	}
-	path = filepath.Join(t.TempDir(), "handler")
-	if err := os.WriteFile(path, []byte(blocks[0][1]), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return writeProgram(t, blocks[0][1])
 }
 
 // TestDocumentedVariables holds the table against what a program is given.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,8 +56,18 @@ func pythonScript(t testing.TB, lines ...string) string {
 
 func writeScript(t testing.TB, first string, lines ...string) string {
 	t.Helper()
+	return writeProgram(t, first+"\n"+strings.Join(lines, "\n")+"\n")
+}
+
+// writeProgram writes a file that can be run. No process may be started meanwhile by a test
+// beside this one: until it has become another program, it would hold the file open
+// for writing, and such a file cannot be run.
+func writeProgram(t testing.TB, text string) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "handler")
-	if err := os.WriteFile(path, []byte(first+"\n"+strings.Join(lines, "\n")+"\n"), 0o755); err != nil {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
