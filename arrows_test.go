@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"processors/internal": {"consumer", "consumer/database"},
 
 	"consumer/httpapi":         {"consumer", "consumer/state", "consumer/internal"},
-	"consumer/operator":        {"consumer/internal/broker"},
+	"consumer/operator":        {"consumer/internal/broker", amqp},
 	"consumer/fleet":           {"consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/state":           {"consumer", "consumer/database", "consumer/internal", "internal/failpoint"},
 	"consumer/database":        {"consumer", "consumer/internal", "internal/failpoint"},

@@ -17,12 +17,19 @@ type Version struct {
 	// TimeoutPolicy and TimeoutArgument are true if a policy of a queue, and an argument of
 	// a consumer, may say how long a delivery may be unacknowledged.
 	TimeoutPolicy, TimeoutArgument bool
+	// Returns is how many messages are in their order when they are requeued by one frame.
+	Returns int
 }
 
 func versionOf(conn *amqp.Connection) Version {
 	number, _ := conn.Properties["version"].(string)
+	returns := 32
+	if atLeast(number, 4, 0) {
+		returns = maxBatch
+	}
 	return Version{
-		Number: number, NackCounts: !atLeast(number, 4, 3),
+		Returns: returns,
+		Number:  number, NackCounts: !atLeast(number, 4, 3),
 		TimeoutPolicy: atLeast(number, 3, 12), TimeoutArgument: atLeast(number, 4, 3),
 	}
 }

@@ -68,19 +68,3 @@ func (l *delayedListCommand) Run(ctx context.Context, a App) error {
 	}
 	return table.Flush()
 }
-
-// printable is text from a message as a terminal may have it: a line without control
-// characters, and not too long.
-func printable(text string) string {
-	const most = 80
-	runes := []rune(text)
-	for i, r := range runes {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			runes[i] = ' '
-		}
-	}
-	if len(runes) > most {
-		return string(runes[:most-3]) + "..."
-	}
-	return string(runes)
-}

@@ -108,6 +108,7 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 		r.fault(cfg.Admin.Validate())
 	}
 
+	readOperator(r) // its variables are known, and their faults told
 	db := readDatabase(r)
 	cfg.Migrate, cfg.StatusTTL = db.Migrate, db.StatusTTL
 	if db.StatusTTL < 0 {
@@ -153,6 +154,24 @@ func Broker() (nodes []string, user string, err error) {
 	r := newReader()
 	nodes, user = readNodes(r)
 	return nodes, user, r.err()
+}
+
+// TraceURL reads only where traces can be seen, {trace} standing for the id of one; empty:
+// that is not known.
+func TraceURL() (string, error) {
+	r := newReader()
+	url := readOperator(r).TraceURL
+	return url, r.err()
+}
+
+func readOperator(r *reader) operatorSettings {
+	var s operatorSettings
+	r.know("the daemon", prefix, &s)
+	r.read(prefix, &s)
+	if s.TraceURL != "" && !strings.Contains(s.TraceURL, "{trace}") {
+		r.faultf("%sTRACE_URL is %q; it must have {trace} where the id of a trace belongs, as in https://jaeger.example.net/trace/{trace}", prefix, s.TraceURL)
+	}
+	return s
 }
 
 // NodesFrom says where they are read from.

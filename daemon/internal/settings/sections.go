@@ -33,5 +33,5 @@ func Sections(set processors.Set) []Section {
 
 // daemonVariables are those that are there once.
 func daemonVariables() []Variable {
-	return slices.Concat(variables(prefix, new(brokerSettings)), variables(prefix, new(daemonSettings)), variables(prefix, new(databaseSettings)))
+	return slices.Concat(variables(prefix, new(brokerSettings)), variables(prefix, new(daemonSettings)), variables(prefix, new(databaseSettings)), variables(prefix, new(operatorSettings)))
 }

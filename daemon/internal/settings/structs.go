@@ -15,6 +15,11 @@ type brokerSettings struct {
 	User    string `envconfig:"AMQP_USER" desc:"The name by which the broker knows this process, where a certificate stands for it; not set, that of the URL. What Warren writes into headers is believed by it."`
 }
 
+// operatorSettings are the variables of what is asked for at a terminal.
+type operatorSettings struct {
+	TraceURL string `envconfig:"TRACE_URL" desc:"Where a trace can be seen, {trace} standing for its id: https://jaeger.example.net/trace/{trace}. The subcommand dead show prints it."`
+}
+
 // daemonSettings are the variables of the daemon as a whole.
 type daemonSettings struct {
 	Queues          []string      `envconfig:"QUEUES" required:"true" desc:"The queues to work, comma-separated; the variables of each are named after it, in upper case and with - and . as _."`

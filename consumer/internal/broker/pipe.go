@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A Pipe publishes messages one after the other, without waiting for the confirm of each.
+// It is for one goroutine. After any error but ErrUnsendable it is of no more use: then, what
+// has not been confirmed may be published or not.
+type Pipe struct {
+	conn    *Conn
+	ch      *amqp.Channel
+	returns chan amqp.Return
+	closes  chan *amqp.Error
+	flight  []flying // the oldest first
+	refused map[destination]error
+}
+
+// A flying message waits for its confirm.
+type flying struct {
+	destination destination
+	confirm     *amqp.DeferredConfirmation
+	then        func() error
+}
+
+// OpenPipe opens a Pipe in which at most so many messages wait for their confirms.
+func (c *Conn) OpenPipe(window int) (*Pipe, error) {
+	ch, err := c.Channel()
+	if err != nil {
+		return nil, fmt.Errorf("open a channel: %w", err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		return nil, err
+	}
+	return &Pipe{
+		conn: c, ch: ch, flight: make([]flying, 0, window), refused: make(map[destination]error),
+		returns: ch.NotifyReturn(make(chan amqp.Return, window)),
+		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
+	}, nil
+}
+
+// Publish publishes o, and calls then once the broker has confirmed that a queue has it: in
+// this call, or in a later one, or in Flush. It blocks while the pipe is full, or the broker
+// takes nothing. The error may be about a message before o; that of then is one, too.
+func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func() error) error {
+	if err := p.conn.check(o); err != nil {
+		return err
+	}
+	for len(p.flight) == cap(p.flight) {
+		if err := p.settle(ctx); err != nil {
+			return err
+		}
+	}
+	for waited := time.Duration(0); p.conn.blocked.Load(); waited += blockedPoll {
+		if waited > PublishTimeout {
+			return ErrBlocked
+		}
+		if !Sleep(ctx, blockedPoll) {
+			return context.Cause(ctx)
+		}
+	}
+	stuck := p.conn.cutWhenStuck()
+	confirm, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, p.conn.signed(o))
+	stuck()
+	if err != nil {
+		return p.reason(err)
+	}
+	p.flight = append(p.flight, flying{o.destination(), confirm, then})
+	for len(p.flight) > 0 { // what has been answered already
+		select {
+		case <-p.flight[0].confirm.Done():
+			if err := p.settle(ctx); err != nil {
+				return err
+			}
+			continue
+		default:
+		}
+		break
+	}
+	return nil
+}
+
+// blockedPoll is how often a Pipe looks whether the broker takes messages again.
+const blockedPoll = 100 * time.Millisecond
+
+// Flush waits until all that was published is confirmed.
+func (p *Pipe) Flush(ctx context.Context) error {
+	for len(p.flight) > 0 {
+		if err := p.settle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle waits for the confirm of the oldest message.
+func (p *Pipe) settle(ctx context.Context) error {
+	f := p.flight[0]
+	select {
+	case <-f.confirm.Done():
+	default:
+		late := time.NewTimer(PublishTimeout)
+		defer late.Stop()
+		select {
+		case <-f.confirm.Done():
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late.C:
+			return ErrNoConfirm
+		}
+	}
+	for len(p.returns) > 0 { // a return comes before its confirm
+		r := <-p.returns
+		p.refused[destination{r.Exchange, r.RoutingKey}] = fmt.Errorf("%w (%s)", ErrUnroutable, r.ReplyText)
+	}
+	switch {
+	case p.ch.IsClosed() && !f.confirm.Acked(): // pending confirms resolve when the channel closes
+		return p.reason(amqp.ErrClosed)
+	case !f.confirm.Acked():
+		return ErrRefused
+	case p.refused[f.destination] != nil:
+		return p.refused[f.destination]
+	}
+	copy(p.flight, p.flight[1:])
+	p.flight = p.flight[:len(p.flight)-1]
+	return f.then()
+}
+
+// reason is why the channel was closed, in place of an error that says no more than that.
+func (p *Pipe) reason(err error) error {
+	if !p.ch.IsClosed() || errors.Is(err, context.Canceled) {
+		return err
+	}
+	select {
+	case reason := <-p.closes:
+		if reason != nil {
+			return Explain(reason)
+		}
+	case <-time.After(closeTimeout):
+	}
+	return Explain(err)
+}
+
+// Close closes the pipe.
+func (p *Pipe) Close() {
+	if !p.ch.IsClosed() {
+		_ = p.ch.Close() // it has served its purpose
+	}
+}

@@ -1,0 +1,219 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// What a Sweep is handed at once: so many messages, and so many bytes, as far as those
+// before allow to tell.
+const (
+	maxBatch      = 1000
+	maxBatchBytes = 16 << 20
+	firstBatch    = 16
+)
+
+// shortBatchAfter is how long a Sweep waits for a message that was there at its beginning
+// until it asks whether that still is.
+const shortBatchAfter = 500 * time.Millisecond
+
+// A Sweep goes through the messages that a queue has at its beginning, from the first on,
+// in batches of bounded size. Nothing leaves the queue but what is acknowledged; Close gives
+// back the rest, and if the process is killed the broker does. Meanwhile others do not see
+// what it has been handed. A Sweep is for one goroutine.
+type Sweep struct {
+	// Total is how many messages were there at its beginning.
+	Total int
+
+	queue   string
+	conn    *Conn
+	ch      *amqp.Channel
+	closes  chan *amqp.Error
+	acked   []bool // of what was handed out, by delivery tag less 1
+	ends    []int  // of the batches in that
+	held    int    // of it, not acknowledged
+	left    int    // of Total
+	batch   int    // the size of the next
+	largest int    // the longest body so far
+	batches int
+}
+
+// Sweep begins a Sweep of the queue. No error of the broker is about anything but it.
+func (c *Conn) Sweep(queue string) (*Sweep, error) {
+	ch, err := c.Channel()
+	if err != nil {
+		return nil, fmt.Errorf("open a channel: %w", err)
+	}
+	s := &Sweep{queue: queue, conn: c, ch: ch, closes: ch.NotifyClose(make(chan *amqp.Error, 1)), batch: firstBatch}
+	state, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.Total, s.left = state.Messages, state.Messages
+	return s, nil
+}
+
+// Next returns the next messages; none after the last. It blocks until they are there, or
+// ctx ends. Each batch has a consumer of its own, since only a new one can be handed more
+// than was agreed upon before, and its prefetch bounds what is in memory.
+func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	n := min(s.batch, s.left)
+	if n == 0 {
+		return nil, nil
+	}
+	if err := s.ch.Qos(n, 0, false); err != nil {
+		return nil, s.reason(err)
+	}
+	s.batches++
+	tag := "sweep-" + strconv.Itoa(s.batches)
+	in, err := s.ch.Consume(s.queue, tag, false, false, false, false, nil)
+	if err != nil {
+		return nil, s.reason(err)
+	}
+	got, err := s.receive(ctx, in, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ch.Cancel(tag, false); err != nil {
+		return nil, s.reason(err)
+	}
+	for d := range in { // of a short batch: what came after all
+		got = append(got, d)
+	}
+	s.held += len(got)
+	s.acked = append(s.acked, make([]bool, len(got))...)
+	s.ends = append(s.ends, len(s.acked))
+	if s.left -= len(got); len(got) < n {
+		s.left = 0 // somebody else has the others
+	}
+	for i := range got {
+		s.largest = max(s.largest, len(got[i].Body))
+	}
+	s.batch = max(1, min(4*s.batch, maxBatch, maxBatchBytes/max(s.largest, 1)))
+	return got, nil
+}
+
+// receive receives n messages, or fewer if the queue has no more.
+func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]amqp.Delivery, error) {
+	got := make([]amqp.Delivery, 0, n)
+	late := time.NewTimer(shortBatchAfter)
+	defer late.Stop()
+	for len(got) < n {
+		select {
+		case d, ok := <-in:
+			if !ok {
+				return nil, s.reason(fmt.Errorf("the broker has ended the consumer of queue %s; is the queue still there?", s.queue))
+			}
+			got = append(got, d)
+			continue
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-late.C:
+		}
+		state, err := s.ch.QueueDeclarePassive(s.queue, true, false, false, false, nil)
+		if err != nil {
+			return nil, s.reason(err)
+		}
+		if state.Messages == 0 {
+			break
+		}
+		late.Reset(shortBatchAfter)
+	}
+	return got, nil
+}
+
+// Ack takes a message of the last batch off the queue. Nil means that the broker has been
+// told, not that it has heard of it; Close waits for that.
+func (s *Sweep) Ack(d *amqp.Delivery) error {
+	s.held--
+	s.acked[d.DeliveryTag-1] = true
+	return s.reason(s.ch.Ack(d.DeliveryTag, false))
+}
+
+// Close gives back what was not acknowledged, and waits until the broker has heard of what
+// was, and has the rest in its queue again, which takes it a moment. In 4.3 what is given
+// back so is not counted as handed out in vain.
+func (s *Sweep) Close() error {
+	if err := s.giveBack(); err != nil {
+		return s.reason(err)
+	}
+	if err := s.ch.Close(); err != nil {
+		return s.reason(err)
+	}
+	last, same := -1, 0
+	for s.held > 0 && same < giveBackPolls {
+		ready, err := s.conn.ready(s.queue)
+		if err != nil || ready >= s.held+s.left {
+			return err
+		}
+		if same++; ready != last {
+			last, same = ready, 0
+		}
+		time.Sleep(giveBackPoll)
+	}
+	return nil // somebody else takes them meanwhile
+}
+
+const (
+	giveBackPoll  = 20 * time.Millisecond
+	giveBackPolls = 50 // without a change
+)
+
+// giveBack gives back what was not acknowledged, a batch after the other and not too many
+// messages at once: the broker keeps the order of those, until it falls behind.
+func (s *Sweep) giveBack() error {
+	begin := 0
+	for _, end := range s.ends {
+		held, last := 0, 0
+		for i, acked := range s.acked[begin:end] {
+			if acked {
+				continue
+			}
+			if held, last = held+1, begin+i+1; held%s.conn.Version.Returns == 0 {
+				if err := s.ch.Nack(uint64(last), true, true); err != nil { // all up to this one
+					return err
+				}
+				last = 0
+			}
+		}
+		if begin = end; last > 0 {
+			if err := s.ch.Nack(uint64(last), true, true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// reason is why the channel was closed, in place of an error that says no more than that.
+func (s *Sweep) reason(err error) error {
+	if err == nil || !s.ch.IsClosed() {
+		return err
+	}
+	select {
+	case reason := <-s.closes:
+		if reason != nil {
+			s.closes <- reason // for the next who asks
+			return Explain(reason)
+		}
+	case <-time.After(closeTimeout):
+	}
+	return Explain(err)
+}
+
+// A Delivery is what the broker hands out.
+type Delivery = amqp.Delivery
+
+// HasOwnLimit tells whether the dead letters of that work queue have the delivery limit that
+// Warren declares. It does not know where it may not declare, or a policy sets the limit.
+func (c *Conn) HasOwnLimit(queue string) bool {
+	q := Queue{Name: queue, Type: Quorum}
+	return c.OnChannel(q.declare(q.DeadLetterQueue(), q.deadLetterArguments()).Make) == nil // changes nothing: it is there
+}

@@ -1,0 +1,225 @@
+package operator
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+)
+
+// A Line is a whole message as JSON, in one line, from which it can be published as it was.
+// docs/dead-letters.md has the format.
+type Line struct {
+	MessageID       Bytes          `json:"message_id,omitempty"`
+	Type            Bytes          `json:"type,omitempty"`
+	ContentType     Bytes          `json:"content_type,omitempty"`
+	ContentEncoding Bytes          `json:"content_encoding,omitempty"`
+	CorrelationID   Bytes          `json:"correlation_id,omitempty"`
+	ReplyTo         Bytes          `json:"reply_to,omitempty"`
+	AppID           Bytes          `json:"app_id,omitempty"`
+	UserID          Bytes          `json:"user_id,omitempty"` // whose it was
+	Expiration      Bytes          `json:"expiration,omitempty"`
+	Priority        uint8          `json:"priority,omitempty"`
+	Timestamp       time.Time      `json:"timestamp,omitzero"`
+	Exchange        *Bytes         `json:"exchange,omitempty"` // where it was last published
+	RoutingKey      *Bytes         `json:"routing_key,omitempty"`
+	Headers         map[string]any `json:"headers,omitempty"`
+	Body            Bytes          `json:"body"`
+}
+
+// Bytes are a text, or {"!base64": "..."} if they are not UTF-8.
+type Bytes string
+
+// MarshalJSON writes them.
+func (b Bytes) MarshalJSON() ([]byte, error) {
+	if utf8.ValidString(string(b)) {
+		return marshal(string(b))
+	}
+	return marshal(map[string]string{"!base64": base64.StdEncoding.EncodeToString([]byte(b))})
+}
+
+// UnmarshalJSON reads them.
+func (b *Bytes) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		*b = Bytes(text)
+		return nil
+	}
+	var coded map[string]string
+	if json.Unmarshal(data, &coded) == nil && len(coded) == 1 {
+		raw, err := base64.StdEncoding.DecodeString(coded["!base64"])
+		*b = Bytes(raw)
+		if _, there := coded["!base64"]; there {
+			return err
+		}
+	}
+	return fmt.Errorf(`%.40s is neither a text nor {"!base64": "..."}`, data)
+}
+
+// marshal writes JSON without making an HTML page's escapes of <, > and &.
+func marshal(v any) ([]byte, error) {
+	var out strings.Builder
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return []byte(strings.TrimSuffix(out.String(), "\n")), err
+}
+
+// line writes a message down. What the broker keeps for itself would not be believed of
+// anybody else, and is written in the words that Warren has for it.
+func (l *Letter) line() Line {
+	line := lineOf(l.delivery)
+	if lastDeath(l.delivery) == nil {
+		return line
+	}
+	line.Headers[broker.HeaderReason] = l.Reason
+	line.Headers[broker.HeaderError] = broker.Shortened(l.Error, maxErrorBytes)
+	if !l.DeadAt.IsZero() {
+		line.Headers[headerFailedAt] = l.DeadAt.UnixMilli()
+	}
+	return line
+}
+
+// maxErrorBytes is how long a daemon's text of an error is at most.
+const maxErrorBytes = 4096
+
+func lineOf(d *amqp.Delivery) Line {
+	exchange, key := Bytes(d.Exchange), Bytes(d.RoutingKey)
+	return Line{
+		MessageID: Bytes(d.MessageId), Type: Bytes(d.Type), ContentType: Bytes(d.ContentType), ContentEncoding: Bytes(d.ContentEncoding),
+		CorrelationID: Bytes(d.CorrelationId), ReplyTo: Bytes(d.ReplyTo), AppID: Bytes(d.AppId), UserID: Bytes(d.UserId),
+		Expiration: Bytes(d.Expiration), Priority: d.Priority, Timestamp: d.Timestamp, Exchange: &exchange, RoutingKey: &key,
+		Headers: broker.Plain(withoutBrokers(d.Headers)), Body: Bytes(d.Body),
+	}
+}
+
+// Line is the message as JSON, in one line.
+func (l *Letter) Line() ([]byte, error) { return l.line().marshal() }
+
+func (l Line) marshal() ([]byte, error) {
+	headers := make(map[string]any, len(l.Headers))
+	for name, v := range l.Headers {
+		headers[name] = written(v)
+	}
+	l.Headers = headers
+	return marshal(l)
+}
+
+// written is the value of a header as JSON can say it.
+func written(v any) any {
+	switch v := v.(type) {
+	case string:
+		return Bytes(v)
+	case []byte:
+		return map[string]any{"!bytes": base64.StdEncoding.EncodeToString(v)}
+	case time.Time:
+		return map[string]any{"!time": v.UTC().Format(time.RFC3339)}
+	case float32:
+		return written(float64(v))
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return map[string]any{"!float": strconv.FormatFloat(v, 'g', -1, 64)}
+		}
+		text := strconv.FormatFloat(v, 'g', -1, 64)
+		if !strings.ContainsAny(text, ".e") {
+			text += ".0" // or it would be read as a whole number
+		}
+		return json.Number(text)
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for name, e := range v {
+			out[name] = written(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = written(e)
+		}
+		return out
+	}
+	return v
+}
+
+// ParseLine reads a Line.
+func ParseLine(text []byte) (Line, error) {
+	decoder := json.NewDecoder(strings.NewReader(string(text)))
+	decoder.UseNumber()
+	decoder.DisallowUnknownFields()
+	var l Line
+	if err := decoder.Decode(&l); err != nil {
+		return l, err
+	}
+	if decoder.More() {
+		return l, errors.New("there is more than one message in it")
+	}
+	for name, v := range l.Headers {
+		value, err := read(v)
+		if err != nil {
+			return l, fmt.Errorf("header %s: %w", name, err)
+		}
+		l.Headers[name] = value
+	}
+	return l, nil
+}
+
+// read is the reverse of written.
+func read(v any) (any, error) {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n, nil
+		}
+		f, err := v.Float64()
+		return f, err
+	case map[string]any:
+		if len(v) == 1 {
+			for name, e := range v {
+				if text, ok := e.(string); ok && strings.HasPrefix(name, "!") {
+					return typed(name, text)
+				}
+			}
+		}
+		for name, e := range v {
+			value, err := read(e)
+			if err != nil {
+				return nil, err
+			}
+			v[name] = value
+		}
+	case []any:
+		for i, e := range v {
+			value, err := read(e)
+			if err != nil {
+				return nil, err
+			}
+			v[i] = value
+		}
+	}
+	return v, nil
+}
+
+// typed is a value that JSON has no type for.
+func typed(name, text string) (any, error) {
+	switch name {
+	case "!base64":
+		raw, err := base64.StdEncoding.DecodeString(text)
+		return string(raw), err
+	case "!bytes":
+		return base64.StdEncoding.DecodeString(text)
+	case "!time":
+		return time.Parse(time.RFC3339, text)
+	case "!float":
+		return strconv.ParseFloat(text, 64)
+	}
+	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes, !time and !float", name)
+}

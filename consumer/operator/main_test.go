@@ -1,0 +1,9 @@
+package operator
+
+import (
+	"testing"
+
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func TestMain(m *testing.M) { rabbittest.Main(m) }

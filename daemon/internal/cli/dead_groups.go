@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+)
+
+type deadGroupsCommand struct {
+	letters
+	format
+}
+
+// Run prints the groups.
+func (g *deadGroupsCommand) Run(ctx context.Context, a App) error {
+	which, err := g.selection()
+	if err != nil {
+		return err
+	}
+	b, err := a.operator()
+	if err != nil {
+		return err
+	}
+	groups, looked, err := b.Groups(ctx, g.Queue, which)
+	if err != nil {
+		return fmt.Errorf("dead letters of %s not put into groups: %w", g.Queue, err)
+	}
+	list := g.list(a.Out, []string{"GROUP", "COUNT", "FIRST", "LAST", "SAMPLE", "REASON", "ERROR"}, 8, 7, 5, 5, 14, 14)
+	for _, group := range groups {
+		if err := list.add(group, group.ID, strconv.Itoa(group.Count), since(group.First), since(group.Last), visible(group.Sample),
+			visible(group.Reason), visible(group.Error)); err != nil {
+			return err
+		}
+	}
+	a.warnOfLimit(g.Queue, looked)
+	return list.end()
+}

@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultWidth is that of what is no terminal, in characters.
+const defaultWidth = 80
+
+// widthOf is how many characters a line of out may have.
+func widthOf(out io.Writer) int {
+	f, ok := out.(*os.File)
+	if !ok || !onTerminal(f) {
+		return defaultWidth
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col == 0 {
+		return defaultWidth
+	}
+	return max(int(size.Col), 40)
+}
+
+// visible is text from a message as a terminal may have it, in one line: what is no
+// character to be seen, and could move the cursor, change colours or turn the line around, is
+// written as its number.
+func visible(text string) string {
+	if strings.IndexFunc(text, isHidden) < 0 && utf8.ValidString(text) {
+		return text
+	}
+	var out strings.Builder
+	for i, r := range text {
+		_, size := utf8.DecodeRuneInString(text[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&out, `\x%02x`, text[i])
+		case r == '\n':
+			out.WriteString(`\n`)
+		case r == '\t':
+			out.WriteString(`\t`)
+		case isHidden(r) && r < 0x100:
+			fmt.Fprintf(&out, `\x%02x`, r)
+		case isHidden(r):
+			fmt.Fprintf(&out, `\u%04x`, r)
+		default:
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
+}
+
+// isHidden tells whether a character is not seen as itself.
+func isHidden(r rune) bool { return !unicode.IsPrint(r) }
+
+// visibleLines is visible text that keeps its lines and tabs.
+func visibleLines(text string) string {
+	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
+	for i, line := range lines {
+		cells := strings.Split(line, "\t")
+		for j, cell := range cells {
+			cells[j] = visible(cell)
+		}
+		lines[i] = strings.Join(cells, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// fit is text with at most so many characters.
+func fit(text string, most int) string {
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	return string([]rune(text)[:max(most-1, 0)]) + "…"
+}
+
+// printable is text from others for the middle of a line: nothing in it acts on a terminal, and
+// it is not too long.
+func printable(text string) string {
+	return fit(strings.Map(func(r rune) rune {
+		if isHidden(r) {
+			return ' '
+		}
+		return r
+	}, text), defaultWidth)
+}
+
+// A table is one of lines that fit the terminal. Its last column takes what the others leave.
+type table struct {
+	out    io.Writer
+	width  int
+	titles []string
+	most   []int // characters of each column but the last
+	rows   [][]string
+	widths []int // nil: not known yet
+}
+
+// tableRows is how many rows a table looks at to find its widths.
+const tableRows = 200
+
+func newTable(out io.Writer, titles []string, most ...int) *table {
+	return &table{out: out, width: widthOf(out), titles: titles, most: most}
+}
+
+// row adds one. Texts must be visible.
+func (t *table) row(cells ...string) error {
+	if t.widths != nil {
+		return t.print(cells)
+	}
+	if t.rows = append(t.rows, cells); len(t.rows) < tableRows {
+		return nil
+	}
+	return t.flush()
+}
+
+// flush prints the rows that are held back.
+func (t *table) flush() error {
+	if t.widths != nil {
+		return nil
+	}
+	t.widths = make([]int, len(t.most))
+	all := append([][]string{t.titles}, t.rows...)
+	for _, cells := range all {
+		for i := range t.most {
+			t.widths[i] = min(max(t.widths[i], utf8.RuneCountInString(cells[i])), t.most[i])
+		}
+	}
+	for _, cells := range all {
+		if err := t.print(cells); err != nil {
+			return err
+		}
+	}
+	t.rows = nil
+	return nil
+}
+
+func (t *table) print(cells []string) error {
+	var line strings.Builder
+	left := t.width
+	for i, cell := range cells {
+		if i == len(cells)-1 {
+			line.WriteString(fit(cell, max(left, 8)))
+			break
+		}
+		cell = fit(cell, t.widths[i])
+		line.WriteString(cell + strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell)+2))
+		left -= t.widths[i] + 2
+	}
+	_, err := fmt.Fprintln(t.out, strings.TrimRight(line.String(), " "))
+	return err
+}
+
+// A format is how a list is printed.
+type format struct {
+	Output string `short:"o" enum:"table,json,jsonl" default:"table" placeholder:"FORMAT" help:"How to print it: as a table, as json, or as jsonl, a JSON object a line."`
+}
+
+// A listing prints the records of a list as they come.
+type listing struct {
+	format string
+	out    io.Writer
+	table  *table
+	any    bool
+}
+
+// list begins a listing whose table has these columns.
+func (f format) list(out io.Writer, titles []string, most ...int) *listing {
+	return &listing{format: f.Output, out: out, table: newTable(out, titles, most...)}
+}
+
+// add prints a record, or the cells of its row.
+func (l *listing) add(record any, cells ...string) error {
+	if l.format == "table" {
+		return l.table.row(cells...)
+	}
+	text, err := asJSON(record)
+	if err != nil {
+		return err
+	}
+	before := ""
+	if l.format == "json" {
+		before = ",\n"
+		if !l.any {
+			before = "[\n"
+		}
+	}
+	l.any = true
+	after := "\n"
+	if l.format == "json" {
+		after = ""
+	}
+	_, err = fmt.Fprintf(l.out, "%s%s%s", before, text, after)
+	return err
+}
+
+// end ends the list.
+func (l *listing) end() error {
+	var err error
+	switch {
+	case l.format == "table":
+		err = l.table.flush()
+	case l.format == "json" && l.any:
+		_, err = fmt.Fprintln(l.out, "\n]")
+	case l.format == "json":
+		_, err = fmt.Fprintln(l.out, "[]")
+	}
+	return err
+}
+
+// asJSON is v in one line, as readers other than browsers like it.
+func asJSON(v any) (string, error) {
+	if raw, ok := v.(json.RawMessage); ok {
+		return string(raw), nil
+	}
+	var out strings.Builder
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return strings.TrimSuffix(out.String(), "\n"), err
+}
+
+// short is a duration in one unit: 45s, 12m, 7h, 3d.
+func short(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + short(-d)
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// since is how long ago that was; - if that is not known.
+func since(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return short(max(time.Since(t), 0))
+}
