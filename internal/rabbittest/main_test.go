@@ -141,7 +141,7 @@ func TestEventuallyNamesWhatDidNotHappen(t *testing.T) {
 	got := failureOf(t, func(t testing.TB) {
 		Eventually(t, time.Millisecond, func() bool { return false }, "the queue is empty")
 	})
-	if want := ": the queue is empty"; !strings.HasPrefix(got, "not so after 1") || !strings.HasSuffix(got, want) {
+	if want := ": the queue is empty"; !strings.HasPrefix(got, "not so after ") || !strings.HasSuffix(got, want) {
 		t.Errorf("failure: got %q, want the time and %q", got, want)
 	}
 }
