@@ -42,7 +42,7 @@ var arrows = map[string][]string{
 	"consumer/internal/replies":    {"consumer/internal/broker"},
 	"consumer/internal/digest":     {"consumer/internal/broker", amqp},
 	"consumer/internal/relay":      {"consumer/internal", "consumer/internal/broker"},
-	"consumer/internal/control":    {"consumer/fleet", "consumer/internal", "consumer/internal/broker", amqp},
+	"consumer/internal/control":    {"consumer/fleet", "consumer/schedule", "consumer/internal", "consumer/internal/broker", amqp},
 	"consumer/internal":            {"internal/failpoint"},
 
 	"telemetry":          {},

@@ -3,6 +3,7 @@ package consumer
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"strings"
 	"time"
@@ -49,6 +50,8 @@ type Config struct {
 	// ControlUsers are obeyed when they ask something of all daemons through the broker.
 	// None means whoever the broker knows by the same name as this process.
 	ControlUsers []string
+	// LogLevel is that of the log, for those users to change. Nil means that it stays.
+	LogLevel *slog.LevelVar
 	// Telemetry says where spans and metrics go. Zero means nowhere.
 	Telemetry Telemetry
 }
@@ -106,6 +109,8 @@ type Queue struct {
 	// EnvPrefix is what the names of this queue's variables begin with, such as
 	// WARREN_QUEUE_EMAILS_; errors name the variable that settles them.
 	EnvPrefix string
+	// Settings tells this configuration from another one of the same queue. It is shown.
+	Settings string
 }
 
 // onBroker is the queue as the broker has to know it.

@@ -47,14 +47,10 @@ type Consumer struct {
 	relayed    pulse.Pulse                      // the outbox's
 	renewals   chan broker.Renewal              // received by the supervisor alone
 	retiring   sync.WaitGroup                   // sessions that have been replaced
-	young      retry.Backoff                    // nil unless the last session died young
+	pacer      broker.Pacer                     // of sessions that die young
 
 	publishTimeout time.Duration // of one offer; that of the constant, but in tests
 }
-
-// youngFor is how long a session must have lived for the next one to be opened at once:
-// a fault that comes with connecting must not have the broker connected to without end.
-const youngFor = 10 * time.Second
 
 // New makes a Consumer. It connects to nothing yet. The error names every fault
 // of cfg.
@@ -84,10 +80,15 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
+	var worked []control.Queue
 	for i, q := range cfg.Queues {
 		c.loops = append(c.loops, newQueueLoop(q, states[i], c))
+		worked = append(worked, control.Queue{Queue: states[i], Settings: q.Settings, Attempts: c.loops[i].attempts})
 	}
-	c.control = control.New(control.Config{Daemon: control.Self(cfg.Program, cfg.Version), Queues: states, Users: cfg.ControlUsers, Log: log})
+	c.control = control.New(control.Config{
+		Daemon: control.Self(cfg.Program, cfg.Version), Queues: worked, Verdicts: actionNames[:], Users: cfg.ControlUsers, Log: log, Level: cfg.LogLevel,
+		Schedules: func() []schedule.Status { return c.schedules.Status() },
+	})
 	if c.schedules, err = schedule.New(cfg.schedules(c.dialer), log); err != nil {
 		return nil, err
 	}
@@ -214,7 +215,8 @@ func (c *Consumer) supervise(ctx context.Context, ended <-chan struct{}) error {
 		c.connection.Store(&ConnectionStatus{Node: s.Node(), LostAt: time.Now(), Reconnecting: true, Fault: lost.Error()})
 		c.meters.Reconnected(ctx)
 		c.log.Warn("connection lost, connecting again; work under way goes on", "node", s.Node(), "error", lost)
-		c.pace(ctx, time.Since(s.Began))
+		c.turned.Beat(time.Now())
+		c.pacer.Pace(ctx, time.Since(s.Began))
 	}
 }
 
@@ -265,21 +267,6 @@ func (c *Consumer) replace(ctx context.Context, s *broker.Session, nodeURL strin
 	c.schedules.Offer(nodeURL)
 	c.retiring.Go(func() { s.Retire(ended) })
 	return next, nil
-}
-
-// pace waits before the next session if the last one has died young.
-func (c *Consumer) pace(ctx context.Context, lived time.Duration) {
-	if lived > youngFor {
-		c.young = nil
-		return
-	}
-	if c.young == nil {
-		c.young = broker.Backoff()
-		return // once, it may be the node that ended
-	}
-	d, _ := c.young.Next()
-	c.turned.Beat(time.Now())
-	broker.Sleep(ctx, d)
 }
 
 // connect opens a session with the first node that can be used, and tries for ever. The

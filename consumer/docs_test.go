@@ -14,6 +14,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/waits"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -107,7 +108,7 @@ func TestDocumentedOutages(t *testing.T) {
 		for i, s := range settings {
 			var want time.Duration
 			for attempts := 1; attempts < most; attempts++ {
-				want += backoff(duration(s[1]), duration(s[2]), attempts)
+				want += waits.Backoff(duration(s[1]), duration(s[2]), attempts)
 			}
 			if got := duration(row[2+i]); got != want {
 				t.Errorf("MAX_ATTEMPTS=%d with %s: got %v, want %v", most, s[0], got, want)

@@ -12,10 +12,12 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/replies"
+	"github.com/warrenmq/warren/consumer/internal/waits"
 	"github.com/warrenmq/warren/internal/failpoint"
 )
 
@@ -31,8 +33,9 @@ type job struct {
 	returning  bool      // it is being published to its own queue
 	// twins are the same message, come again; they are held until what is done with it
 	// here has ended. holder is the job that a twin waits for.
-	twins  []*job
-	holder *job
+	twins   []*job
+	holder  *job
+	message inflight.Message // to cancel it
 }
 
 // A result is what an executor sends back, once, for each job: how to settle it. All
@@ -130,6 +133,7 @@ type outcome struct {
 	repeat   bool      // the last found the work done
 	// progress tells the observer of the attempt. Nil: nobody is told.
 	progress  func(percent int, text string)
+	message   *inflight.Message
 	uncounted int // attempts that failed for want of a dependency or the database
 }
 
@@ -146,7 +150,7 @@ func (o outcome) level() slog.Level {
 // is too short for the broker. The context that it returns is ctx with the span of
 // the last attempt: what follows from that hangs on it.
 func (e *executor) attempt(ctx context.Context, j *job) (context.Context, outcome) {
-	o := outcome{attempts: j.history.attempts, err: errNotStarted}
+	o := outcome{attempts: j.history.attempts, err: errNotStarted, message: &j.message}
 	if e.database != nil && j.identified {
 		o.key = newInboxKey(e.Name, &j.delivery, j.history.ours)
 	}
@@ -186,11 +190,11 @@ func (e *executor) decide(ctx context.Context, o outcome) verdict {
 	case v.action != retryLater:
 		return v
 	case v.uncounted:
-		v.after = max(v.after, outageWait(o.uncounted))
+		v.after = max(v.after, waits.Outage(o.uncounted))
 	case o.attempts >= e.MaxAttempts:
 		return verdict{action: deadLetter, reason: reasonExhausted}
 	default:
-		v.after = max(v.after, backoff(e.RetryBase, e.RetryMax, o.attempts))
+		v.after = max(v.after, waits.Backoff(e.RetryBase, e.RetryMax, o.attempts))
 	}
 	if e.brake.Braked() { // the next attempt is another message's
 		v.after = max(v.after, broker.ShortestWait)
@@ -212,24 +216,13 @@ func (o *outcome) tells(ctx context.Context) (brake.Outcome, error) {
 	return brake.Ignored, nil
 }
 
-// backoff is the delay before the attempt that follows so many made: base after the
-// first, then twice as long each time, at most most.
-func backoff(base, most time.Duration, attempts int) time.Duration {
-	d := base
-	for range attempts - 1 {
-		if d >= most {
-			break
-		}
-		d *= 2
-	}
-	return min(d, most)
-}
-
 // once runs the processor on d, in a scope of its own, for at most the timeout;
 // unless the inbox knows that the work is done.
 func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
 	defer cancel()
+	ctx, end := o.message.Begin(ctx)
+	defer end()
 	attempt := e.brake.Begin(o.attempts == 0)
 	defer func() { attempt.End(o.tells(ctx)) }()
 	if o.key != nil && (e.recall(ctx, o) || o.err != nil) {
@@ -253,10 +246,14 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && !errors.Is(err, ErrTimeout) {
 		err = fmt.Errorf("%w (%v): %w", ErrTimeout, e.Timeout, err)
 	}
+	if c, ok := errors.AsType[*inflight.Cancelled](context.Cause(ctx)); ok && err != nil {
+		err = mark(fmt.Errorf("%w (%v)", c, err), verdict{action: deadLetter, reason: reasonCancelled}) //nolint:errorlint // what that was marked as does not count
+	}
 	o.answer, o.err, o.recorded = s.result, err, s.tx != nil
 }
 
 func (e *executor) logFailure(ctx context.Context, level slog.Level, msg string, j *job, o outcome, more ...any) {
+	e.state.Failures.Add(j.delivery.MessageId, o.attempts, o.verdict.action.String(), o.err)
 	args := append([]any{"message_id", j.delivery.MessageId, "attempt", o.attempts, "verdict", o.verdict.action.String(), "error", o.err}, more...)
 	if p, ok := errors.AsType[*PanicError](o.err); ok {
 		args = append(args, "stack", p.Stack)

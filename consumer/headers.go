@@ -200,30 +200,6 @@ func republishing(j *job) amqp.Publishing {
 	}
 }
 
-// asItCame returns the headers of d without what Warren would add to publish it again, and
-// with all that does no harm in a dead letter.
-func asItCame(d *amqp.Delivery) amqp.Table {
-	headers := make(amqp.Table, len(d.Headers))
-	for k, v := range d.Headers {
-		switch {
-		case broker.IsBrokers(k):
-		case k == "CC" || k == "BCC":
-			headers[broker.OriginalPrefix+k] = v
-		default:
-			headers[k] = v
-		}
-	}
-	return headers
-}
-
-// headersAreLost tells whether the headers of d could not be read and are not kept as they
-// were either: what is published of it would lack them. Then there is nothing but what
-// says so; what stands beside that is a publisher's, as it is itself.
-func headersAreLost(d *amqp.Delivery) bool {
-	_, unreadable := d.Headers[broker.HeaderUnreadable]
-	return unreadable && len(d.Headers) == 1
-}
-
 // writeFailure writes into headers that the message has failed its attempts-th attempt
 // at now because of err.
 func writeFailure(headers amqp.Table, attempts int, err error, now time.Time, worker string) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/digest"
+	"github.com/warrenmq/warren/consumer/internal/panics"
 )
 
 // An InboxKey tells a message from all others of its queue. The message id alone is
@@ -53,16 +54,6 @@ func (e *executor) record(ctx context.Context, o outcome) {
 	}
 }
 
-// outageWait is the wait after the n-th attempt in a row that failed for want of what
-// it depends on. The first are spent in the slot: a database that is started again is
-// back soon, and one that is not must not have the whole queue moved to and fro.
-func outageWait(n int) time.Duration {
-	if n <= 2 {
-		return time.Duration(n) * 300 * time.Millisecond
-	}
-	return 4 * time.Second
-}
-
 // newScope makes the scope of one attempt.
 func (e *executor) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope {
 	return &Scope{
@@ -74,7 +65,7 @@ func (e *executor) newScope(ctx context.Context, d *Delivery, o *outcome) *Scope
 // run runs p in the scope, and ends that.
 func (s *Scope) run(ctx context.Context, p Processor) error {
 	begun := time.Now()
-	err := s.end(recovered(func() error { return p.Process(ctx, *s.delivery, s) }))
+	err := s.end(panics.Recovered(func() error { return p.Process(ctx, *s.delivery, s) }))
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && s.waited > time.Since(begun)/2 {
 		s.databaseErr = fmt.Errorf("%w: the attempt has waited for its transaction for %v of its time, while others wrote", ErrDatabase, s.waited.Round(time.Millisecond))
 	}

@@ -40,7 +40,7 @@ type Transition struct {
 	Percent int       // Processing: how far it is, from 0 to 100
 	Text    string    // Processing: the same in words
 	Result  Result    // Succeeded
-	Reason  string    // Dead: permanent, exhausted or undecodable
+	Reason  string    // Dead: permanent, exhausted, undecodable or cancelled
 	Error   string    // Waiting and Dead: of the last attempt, if there was one
 
 	// Order is higher than that of an earlier transition of the message, whoever learns

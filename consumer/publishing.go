@@ -15,6 +15,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/broken"
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/waits"
 )
 
 // waitSlack is how much too long a wait queue may be: a wait of 4 s is no longer quite
@@ -102,7 +103,7 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 		waiting.Headers[broker.HeaderReason] = reasonUndeliverable
 		return settledBy(e.publishDeadLetter(ctx, j, waiting, reasonUndeliverable))
 	}
-	after := max(backoff(e.RetryBase, e.RetryMax, offers+1), broker.ShortestWait)
+	after := max(waits.Backoff(e.RetryBase, e.RetryMax, offers+1), broker.ShortestWait)
 	log.Warn("the reply cannot be published now, it waits; the work is done", "error", err, "retry_in", after)
 	err = e.park(ctx, j, waiting, now.Add(after))
 	if broker.IsObjection(err) {
@@ -172,10 +173,10 @@ func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 	writeFailure(msg.Headers, o.attempts, o.err, time.Now(), e.identity)
 	msg.Headers[broker.HeaderReason] = o.verdict.reason
 	err := errHeadersTooLong
-	if !headersAreLost(&j.delivery) {
+	if !broker.HeadersAreLost(&j.delivery) {
 		err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
 		if broker.IsObjection(err) && (e.Passive || j.delivery.Headers["x-death"] != nil) {
-			msg.Headers = asItCame(&j.delivery)
+			msg.Headers = broker.AsItCame(&j.delivery)
 			err = e.publishDeadLetter(ctx, j, msg, o.verdict.reason)
 		}
 	}
@@ -210,7 +211,7 @@ func (e *executor) republish(ctx context.Context, j *job) action {
 	if !j.started.IsZero() {
 		msg.Headers[headerRedelivered] = true // as the broker would have it
 	}
-	if headersAreLost(&j.delivery) || e.publish(ctx, e.Name, msg, broker.ForReturn) != nil {
+	if broker.HeadersAreLost(&j.delivery) || e.publish(ctx, e.Name, msg, broker.ForReturn) != nil {
 		return requeue
 	}
 	return acknowledge

@@ -50,6 +50,7 @@ type queueLoop struct {
 	executor *executor
 	log      *slog.Logger
 	sessions chan *broker.Session // the newest; written by the supervisor alone
+	calls    chan func()          // from others, to be run by the loop
 	results  chan result          // buffered for every job there can be: never blocks an executor
 
 	session    *broker.Session // the last one given; nil before
@@ -101,6 +102,7 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 		meters:     c.meters.Of(q.Name),
 		state:      state,
 		sessions:   make(chan *broker.Session, 1),
+		calls:      make(chan func()),
 		results:    make(chan result, q.Concurrency+q.Prefetch+1),
 		remembered: remembered.New(),
 		orphans:    make(map[*job]remembered.Identity),
@@ -165,6 +167,8 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			}
 		case <-l.cancelled():
 			l.leave()
+		case f := <-l.calls:
+			f()
 		case <-l.state.Halt.Changes():
 			l.halt(ctx, work)
 		case <-l.paceAt:

@@ -5,15 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/panics"
 )
 
 // scopeEndTimeout bounds the commits and closes at the end of an attempt. They
@@ -162,12 +161,12 @@ func (s *Scope) end(err error) error {
 		if err != nil {
 			break
 		}
-		if e := recovered(func() error { return r.Commit(ctx) }); e != nil {
+		if e := panics.Recovered(func() error { return r.Commit(ctx) }); e != nil {
 			err = fmt.Errorf("commit %s: %w", r.name, e)
 		}
 	}
 	for _, r := range slices.Backward(s.opened) {
-		if e := recovered(func() error { return r.Close(ctx) }); e != nil {
+		if e := panics.Recovered(func() error { return r.Close(ctx) }); e != nil {
 			s.Logger().Error("closing a resource of the delivery failed", "resource", r.name, "error", e)
 		}
 	}
@@ -181,19 +180,4 @@ func (s *Scope) end(err error) error {
 
 // A PanicError is a panic of a processor or resource, made into the error of its
 // attempt.
-type PanicError struct {
-	Value any
-	Stack string
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
-
-// recovered runs f and turns a panic of f into a [PanicError].
-func recovered(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{v, strings.TrimSpace(string(debug.Stack()))}
-		}
-	}()
-	return f()
-}
+type PanicError = panics.Error

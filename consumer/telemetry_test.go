@@ -249,6 +249,7 @@ func TestMetrics(t *testing.T) {
 		"warren.deliveries.in_flight":                     0,
 		"warren.queue.consuming":                          1,
 		"warren.queue.braked":                             0,
+		"warren.queue.paused":                             0,
 		"warren.queue.idle":                               0,
 		"warren.queue.stranded":                           0,
 		"warren.connection.state":                         1,
@@ -261,9 +262,9 @@ func TestMetrics(t *testing.T) {
 	if lag := got["warren.ack.lag"]; lag < 1 || lag > 25 {
 		t.Errorf("warren.ack.lag was recorded %v times, want at least once and at most for each", lag)
 	}
-	// Of each queue 6 gauges and 8 counters, and the dead letters of 4 reasons; 3 of
+	// Of each queue 7 gauges and 8 counters, and the dead letters of 5 reasons; 3 of
 	// none; and what orders has recorded: durations, sent, parked and the lag.
-	if want := 2*(6+8+4) + 3 + 4 + 3 + 1 + 1; series != want {
+	if want := 2*(7+8+5) + 3 + 4 + 3 + 1 + 1; series != want {
 		t.Errorf("there are %d series, want %d:\n%v", series, want, slices.Sorted(maps.Keys(got)))
 	}
 }

@@ -62,10 +62,11 @@ const (
 	reasonPermanent     = "permanent"
 	reasonExhausted     = "exhausted"
 	reasonUndecodable   = "undecodable"
+	reasonCancelled     = "cancelled"     // by an operator
 	reasonUndeliverable = "undeliverable" // a reply
 )
 
-var reasons = []string{reasonPermanent, reasonExhausted, reasonUndecodable, reasonUndeliverable}
+var reasons = []string{reasonPermanent, reasonExhausted, reasonUndecodable, reasonCancelled, reasonUndeliverable}
 
 // A verdict is what is to happen with a delivery after an attempt.
 type verdict struct {

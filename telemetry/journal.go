@@ -15,17 +15,19 @@ import (
 // and its attributes as fields, for who looks for one: journalctl QUEUE=emails.
 type journalHandler struct {
 	instead io.Writer // gets the text of a line that the journal does not take
-	level   slog.Level
+	level   slog.Leveler
 	attrs   []slog.Attr // those of With
 	group   string      // goes before the names of those to come
 	send    func(message string, priority journal.Priority, fields map[string]string) error
 }
 
-func newJournalHandler(instead io.Writer, level slog.Level) *journalHandler {
+func newJournalHandler(instead io.Writer, level slog.Leveler) *journalHandler {
 	return &journalHandler{instead: instead, level: level, send: journal.Send}
 }
 
-func (h *journalHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
+func (h *journalHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= h.level.Level()
+}
 
 func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	fields := make(map[string]string, len(h.attrs)+r.NumAttrs())

@@ -12,11 +12,11 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// NewLogger makes a logger that writes lines of the given level and above to w.
+// NewLogger makes a logger that writes lines of the given level, as it is then, and above to w.
 // The format is json, text (key=value), journal (systemd's, with fields), or auto: the
 // journal if w is it, text on a terminal, else json. Any other is an error that names
 // these. Asking for the journal where none answers is an error, too.
-func NewLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
+func NewLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: readableDuration}
 	if format == "auto" {
 		format = "json"

@@ -1,10 +1,13 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -120,4 +123,88 @@ func (c *Client) tell(ctx context.Context, r Request, replyTo string) error {
 	return broker.Explain(c.conn.Publish(ctx, broker.Outgoing{Exchange: Exchange, Message: amqp.Publishing{
 		ContentType: "application/json", ReplyTo: replyTo, Body: body,
 	}}))
+}
+
+const (
+	// settledAfter is how long no further answer comes until all count as there, and
+	// atLeast is how long the first may take.
+	settledAfter = 300 * time.Millisecond
+	atLeast      = 600 * time.Millisecond
+	// maxAnswers bounds what waits to be read.
+	maxAnswers = 10_000
+)
+
+// ErrNobody says that no daemon has ever listened in this virtual host.
+var ErrNobody = errors.New("no daemon hears what is asked in this virtual host: none runs, all are older than this, or not permitted to; look for the exchange " + Exchange + " in their logs")
+
+// Ask asks r of the daemons and returns their answers, in the order of their names. It waits
+// until so many have answered or, if expect is 0, until no more come, but no longer than
+// that.
+func (c *Client) Ask(ctx context.Context, r Request, expect int, wait time.Duration) ([]Answer, error) {
+	var out []Answer
+	begun := time.Now()
+	err := c.Each(ctx, r, wait, func(a Answer) {
+		out = append(out, a)
+	}, func() time.Duration {
+		switch {
+		case expect > 0 && len(out) >= expect:
+			return 0
+		case expect > 0:
+			return wait
+		}
+		return max(settledAfter, atLeast-time.Since(begun))
+	})
+	slices.SortFunc(out, func(a, b Answer) int {
+		return cmp.Or(cmp.Compare(a.Daemon.Host, b.Daemon.Host), cmp.Compare(a.Daemon.PID, b.Daemon.PID))
+	})
+	return out, err
+}
+
+// Each asks r of the daemons and calls each with their answers as they come, until so much
+// time has passed, ctx has ended, or none has come for as long as patience says; nil: it
+// says nothing.
+func (c *Client) Each(ctx context.Context, r Request, wait time.Duration, each func(Answer), patience func() time.Duration) error {
+	ch, err := c.conn.Channel()
+	if err != nil {
+		return err
+	}
+	defer ch.Close() //nolint:errcheck // its queue goes with it
+	q, err := ch.QueueDeclare(ReplyPrefix+rand.Text(), false, true, true, false, amqp.Table{"x-max-length": int64(maxAnswers), amqp.QueueTypeArg: amqp.QueueTypeClassic})
+	if err != nil {
+		return fmt.Errorf("declare a queue for the answers: %w", broker.Explain(err))
+	}
+	answers, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	if err != nil {
+		return broker.Explain(err)
+	}
+	err = c.tell(ctx, r, q.Name)
+	if broker.IsMissing(err) {
+		return ErrNobody
+	} else if err != nil {
+		return err
+	}
+	end := time.NewTimer(wait)
+	defer end.Stop()
+	for {
+		var enough <-chan time.Time
+		if patience != nil {
+			enough = time.After(patience())
+		}
+		select {
+		case d, open := <-answers:
+			if !open {
+				return errors.Join(errors.New("the connection to the broker was lost"), context.Cause(ctx))
+			}
+			var a Answer
+			if err := json.Unmarshal(d.Body, &a); err == nil && a.Daemon.Host != "" {
+				each(a)
+			}
+		case <-enough:
+			return nil
+		case <-end.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }

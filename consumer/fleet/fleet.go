@@ -28,7 +28,24 @@ const (
 
 // What may be asked.
 const (
+	VerbStatus = "status" // what it is doing, once or for a while
 	VerbPaused = "paused" // the pause of a queue has begun or ended
+	VerbQuiet  = "quiet"  // finish what is in flight, take nothing more, stay
+	VerbWork   = "work"   // the opposite
+	VerbCancel = "cancel" // end the attempt at a message, and dead-letter that
+	VerbLevel  = "level"  // have the log of another level for a while
+)
+
+const (
+	// WatchEvery is how often a status is sent that is wanted for a while, and MaxWatch the
+	// longest while.
+	WatchEvery = 2 * time.Second
+	MaxWatch   = 30 * time.Second
+	// MaxLevel is for how long the level of the log may be changed.
+	MaxLevel = 24 * time.Hour
+	// MaxAttempts and MaxFailures are how many of each a queue's status has at most.
+	MaxAttempts = 100
+	MaxFailures = 20
 )
 
 // A Pause is that of a queue by the whole fleet, or of all queues by one daemon.
@@ -47,6 +64,17 @@ type Request struct {
 	Queue string `json:"queue,omitempty"`
 	// Pause is what has been done to Queue. Nil: it has been resumed.
 	Pause *Pause `json:"pause,omitempty"`
+	// MessageID is that of the message to cancel.
+	MessageID string `json:"message_id,omitempty"`
+	// Why is the reason, for the log and the dead letter.
+	Why string `json:"why,omitempty"`
+	// Level is that of the log: debug, info, warn or error.
+	Level string `json:"level,omitempty"`
+	// ForMillis is how long the level lasts, or the status is sent.
+	ForMillis int64 `json:"for_ms,omitempty"`
+	// Attempts and Failures are how many of each queue the status is to have.
+	Attempts int `json:"attempts,omitempty"`
+	Failures int `json:"failures,omitempty"`
 }
 
 // An Answer is what a daemon has done or is doing.
@@ -54,6 +82,61 @@ type Answer struct {
 	Daemon Daemon `json:"daemon"`
 	// Error is why it has not done what was asked; empty if it has.
 	Error string `json:"error,omitempty"`
+	// Done is how many messages or daemons that has concerned.
+	Done   int     `json:"done,omitempty"`
+	Status *Status `json:"status,omitempty"`
+}
+
+// A Status is what a daemon is doing. All of it is since its start and by its own clock.
+type Status struct {
+	At        time.Time     `json:"at"`
+	Node      string        `json:"node"`   // that it is connected to
+	Broker    string        `json:"broker"` // its version
+	Level     string        `json:"level,omitempty"`
+	Quiet     *Pause        `json:"quiet,omitempty"` // who has it take no messages; nil: it does
+	Queues    []QueueStatus `json:"queues"`
+	Schedules []Schedule    `json:"schedules,omitempty"`
+}
+
+// A QueueStatus is how one queue stands with a daemon.
+type QueueStatus struct {
+	Queue       string    `json:"queue"`
+	Reason      string    `json:"reason,omitempty"` // why it is not consumed; empty if it is, or is paused
+	Paused      *Pause    `json:"paused,omitempty"`
+	BrakedSince time.Time `json:"braked_since,omitzero"`
+	Fault       string    `json:"fault,omitempty"` // for which it is braked
+	// Settings is a digest of its variables, but for secrets.
+	Settings string `json:"settings,omitempty"`
+	InFlight int64  `json:"in_flight"`
+	Slots    int    `json:"slots"`
+	// Counts are how many attempts have come to each verdict.
+	Counts   map[string]int64 `json:"counts"`
+	Attempts []Attempt        `json:"attempts,omitempty"` // under way, the oldest first
+	Failures []Failure        `json:"failures,omitempty"` // the newest first
+}
+
+// An Attempt is one that is under way.
+type Attempt struct {
+	MessageID string    `json:"message_id"`
+	Attempt   int       `json:"attempt"`
+	Began     time.Time `json:"began"`
+}
+
+// A Failure is an attempt that has failed.
+type Failure struct {
+	At        time.Time `json:"at"`
+	MessageID string    `json:"message_id"`
+	Attempt   int       `json:"attempt"`
+	Verdict   string    `json:"verdict"`
+	Error     string    `json:"error"`
+}
+
+// A Schedule is how one schedule stands with a daemon.
+type Schedule struct {
+	Schedule string    `json:"schedule"`
+	Leading  bool      `json:"leading"`
+	Next     time.Time `json:"next,omitzero"`
+	Fault    string    `json:"fault,omitempty"`
 }
 
 // A Daemon is which one answers.

@@ -157,3 +157,27 @@ func Shortened(text string, mostBytes int) string {
 	}
 	return strings.ToValidUTF8(text[:mostBytes-len(mark)], "") + mark
 }
+
+// AsItCame returns the headers of d without what Warren would add to publish it again, and
+// with all that does no harm in a dead letter.
+func AsItCame(d *amqp.Delivery) amqp.Table {
+	headers := make(amqp.Table, len(d.Headers))
+	for k, v := range d.Headers {
+		switch {
+		case IsBrokers(k):
+		case k == "CC" || k == "BCC":
+			headers[OriginalPrefix+k] = v
+		default:
+			headers[k] = v
+		}
+	}
+	return headers
+}
+
+// HeadersAreLost tells whether the headers of d could not be read and are not kept as they
+// were either: what is published of it would lack them. Then there is nothing but what
+// says so; what stands beside that is a publisher's, as it is itself.
+func HeadersAreLost(d *amqp.Delivery) bool {
+	_, unreadable := d.Headers[HeaderUnreadable]
+	return unreadable && len(d.Headers) == 1
+}

@@ -20,8 +20,8 @@ import (
 
 	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/consumer/internal/broker"
-	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
+	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 const (
@@ -41,11 +41,17 @@ const (
 // Config is what a [Control] is made from.
 type Config struct {
 	Daemon fleet.Daemon
-	Queues []*meters.Queue
+	Queues []Queue
+	// Verdicts are the names of what attempts may come to, as each Queue counts them.
+	Verdicts []string
 	// Users are obeyed. None means whoever the broker knows by the same name as this
 	// process.
 	Users []string
 	Log   *slog.Logger
+	// Level is that of the log. Nil: it stays as it is.
+	Level *slog.LevelVar
+	// Schedules are what the daemon has to do with its schedules.
+	Schedules func() []schedule.Status
 }
 
 // Control is a daemon's end. Its goroutine, Run, is the only one that uses the fields below
@@ -63,6 +69,11 @@ type Control struct {
 	outage  outage.Outage
 	refused *rate.Limiter
 	silent  int // refused without a line
+
+	watchers []watcher
+	watching <-chan time.Time // when they are sent the status next; nil: nobody watches
+	levelled <-chan time.Time // when the log is of its usual level again; nil: it is
+	usual    slog.Level
 }
 
 // begun is a session that is going to be used.
@@ -103,6 +114,7 @@ func (c *Control) Run(ctx context.Context) {
 	c.looking = time.NewTimer(lookSeldom)
 	defer c.looking.Stop()
 	defer c.close()
+	defer c.unlevel()
 	for {
 		select {
 		case <-ctx.Done():
@@ -119,6 +131,10 @@ func (c *Control) Run(ctx context.Context) {
 			}
 			c.serve(ctx, &d)
 			_ = d.Ack(false) // or the channel is lost, and the queue with it
+		case <-c.watching:
+			c.report(ctx)
+		case <-c.levelled:
+			c.unlevel()
 		case <-c.again:
 			if c.again = nil; !c.session.IsLost() {
 				c.listen()
@@ -228,10 +244,12 @@ func (c *Control) serve(ctx context.Context, d *amqp.Delivery) {
 		return
 	}
 	answer := fleet.Answer{Daemon: c.Daemon}
-	if err := c.do(r, d.UserId); err != nil {
+	if err := c.do(ctx, r, d.UserId, &answer); err != nil {
 		answer.Error = err.Error()
 	}
-	c.answer(ctx, d.ReplyTo, d.CorrelationId, answer)
+	if c.answer(ctx, d.ReplyTo, d.CorrelationId, answer) && r.Verb == fleet.VerbStatus {
+		c.watch(r, d.ReplyTo, d.CorrelationId)
+	}
 }
 
 var errTooLong = fmt.Errorf("it is longer than %d bytes", fleet.MaxRequestBytes)
@@ -245,15 +263,6 @@ func (c *Control) refuse(d *amqp.Delivery, r fleet.Request, why string) {
 	c.Log.Warn("refused what somebody asks of the daemons", "user", broker.Shortened(d.UserId, 100), "verb", broker.Shortened(r.Verb, 100),
 		"queue", broker.Shortened(r.Queue, 255), "reason", why, "more", c.silent)
 	c.silent = 0
-}
-
-// do does what is asked by a user who is obeyed.
-func (c *Control) do(r fleet.Request, user string) error {
-	switch r.Verb {
-	case fleet.VerbPaused:
-		return c.heed(r)
-	}
-	return fmt.Errorf("this daemon (%s) does not know the verb %q; it may be older than what asks", c.Daemon.Version, broker.Shortened(r.Verb, 100))
 }
 
 // answer sends an answer, if one is wanted. It tells whether somebody is there to get it.

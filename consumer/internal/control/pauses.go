@@ -8,7 +8,6 @@ import (
 
 	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/consumer/internal/broker"
-	"github.com/warrenmq/warren/consumer/internal/meters"
 )
 
 const (
@@ -66,7 +65,7 @@ func (c *Control) heed(r fleet.Request) error {
 }
 
 // set has the queue paused or, with nil, resumed.
-func (c *Control) set(q *meters.Queue, p *fleet.Pause) {
+func (c *Control) set(q Queue, p *fleet.Pause) {
 	before := q.Halt.Paused()
 	q.Halt.Pause(p)
 	switch {
@@ -107,7 +106,7 @@ func (c *Control) look(ctx context.Context, all bool) {
 
 // lookAt looks whether one queue is paused. A queue without its leader has a broker end
 // the connection of whoever looks into it.
-func (c *Control) lookAt(ctx context.Context, q *meters.Queue, p *pause) error {
+func (c *Control) lookAt(ctx context.Context, q Queue, p *pause) error {
 	return c.session.Trial.Do(ctx, func(conn *broker.Conn) error {
 		state, err := conn.LookAtPause(ctx, q.Name, c.counts)
 		if err != nil {
@@ -123,7 +122,7 @@ func (c *Control) lookAt(ctx context.Context, q *meters.Queue, p *pause) error {
 var errNoLook = fmt.Errorf("no answer within %v", lookWithin)
 
 // take makes of what was found what is so. It tells whether the pause has ended by itself.
-func (c *Control) take(q *meters.Queue, p *pause, state broker.PauseState) (ended bool) {
+func (c *Control) take(q Queue, p *pause, state broker.PauseState) (ended bool) {
 	if state.Refused != p.refused && state.Refused != "" {
 		c.Log.Warn("refused to pause the queue: who has left a message for that is not one of WARREN_CONTROL_USERS", "queue", q.Name, "user", state.Refused)
 	}

@@ -61,7 +61,7 @@ func New(provider metric.MeterProvider, s Source) (*Meters, error) {
 	}
 	histogram(&m.process, "messaging.process.duration", "How long an attempt took, its scope included.", durationBuckets)
 	histogram(&m.ackLag, "warren.ack.lag", "From the end of the work to sending its acknowledgement, of the oldest of those sent together.", []float64{0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1})
-	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted, undecodable or, of a reply, undeliverable.")
+	counter(&m.dead, "warren.dead_letters", "{message}", "Messages dead-lettered by Warren, by reason: permanent, exhausted, undecodable, cancelled or, of a reply, undeliverable.")
 	counter(&m.parked, "warren.parked", "{message}", "Messages published to a wait queue, those on their way to a longer wait each time.")
 	counter(&m.reconnects, "warren.reconnects", "{connection}", "Connections lost and made anew.")
 	errs = append(errs, s.observe(meter))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/brake"
 	"github.com/warrenmq/warren/consumer/internal/halt"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
@@ -26,6 +27,7 @@ type Queue struct {
 	Repeats  atomic.Int64
 	Turned   pulse.Pulse
 	Stranded Stranded
+	Failures inflight.Failures
 
 	idleFrom atomic.Int64 // Unix nanoseconds; zero: deliveries are not missing
 	reason   atomic.Pointer[string]
@@ -64,4 +66,13 @@ func (q *Queue) Idle(now time.Time) time.Duration {
 		return 0
 	}
 	return now.Sub(time.Unix(0, from))
+}
+
+// Counts are how many attempts have come to each verdict, by its name, since the start.
+func (q *Queue) Counts(names []string) map[string]int64 {
+	out := make(map[string]int64, len(names))
+	for v, name := range names {
+		out[name] = q.Attempts[v].Load()
+	}
+	return out
 }

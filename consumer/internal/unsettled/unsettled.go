@@ -43,6 +43,15 @@ func (u *Deliveries[J]) All() iter.Seq[J] {
 	}
 }
 
+// Unfinished gives the jobs of all deliveries that are not finished to f, the oldest first.
+func (u *Deliveries[J]) Unfinished(f func(J)) {
+	for _, e := range u.entries {
+		if !e.finished {
+			f(e.job)
+		}
+	}
+}
+
 // Add takes note of a delivery. Its tag is mostly higher than any before; but a channel
 // can have two consumers for a moment, and what the broker sends to one is not read in
 // order with what it sends to the other.

@@ -28,8 +28,13 @@ type commands struct {
 	Publish    publishCommand    `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
 	Dead       deadCommand       `cmd:"" help:"See dead letters, and what has become of them."`
 	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
+	Ps         psCommand         `cmd:"" help:"List the daemons that consume in this virtual host, wherever they run, and what stands out."`
 	Pause      pauseCommand      `cmd:"" help:"Have no daemon take messages from a queue, also those that start later, until it is resumed."`
 	Resume     resumeCommand     `cmd:"" help:"Have a paused queue worked again."`
+	Quiet      quietCommand      `cmd:"" help:"Have daemons finish what is in flight, take no more, and stay: before a deploy."`
+	Work       workCommand       `cmd:"" help:"Have daemons that were told to be quiet take messages again."`
+	Cancel     cancelCommand     `cmd:"" help:"End the attempt that is under way at a message, and dead-letter that."`
+	Level      levelCommand      `cmd:"" help:"Have daemons log more or less for a while."`
 	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
 	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
 	Migrate    migrateCommand    `cmd:"" help:"Create or update Warren's own tables in the database, and end."`

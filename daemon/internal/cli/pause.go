@@ -80,6 +80,15 @@ func (p *pauseCommand) Run(ctx context.Context, a App) error {
 			return err
 		}
 		text := "nobody takes messages"
+		if consumers > 0 { // the broker counts those that have left with messages in flight
+			finishing, inFlight, err := p.finishing(ctx, c, queue)
+			if err != nil {
+				return err
+			}
+			if text = fmt.Sprintf("%s in flight still being finished", plural(inFlight, "message is", "messages are")); consumers <= finishing {
+				consumers = 0
+			}
+		}
 		if consumers > 0 {
 			left += consumers
 			text = fmt.Sprintf("but %s left: not Warren, older than this, or not told by WARREN_CONTROL_USERS to obey %s", plural(consumers, "consumer is", "consumers are"), c.User())
@@ -90,6 +99,24 @@ func (p *pauseCommand) Run(ctx context.Context, a App) error {
 		return &Partial{"some still take messages"}
 	}
 	return nil
+}
+
+// finishing is how many daemons have left a paused queue but for messages in flight, and
+// how many these are.
+func (p *pauseCommand) finishing(ctx context.Context, c *fleet.Client, queue string) (daemons, inFlight int, err error) {
+	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus}, 0, obeyedWithin)
+	if errors.Is(err, fleet.ErrNobody) {
+		return 0, 0, nil
+	}
+	for _, an := range answers {
+		for i := 0; an.Status != nil && i < len(an.Status.Queues); i++ {
+			if q := an.Status.Queues[i]; q.Queue == queue && q.Paused != nil && q.InFlight > 0 {
+				daemons++
+				inFlight += int(q.InFlight)
+			}
+		}
+	}
+	return daemons, inFlight, err
 }
 
 // await waits until a queue has as many consumers as it should, or no longer.

@@ -96,7 +96,9 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 		}
 	}
 	var err error
-	if cfg.Log, err = telemetry.NewLogger(stderr, daemon.LogLevel, daemon.LogFormat); err != nil {
+	cfg.Consumer.LogLevel = new(slog.LevelVar)
+	cfg.Consumer.LogLevel.Set(daemon.LogLevel)
+	if cfg.Log, err = telemetry.NewLogger(stderr, cfg.Consumer.LogLevel, daemon.LogFormat); err != nil {
 		r.faultf("%sLOG_FORMAT: %w", prefix, err)
 	}
 	cfg.TraceLink = daemon.TraceLink
@@ -347,6 +349,7 @@ func (c *Config) readQueue(r *reader, name string, set processors.Set, databaseU
 	if !r.know(owner, prefix, config) || !r.read(prefix, config) {
 		return
 	}
+	c.Consumer.Queues[len(c.Consumer.Queues)-1].Settings = r.digest(owner)
 	processor := Processor{processors.Queue{Name: name, Concurrency: max(s.Concurrency, 1), DatabaseURL: databaseURL}, prefix, config}
 	if err := config.Validate(processor.Queue); err != nil {
 		for _, fault := range each(err) {

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"io"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,6 +34,7 @@ func TestLoadConfig(t *testing.T) {
 		"WARREN_QUEUE_MAIL_IN_RATE=0.5",
 		"WARREN_QUEUE_MAIL_IN_BRAKE=false",
 		"WARREN_QUEUE_LOGS_PROCESSOR=log",
+		"WARREN_CONTROL_USERS=ops, warren",
 	)
 	cfg, err := Load(program, io.Discard)
 	if err != nil {
@@ -43,6 +45,11 @@ func TestLoadConfig(t *testing.T) {
 	}
 	for i := range cfg.Consumer.Queues {
 		cfg.Consumer.Queues[i].Processor = nil
+		if q := &cfg.Consumer.Queues[i]; len(q.Settings) != 8 {
+			t.Errorf("queue %s has the digest %q, want one", q.Name, q.Settings)
+		} else {
+			q.Settings = ""
+		}
 	}
 	want := consumer.Config{
 		Nodes:           []string{"amqp://u:p%2Cw@one/v", "amqps://two:5671"},
@@ -50,6 +57,8 @@ func TestLoadConfig(t *testing.T) {
 		Program:         program.Name,
 		Worker:          program.worker(),
 		Version:         "v1.2.3",
+		ControlUsers:    []string{"ops", "warren"},
+		LogLevel:        new(slog.LevelVar),
 		Queues: []consumer.Queue{{
 			Name: "mail.in", Concurrency: 3, Prefetch: 5, Timeout: time.Minute, MaxAttempts: 4,
 			RetryBase: 2 * time.Second, RetryMax: 8 * time.Second, Type: consumer.Classic, Passive: true, MaxPriority: 9,
@@ -61,6 +70,27 @@ func TestLoadConfig(t *testing.T) {
 	}
 	if !reflect.DeepEqual(cfg.Consumer, want) {
 		t.Errorf("got %+v, want %+v", cfg.Consumer, want)
+	}
+}
+
+// The digest of a queue's variables changes with them, but not with a secret.
+func TestDigestOfAQueue(t *testing.T) {
+	digest := func(more ...string) string {
+		t.Helper()
+		setenv(t, append([]string{"WARREN_QUEUES=hooks", "WARREN_QUEUE_HOOKS_PROCESSOR=webhook", "WARREN_QUEUE_HOOKS_URL=https://example.net/"}, more...)...)
+		cfg, err := Load(program, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg.Consumer.Queues[0].Settings
+	}
+	plain := digest()
+	if other := digest("WARREN_QUEUE_HOOKS_TIMEOUT=7s"); other == plain {
+		t.Error("another timeout has the same digest")
+	}
+	one, another := digest("WARREN_QUEUE_HOOKS_SECRET=whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="), digest("WARREN_QUEUE_HOOKS_SECRET=whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=")
+	if one != another {
+		t.Error("another secret has another digest")
 	}
 }
 

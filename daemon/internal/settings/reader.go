@@ -2,6 +2,8 @@ package settings
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -55,6 +57,18 @@ func (r *reader) read(prefix string, settings any) bool {
 		}
 	}
 	return ok
+}
+
+// digest tells the variables that were read for the owner, but for secrets, from other
+// values of the same ones.
+func (r *reader) digest(owner string) string {
+	h := sha256.New()
+	for _, v := range r.vars {
+		if text, _, err := v.lookup(); err == nil && r.owners[v.Name] == owner && !v.is("secret") {
+			fmt.Fprintf(h, "%s=%q\n", v.Name, masked(text))
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
 // refuseUnknown reports each variable with the prefix that nobody asked for. Those whose

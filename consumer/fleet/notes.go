@@ -1,0 +1,127 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A QueueState is what the broker says of a queue.
+type QueueState struct {
+	Queue     string `json:"queue"`
+	Missing   bool   `json:"missing,omitempty"`
+	Messages  int    `json:"messages"` // ready
+	Consumers int    `json:"consumers"`
+	Paused    *Pause `json:"paused,omitempty"`
+}
+
+// QueueStates looks at the queues that are named, and at those of the daemons that have
+// answered.
+func (c *Client) QueueStates(ctx context.Context, named []string, answers []Answer) ([]QueueState, error) {
+	names := make(map[string]bool)
+	for _, name := range named {
+		names[name] = true
+	}
+	for _, a := range answers {
+		if a.Status != nil && len(named) == 0 {
+			for _, q := range a.Status.Queues {
+				names[q.Queue] = true
+			}
+		}
+	}
+	var out []QueueState
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		s := QueueState{Queue: name}
+		var err error
+		if s.Messages, s.Consumers, err = c.Count(name); errors.Is(err, ErrNoQueue) {
+			s.Missing = true
+		} else if err != nil {
+			return nil, fmt.Errorf("look at queue %s: %w", name, err)
+		}
+		if s.Paused, err = c.Paused(ctx, name); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// Notes says in words what stands out among the daemons and queues of a fleet.
+func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
+	var notes []string
+	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	versions, working := make(map[string][]string), make(map[string]int)
+	settings := make(map[string]map[string][]string) // daemons by queue and digest
+	for _, a := range answers {
+		name := a.Daemon.Name()
+		versions[a.Daemon.Version] = append(versions[a.Daemon.Version], name)
+		if a.Status == nil {
+			continue
+		}
+		if a.Status.Quiet != nil {
+			note("%s is quiet %s", name, a.Status.Quiet.Text(now))
+		}
+		for _, q := range a.Status.Queues {
+			if settings[q.Queue] == nil {
+				settings[q.Queue] = make(map[string][]string)
+			}
+			settings[q.Queue][q.Settings] = append(settings[q.Queue][q.Settings], name)
+			switch {
+			case q.Reason != "":
+				note("%s does not consume %s: %s", name, q.Queue, q.Reason)
+			case q.Paused == nil && a.Status.Quiet == nil:
+				working[q.Queue]++
+			}
+			if !q.BrakedSince.IsZero() {
+				note("%s has %s braked for %v: %s", name, q.Queue, max(0, a.Status.At.Sub(q.BrakedSince)).Round(time.Second), q.Fault)
+			}
+		}
+	}
+	if len(versions) > 1 {
+		note("%d versions: %s", len(versions), groups(versions))
+	}
+	for _, queue := range slices.Sorted(maps.Keys(settings)) {
+		if by := settings[queue]; len(by) > 1 {
+			note("%s is configured in %d ways: %s; compare the output of config there", queue, len(by), groups(by))
+		}
+	}
+	for _, q := range queues {
+		switch {
+		case q.Missing:
+			note("there is no queue %s", q.Queue)
+		case q.Paused != nil:
+			note("%s is paused %s; %d messages ready", q.Queue, q.Paused.Text(now), q.Messages)
+		case q.Consumers == 0:
+			note("nobody consumes %s; %d messages ready", q.Queue, q.Messages)
+		case q.Consumers > working[q.Queue]:
+			note("%s has %d consumers, but only %d daemons that answer consume it: the others are not Warren, older, busy or not asked", q.Queue, q.Consumers, working[q.Queue])
+		}
+	}
+	return notes
+}
+
+// groups are daemons by what they have in common, the fewest first: those are the ones to
+// look at.
+func groups(by map[string][]string) string {
+	const most = 3 // that are named
+	keys := slices.SortedFunc(maps.Keys(by), func(a, b string) int {
+		if n := len(by[a]) - len(by[b]); n != 0 {
+			return n
+		}
+		return strings.Compare(a, b)
+	})
+	parts := make([]string, len(keys))
+	for i, key := range keys {
+		names := by[key]
+		if len(names) > most {
+			parts[i] = fmt.Sprintf("%s on %d daemons", key, len(names))
+		} else {
+			parts[i] = fmt.Sprintf("%s on %s", key, strings.Join(names, ", "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}

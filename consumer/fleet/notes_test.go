@@ -1,0 +1,46 @@
+package fleet
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// What stands out is said, and nothing is of a fleet that is well.
+func TestNotes(t *testing.T) {
+	now := time.Date(2026, 11, 26, 3, 0, 0, 0, time.UTC)
+	daemon := func(n int, version string, queues ...QueueStatus) Answer {
+		return Answer{Daemon: Daemon{Host: fmt.Sprintf("vm%d", n), PID: 7, Version: version}, Status: &Status{At: now, Queues: queues}}
+	}
+	emails := QueueStatus{Queue: "emails", Settings: "aaaa"}
+	well := []Answer{daemon(1, "v1", emails), daemon(2, "v1", emails)}
+	if got := Notes(well, []QueueState{{Queue: "emails", Consumers: 2}}, now); len(got) != 0 {
+		t.Errorf("of a fleet that is well: got %q, want nothing", got)
+	}
+
+	other, braked, away := emails, emails, emails
+	other.Settings = "bbbb"
+	braked.BrakedSince, braked.Fault = now.Add(-time.Minute), "connection refused"
+	away.Reason = "queue emails is missing"
+	quiet := daemon(3, "v2", other)
+	quiet.Status.Quiet = &Pause{By: "ops (vm9)", Since: now.Add(-time.Hour), Why: "deploy"}
+	fleet := []Answer{daemon(1, "v1", emails), daemon(2, "v1", braked), quiet, daemon(4, "v1", away), daemon(5, "v1"), {Daemon: Daemon{Host: "vm6", PID: 7, Version: "v1"}, Error: "x"}}
+	want := []string{
+		"vm2/7 has emails braked for 1m0s: connection refused",
+		"vm3/7 is quiet for 1h0m0s by ops (vm9): deploy",
+		"vm4/7 does not consume emails: queue emails is missing",
+		"2 versions: v2 on vm3/7; v1 on 5 daemons",
+		"emails is configured in 2 ways: bbbb on vm3/7; aaaa on vm1/7, vm2/7, vm4/7; compare the output of config there",
+		"emails has 9 consumers, but only 2 daemons that answer consume it: the others are not Warren, older, busy or not asked",
+		"there is no queue gone",
+		"nobody consumes lonely; 12 messages ready",
+		"moves is paused for 1h0m0s by somebody; 3 messages ready",
+	}
+	got := Notes(fleet, []QueueState{
+		{Queue: "emails", Consumers: 9}, {Queue: "gone", Missing: true}, {Queue: "lonely", Messages: 12}, {Queue: "moves", Messages: 3, Paused: &Pause{Since: now.Add(-time.Hour)}},
+	}, now)
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%q\nwant\n%q", got, want)
+	}
+}

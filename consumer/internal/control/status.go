@@ -1,0 +1,122 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
+	"github.com/warrenmq/warren/consumer/internal/meters"
+)
+
+const (
+	// askWithin bounds how long a queue's loop is asked for what is in flight: it may be
+	// waiting for the broker.
+	askWithin = 500 * time.Millisecond
+	// maxWatchers is how many may have the status sent for a while at once.
+	maxWatchers  = 16
+	maxErrorText = 300
+)
+
+// An Attempt is one that is under way.
+type Attempt struct {
+	MessageID string
+	Number    int
+	Began     time.Time
+	Message   *inflight.Message
+}
+
+// A Queue is one that is worked.
+type Queue struct {
+	*meters.Queue
+	Settings string // a digest of its configuration
+	// Attempts are those under way. It blocks until the queue's loop has time, or ctx
+	// ends.
+	Attempts func(ctx context.Context) []Attempt
+}
+
+// attempts are those of a queue under way, the oldest first.
+func (c *Control) attempts(ctx context.Context, q *Queue) []Attempt {
+	ctx, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	all := q.Attempts(ctx)
+	slices.SortStableFunc(all, func(a, b Attempt) int { return a.Began.Compare(b.Began) })
+	return all
+}
+
+// status is what the daemon is doing, in as much detail as r asks for.
+func (c *Control) status(ctx context.Context, r fleet.Request) *fleet.Status {
+	now := time.Now()
+	out := &fleet.Status{At: now.UTC(), Node: c.session.Node(), Broker: c.session.Consume.Version.Number}
+	if c.Level != nil {
+		out.Level = c.Level.Level().String()
+	}
+	for i := range c.Queues {
+		q := &c.Queues[i]
+		s := fleet.QueueStatus{
+			Queue: q.Name, Reason: broker.Shortened(q.Reason(), maxErrorText), Paused: q.Halt.Paused(), Settings: q.Settings,
+			InFlight: q.InFlight.Load(), Slots: q.Slots, Counts: q.Counts(c.Verdicts),
+		}
+		out.Quiet = cmp.Or(out.Quiet, q.Halt.Quieted())
+		if since, fault := q.Brake.Status(); !since.IsZero() {
+			s.BrakedSince, s.Fault = since.UTC(), broker.Shortened(fault, maxErrorText)
+		}
+		if r.Attempts > 0 && s.InFlight > 0 {
+			for _, a := range c.attempts(ctx, q) {
+				if len(s.Attempts) == min(r.Attempts, fleet.MaxAttempts) {
+					break
+				}
+				s.Attempts = append(s.Attempts, fleet.Attempt{MessageID: broker.Shortened(a.MessageID, 255), Attempt: a.Number, Began: a.Began.UTC()})
+			}
+		}
+		for _, f := range q.Failures.Last(min(r.Failures, fleet.MaxFailures)) {
+			s.Failures = append(s.Failures, fleet.Failure{
+				At: f.At.UTC(), MessageID: broker.Shortened(f.MessageID, 255), Attempt: f.Attempt, Verdict: f.Verdict, Error: broker.Shortened(f.Error, maxErrorText),
+			})
+		}
+		out.Queues = append(out.Queues, s)
+	}
+	for _, s := range c.Schedules() {
+		out.Schedules = append(out.Schedules, fleet.Schedule{Schedule: s.Schedule, Leading: s.Leading, Next: s.Next.UTC(), Fault: broker.Shortened(s.Fault, maxErrorText)})
+	}
+	return out
+}
+
+// A watcher has the status sent to it every two seconds.
+type watcher struct {
+	request fleet.Request
+	to, id  string
+	until   time.Time
+}
+
+// watch has the status sent for a while to whoever asks, in place of what it has asked
+// for before. Nobody gets more than half a minute without asking again.
+func (c *Control) watch(r fleet.Request, to, id string) {
+	c.watchers = slices.DeleteFunc(c.watchers, func(w watcher) bool { return w.to == to })
+	lasts := min(time.Duration(r.ForMillis)*time.Millisecond, fleet.MaxWatch)
+	if lasts <= 0 || to == "" {
+		return
+	}
+	if len(c.watchers) == maxWatchers {
+		c.watchers = c.watchers[1:]
+	}
+	c.watchers = append(c.watchers, watcher{r, to, id, time.Now().Add(lasts)})
+	if c.watching == nil {
+		c.watching = time.After(fleet.WatchEvery)
+	}
+}
+
+// report sends the status to all who watch.
+func (c *Control) report(ctx context.Context) {
+	now := time.Now()
+	c.watching = nil
+	c.watchers = slices.DeleteFunc(c.watchers, func(w watcher) bool {
+		return now.After(w.until) || !c.answer(ctx, w.to, w.id, fleet.Answer{Daemon: c.Daemon, Status: c.status(ctx, w.request)})
+	})
+	if len(c.watchers) > 0 {
+		c.watching = time.After(fleet.WatchEvery)
+	}
+}

@@ -1,0 +1,88 @@
+// Package inflight has single attempts cancelled while they are under way, and remembers
+// those that failed last.
+package inflight
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Cancelled is why an attempt that an operator has ended was ended.
+type Cancelled struct{ By, Why string }
+
+func (c *Cancelled) Error() string {
+	text := "cancelled by " + c.By
+	if c.Why != "" {
+		text += ": " + c.Why
+	}
+	return text
+}
+
+// A Message is one that is being worked. The zero value is one that nobody has cancelled.
+type Message struct {
+	cancelled atomic.Pointer[Cancelled]
+	cancel    atomic.Pointer[context.CancelCauseFunc]
+}
+
+// Begin returns a context for an attempt that ends when the message is cancelled, with a
+// [Cancelled] as its cause, or when end is called. Nil is a message that nobody can cancel.
+func (m *Message) Begin(ctx context.Context) (attempt context.Context, end func()) {
+	if m == nil {
+		return ctx, func() {}
+	}
+	attempt, cancel := context.WithCancelCause(ctx)
+	m.cancel.Store(&cancel)
+	if c := m.cancelled.Load(); c != nil {
+		cancel(c)
+	}
+	return attempt, func() { cancel(nil) }
+}
+
+// Cancel ends the attempt that is under way, and every further one.
+func (m *Message) Cancel(c *Cancelled) {
+	m.cancelled.Store(c)
+	if cancel := m.cancel.Load(); cancel != nil {
+		(*cancel)(c)
+	}
+}
+
+// A Failure is an attempt that has failed.
+type Failure struct {
+	At        time.Time
+	MessageID string
+	Attempt   int
+	Verdict   string
+	Error     string
+}
+
+// keep is how many failures are kept.
+const keep = 20
+
+// Failures are the last ones of a queue. The zero value has none.
+type Failures struct {
+	mu   sync.Mutex
+	last []Failure
+}
+
+// Add adds one that has happened now.
+func (f *Failures) Add(messageID string, attempt int, verdict string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.last) == keep {
+		f.last = append(f.last[:0], f.last[1:]...)
+	}
+	f.last = append(f.last, Failure{time.Now(), messageID, attempt, verdict, err.Error()})
+}
+
+// Last returns at most n, the newest first.
+func (f *Failures) Last(n int) []Failure {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []Failure
+	for i := len(f.last) - 1; i >= 0 && len(out) < n; i-- {
+		out = append(out, f.last[i])
+	}
+	return out
+}

@@ -1,0 +1,260 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/settings"
+)
+
+type psCommand struct {
+	Queues []string      `arg:"" optional:"" name:"queue" help:"Only daemons that have one of these queues, and what there is to say of them."`
+	Wait   time.Duration `default:"1500ms" placeholder:"DURATION" help:"How long to wait for answers, at most (1.5s)."`
+	format
+	fleetCommand
+}
+
+// Run prints a line for each daemon, and what stands out.
+func (p *psCommand) Run(ctx context.Context, a App) error {
+	ctx, c, closes, err := p.dial(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer closes()
+	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: 1}, 0, p.Wait)
+	if err != nil && !errors.Is(err, fleet.ErrNobody) {
+		return err
+	}
+	if len(p.Queues) > 0 {
+		answers = slices.DeleteFunc(answers, func(an fleet.Answer) bool {
+			return an.Status != nil && !slices.ContainsFunc(an.Status.Queues, func(q fleet.QueueStatus) bool { return slices.Contains(p.Queues, q.Queue) })
+		})
+	}
+	queues := p.Queues
+	if len(queues) == 0 {
+		queues = settings.QueueNames()
+	}
+	states, err := c.QueueStates(ctx, queues, answers)
+	if err != nil {
+		return err
+	}
+	notes := fleet.Notes(answers, states, time.Now())
+	if p.Output == "json" { // the whole in one
+		encoder := json.NewEncoder(a.Out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(struct {
+			Daemons []fleet.Answer     `json:"daemons"`
+			Queues  []fleet.QueueState `json:"queues"`
+			Notes   []string           `json:"notes"`
+		}{emptyIfNil(answers), emptyIfNil(states), emptyIfNil(notes)})
+	}
+	list := p.list(a.Out, []string{"DAEMON", "VERSION", "UP", "NODE", "FLIGHT", "OLDEST", "QUEUES"}, 22, 12, 5, 16, 9, 16)
+	for _, an := range answers {
+		if err := list.add(an, psRow(an)...); err != nil {
+			return err
+		}
+	}
+	if err := list.end(); err != nil {
+		return err
+	}
+	if p.Output != "table" {
+		return nil
+	}
+	if len(answers) == 0 {
+		fmt.Fprintln(a.Err, fleet.ErrNobody)
+	}
+	for _, note := range notes {
+		fmt.Fprintf(a.Out, "! %s\n", visible(note))
+	}
+	return nil
+}
+
+func emptyIfNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// psRow is the row of a daemon.
+func psRow(an fleet.Answer) []string {
+	d := an.Daemon
+	row := []string{visible(d.Name()), visible(d.Version), since(d.Began)}
+	s := an.Status
+	if s == nil {
+		return append(row, "-", "-", "-", visible(an.Error))
+	}
+	var inFlight int64
+	var slots int
+	var oldest fleet.Attempt
+	names := make([]string, len(s.Queues))
+	for i, q := range s.Queues {
+		inFlight, slots, names[i] = inFlight+q.InFlight, slots+q.Slots, visible(q.Queue)
+		for _, at := range q.Attempts {
+			if oldest.Began.IsZero() || at.Began.Before(oldest.Began) {
+				oldest = at
+			}
+		}
+	}
+	age := "-"
+	if !oldest.Began.IsZero() {
+		age = short(max(s.At.Sub(oldest.Began), 0)) + " " + visible(cmp.Or(oldest.MessageID, "(no id)"))
+	}
+	return append(row, visible(s.Node), fmt.Sprintf("%d/%d", inFlight, slots), age, strings.Join(names, ","))
+}
+
+// targets are the daemons that an act is for.
+type targets struct {
+	Daemons []string      `arg:"" optional:"" name:"daemon" help:"The daemons: HOST, all of one machine, or HOST/PID, as ps shows them."`
+	All     bool          `help:"All daemons."`
+	Why     string        `placeholder:"TEXT" help:"The reason, for the log and whoever looks."`
+	Wait    time.Duration `default:"3s" placeholder:"DURATION" help:"How long to wait for answers, at most (3s)."`
+	acting
+	fleetCommand
+}
+
+// act asks who is there, says what would be done, and has them do r.
+func (t *targets) act(ctx context.Context, a App, what string, r fleet.Request) error {
+	if (len(t.Daemons) > 0) == t.All {
+		return errors.New("name daemons, as ps shows them, or say --all")
+	}
+	ctx, c, closes, err := t.dial(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer closes()
+	r.Daemons, r.Why = t.Daemons, t.Why
+	return act(ctx, a, c, t.acting, t.Wait, what, r, nil)
+}
+
+// act finds out which daemons r is for, says what would be done, and has them do it. those
+// tells which of them are meant; nil: all that answer.
+func act(ctx context.Context, a App, c *fleet.Client, f acting, wait time.Duration, what string, r fleet.Request, those func(fleet.Answer) bool) error {
+	there, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Daemons: r.Daemons, Attempts: fleet.MaxAttempts}, 0, wait)
+	if err != nil {
+		return err
+	}
+	meant := make(map[string]bool)
+	for _, an := range there {
+		if those == nil || those(an) {
+			meant[an.Daemon.Name()] = true
+		}
+	}
+	for _, name := range r.Daemons {
+		if !slices.ContainsFunc(there, func(an fleet.Answer) bool { return an.Daemon.Host == name || an.Daemon.Name() == name }) {
+			return fmt.Errorf("no daemon %s has answered; warren ps lists those that do", printable(name))
+		}
+	}
+	if len(meant) == 0 {
+		return errors.New("none of the daemons that have answered is meant")
+	}
+	names := slices.Sorted(maps.Keys(meant))
+	if on, err := f.proceed(a, fmt.Sprintf("%s: %s (%s)", what, plural(len(meant), "daemon", "daemons"), printable(strings.Join(names, ", ")))); !on {
+		return err
+	}
+	r.Daemons = names
+	answers, err := c.Ask(ctx, r, len(names), wait)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, an := range answers {
+		switch {
+		case an.Error != "":
+			failed++
+			fmt.Fprintf(a.Out, "%s: %s\n", printable(an.Daemon.Name()), visible(an.Error))
+		case an.Done == 0:
+			failed++
+			fmt.Fprintf(a.Out, "%s: nothing to do any more\n", printable(an.Daemon.Name()))
+		default:
+			fmt.Fprintf(a.Out, "%s: done\n", printable(an.Daemon.Name()))
+		}
+		delete(meant, an.Daemon.Name())
+	}
+	for _, name := range slices.Sorted(maps.Keys(meant)) {
+		fmt.Fprintf(a.Out, "%s: no answer\n", printable(name))
+	}
+	if failed+len(meant) > 0 {
+		return &Partial{fmt.Sprintf("not done by %d of %d", failed+len(meant), len(names))}
+	}
+	return nil
+}
+
+type quietCommand struct{ targets }
+
+// Run has daemons take no messages.
+func (q *quietCommand) Run(ctx context.Context, a App) error {
+	return q.act(ctx, a, "finish what is in flight and take no more", fleet.Request{Verb: fleet.VerbQuiet})
+}
+
+type workCommand struct{ targets }
+
+// Run has daemons take messages again.
+func (w *workCommand) Run(ctx context.Context, a App) error {
+	return w.act(ctx, a, "take messages again", fleet.Request{Verb: fleet.VerbWork})
+}
+
+type levelCommand struct {
+	Level string        `arg:"" enum:"debug,info,warn,error" help:"The level: debug, info, warn or error."`
+	For   time.Duration `default:"10m" placeholder:"DURATION" help:"How long, up to 24h (10m); then it is the usual one again."`
+	targets
+}
+
+// Run has daemons log more or less for a while.
+func (l *levelCommand) Run(ctx context.Context, a App) error {
+	if l.For < time.Second || l.For > fleet.MaxLevel {
+		return fmt.Errorf("--for is %v; it must be from 1s to %v", l.For, fleet.MaxLevel)
+	}
+	return l.act(ctx, a, fmt.Sprintf("log at %s for %v", l.Level, l.For), fleet.Request{Verb: fleet.VerbLevel, Level: l.Level, ForMillis: l.For.Milliseconds()})
+}
+
+type cancelCommand struct {
+	MessageID string        `arg:"" name:"id" help:"The message-id, as ps and top show it."`
+	Queue     string        `placeholder:"QUEUE" help:"Only in this queue."`
+	Why       string        `placeholder:"TEXT" help:"The reason, for the log and the dead letter."`
+	Wait      time.Duration `default:"3s" placeholder:"DURATION" help:"How long to wait for answers, at most (3s)."`
+	acting
+	fleetCommand
+}
+
+// Run ends the attempt at a message.
+func (k *cancelCommand) Run(ctx context.Context, a App) error {
+	ctx, c, closes, err := k.dial(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer closes()
+	unseen := false
+	has := func(an fleet.Answer) bool {
+		if an.Status == nil {
+			return false
+		}
+		for _, q := range an.Status.Queues {
+			if k.Queue != "" && q.Queue != k.Queue {
+				continue
+			}
+			unseen = unseen || int64(len(q.Attempts)) < q.InFlight
+			if slices.ContainsFunc(q.Attempts, func(at fleet.Attempt) bool { return at.MessageID == k.MessageID }) {
+				return true
+			}
+		}
+		return false
+	}
+	err = act(ctx, a, c, k.acting, k.Wait, "cancel "+printable(k.MessageID)+", and dead-letter it", fleet.Request{Verb: fleet.VerbCancel, MessageID: k.MessageID, Queue: k.Queue, Why: k.Why}, has)
+	if err != nil && err.Error() == "none of the daemons that have answered is meant" {
+		text := "no daemon that has answered is working on a message of that id"
+		if unseen {
+			text += fmt.Sprintf(", among the oldest %d of each queue", fleet.MaxAttempts)
+		}
+		return errors.New(text)
+	}
+	return err
+}
