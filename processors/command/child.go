@@ -117,13 +117,13 @@ func (c *child) end() {
 // an answer the child has ended: by itself, for what it wrote, or because ctx has ended.
 func (c *child) work(ctx context.Context, d *consumer.Delivery, scope *consumer.Scope) (answered bool, err error) {
 	c.given++
-	request := requestLine(ctx, c.given, d)
+	request := newRequest(ctx, c.given, d)
 	answers := c.begin(scope)
 	spare := context.AfterFunc(ctx, func() { c.kill(nil) })
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		if _, err := c.stdin.Write(request); err != nil {
+		if err := request.writeTo(c.stdin); err != nil {
 			c.end() // it does not read, mostly because it is about to end
 		}
 	}()
@@ -247,7 +247,7 @@ func (c *childOutput) read(line []byte) error {
 			c.said.log.Log(context.Background(), r.Level, "line of the command's log", "line", *r.Log)
 		}
 	case r.Progress != nil:
-		c.said.progress(int(*r.Progress), r.Text)
+		c.said.progress(int(min(max(*r.Progress, 0), 100)), r.Text)
 	default:
 		c.id = 0
 		c.answer <- r

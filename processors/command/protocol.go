@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 	"unicode/utf8"
@@ -53,8 +54,8 @@ type properties struct {
 	Timestamp       string `json:"timestamp"`
 }
 
-func requestLine(ctx context.Context, id int, d *consumer.Delivery) []byte {
-	r := request{
+func newRequest(ctx context.Context, id int, d *consumer.Delivery) *request {
+	r := &request{
 		ID: id, BodyEncoding: "utf-8",
 		Queue: d.Queue, Exchange: d.Exchange, RoutingKey: d.RoutingKey, Attempt: d.Attempt, Redelivered: d.Redelivered,
 		Properties: properties{
@@ -77,12 +78,14 @@ func requestLine(ctx context.Context, id int, d *consumer.Delivery) []byte {
 	span := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, span)
 	r.Traceparent, r.Tracestate = span["traceparent"], span["tracestate"]
+	return r
+}
 
-	var line bytes.Buffer
-	encoder := json.NewEncoder(&line)
+// writeTo writes the line in one piece, of which there is no copy: the body may be large.
+func (r *request) writeTo(w io.Writer) error {
+	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(r) // expressible has left nothing that fails; it ends with a newline, and has no other
-	return line.Bytes()
+	return encoder.Encode(r) // with a newline after it, and no other; expressible has left nothing that fails
 }
 
 // A reply is a line of a child. It has an id and one of verdict, log and progress, and
