@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -128,7 +129,7 @@ func TestEnvironmentOfABareMessage(t *testing.T) {
 }
 
 // Whatever a publisher writes, each variable is one that a program can be given,
-// and the headers are JSON.
+// and the headers are JSON; and a child is told of it in one line, which has the body.
 func FuzzEnvironment(f *testing.F) {
 	f.Add("id", "application/json", "key", "value", []byte("bytes"), 1.5, int64(1700000000))
 	f.Add("a\x00b", "\xff", "\x00", "\ud7ff\xed\xa0\x80", []byte{0}, math.Inf(-1), int64(math.MaxInt64))
@@ -150,6 +151,23 @@ func FuzzEnvironment(f *testing.F) {
 			if name == "WARREN_HEADERS" && !json.Valid([]byte(value)) {
 				t.Errorf("headers %q, want JSON", value)
 			}
+		}
+
+		d.Body = bytes
+		var line strings.Builder
+		if err := newRequest(t.Context(), 1, &d).writeTo(&line); err != nil || strings.Index(line.String(), "\n") != line.Len()-1 {
+			t.Fatalf("a child is told %q (%v), want one line", line.String(), err)
+		}
+		var told request
+		if err := json.Unmarshal([]byte(line.String()), &told); err != nil {
+			t.Fatalf("a child is told %q: %v", line.String(), err)
+		}
+		body := []byte(told.Body)
+		if told.BodyEncoding == "base64" {
+			body, _ = base64.StdEncoding.DecodeString(told.Body)
+		}
+		if string(body) != string(bytes) {
+			t.Errorf("a child is told the body %q as %s, want %q", body, told.BodyEncoding, bytes)
 		}
 	})
 }
