@@ -254,13 +254,14 @@ func (q queue) undone() int {
 
 var queueLine = regexp.MustCompile(`\{"([^"]+)",\s*(\d+),\s*(\d+),\s*(\d+)\}`)
 
-// queues returns all queues there are.
+// queues returns all queues there are that hold messages: not those in which daemons are
+// asked something.
 func (m *machine) queues() ([]queue, error) {
 	value, err := m.vhost.Node.Eval(fmt.Sprintf(`[begin
 		{ok, {_, #{num_messages := All, num_checked_out := Unacked, num_consumers := Consumers}}, _} = ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}),
 		{resource, _, _, Name} = amqqueue:get_name(Q),
 		{binary_to_list(Name), All - Unacked, Unacked, Consumers}
-		end || Q <- rabbit_amqqueue:list(<<"%s">>)]`, m.vhost.Name))
+		end || Q <- rabbit_amqqueue:list(<<"%s">>), amqqueue:get_type(Q) =:= rabbit_quorum_queue]`, m.vhost.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +325,8 @@ func (m *machine) autopsy(name string) string {
 	value, err := m.vhost.Node.Eval(fmt.Sprintf(`begin
 		{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"%s">>)),
 		{ok, {_, Overview}, _} = ra:leader_query(amqqueue:get_pid(Q), {rabbit_fifo, overview, []}),
-		lists:flatten(io_lib:format("~0p dead-lettering by ~0p", [Overview, supervisor:which_children(rabbit_fifo_dlx_sup)])) end`, m.vhost.Name, name))
+		{ok, {_, State}, _} = ra:leader_query(amqqueue:get_pid(Q), fun(S) -> S end),
+		lists:flatten(io_lib:format("at ~p: ~0p, its state ~0P, dead-lettering by ~0p", [erlang:system_time(millisecond), Overview, State, 150, length(supervisor:which_children(rabbit_fifo_dlx_sup))])) end`, m.vhost.Name, name))
 	if err != nil {
 		return err.Error()
 	}
