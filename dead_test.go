@@ -3,8 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,5 +120,181 @@ body, 49 bytes of JSON
 	}
 	if n := v.Ready(t, "mails.dead"); n != 3 {
 		t.Errorf("%d dead letters are left, want 3", n)
+	}
+}
+
+// The terminal's tools, from failure to success: a deploy makes messages fail, its successor works.
+func TestDeadLettersAreReplayed(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	dir := t.TempDir()
+	fixed := filepath.Join(dir, "fixed")
+	start(t, commandQueue(v, "orders", "test -e "+fixed+" || { echo order gone >&2; exit 65; }")...)
+	env := []string{"WARREN_AMQP_URL=" + v.URL, "EDITOR=sed -i s/7/8/"}
+	run := func(want int, in string, args ...string) (stdout, stderr string) {
+		t.Helper()
+		cmd := warren(t, env, args...)
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(in)
+		stdout, stderr, status := output(t, cmd)
+		if status != want {
+			t.Errorf("%q: got status %d, %s and %s, want %d", args, status, stdout, stderr, want)
+		}
+		return stdout, stderr
+	}
+	dead := func(n int) {
+		t.Helper()
+		rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == n }, fmt.Sprintf("%d are dead", n))
+	}
+	lines := ""
+	for i := range 10 {
+		lines += fmt.Sprintf(`{"message_id":"o-%d","body":"{\"n\":%d}"}`+"\n", i, i)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders") >= 0 }, "the queue is declared")
+	if ids, _ := run(0, lines, "publish", "orders", "--lines", "-"); strings.Count(ids, "\n") != 10 || !strings.HasPrefix(ids, "o-0\no-1\n") {
+		t.Errorf("publish --lines: got %q", ids)
+	}
+	dead(10)
+
+	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--dry-run"); out != "replay 10 dead letters of orders: 10 permanent\n" {
+		t.Errorf("dry run: got %q", out)
+	}
+	if _, fault := run(1, "", "dead", "replay", "orders", "--all"); fault != "warren: replay 10 dead letters of orders: 10 permanent: there is no terminal to ask on; say --yes, or --dry-run\n" {
+		t.Errorf("without a terminal: got %q", fault)
+	}
+	for _, args := range [][]string{{}, {"o-1", "--all"}, {"--filter", "reason ="}, {"--edit", "--all"}, {"--all", "--rate=-1"}} {
+		if out, fault := run(1, "", append([]string{"dead", "replay", "orders", "--yes"}, args...)...); out != "" || fault == "" {
+			t.Errorf("%q: got %q and %q", args, out, fault)
+		}
+	}
+	dead(10)
+	// Replayed too early, they die again, and say that they were replayed.
+	if out, _ := run(0, "", "dead", "replay", "orders", "o-1", "o-2", "--yes"); out != "replayed 2 dead letters of orders\n" {
+		t.Errorf("replay: got %q", out)
+	}
+	dead(10)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool {
+		out, _ := run(0, "", "dead", "list", "orders", "-f", "replayed = 1 and attempts = 1 and error ~ 'order gone'", "-o", "jsonl")
+		return strings.Count(out, "\n") == 2
+	}, "both say so")
+	if out, fault := run(3, "", "dead", "replay", "orders", "nobody", "--yes"); out != "replayed 0 dead letters of orders\n" || fault != "warren: no dead letter of orders has the id nobody\n" {
+		t.Errorf("an id that there is not: got %q and %q", out, fault)
+	}
+
+	if err := os.WriteFile(fixed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, difference := run(0, "", "dead", "replay", "orders", "o-7", "--edit", "--yes")
+	if out != "replayed 1 dead letter of orders\n" || difference != "- {\"n\":7}\n+ {\"n\":8}\n" {
+		t.Errorf("edit: got %q and %q", out, difference)
+	}
+	dead(9)
+	if _, fault := run(1, "", "dead", "replay", "orders", "o-3", "--edit", "--yes"); fault != "warren: the body was not changed; nothing was done\n" {
+		t.Errorf("edit without a change: got %q", fault)
+	}
+	out, _ = run(0, "", "dead", "discard", "orders", "-f", "body.n < 3", "--archive", "gone.jsonl", "--yes")
+	if out != "gone.jsonl has them; warren dead import orders gone.jsonl puts them back\ndiscarded 3 dead letters of orders\n" {
+		t.Errorf("discard: got %q", out)
+	}
+	dead(6)
+	if _, fault := run(1, "", "dead", "discard", "orders", "--all", "--archive", "gone.jsonl", "--yes"); !strings.Contains(fault, "gone.jsonl: file exists") {
+		t.Errorf("into a file that there is: got %q", fault)
+	}
+	if out, _ := run(0, "", "dead", "import", "orders", "gone.jsonl", "--dry-run"); out != "import 3 messages into orders.dead\n" {
+		t.Errorf("import: got %q", out)
+	}
+	if out, _ := run(0, "", "dead", "import", "orders", "gone.jsonl", "--yes"); out != "imported 3 messages into orders.dead\n" {
+		t.Errorf("import: got %q", out)
+	}
+	dead(9)
+	exported, counted := run(0, "", "dead", "export", "orders", "-f", "id = o-1")
+	if !strings.HasPrefix(exported, `{"message_id":"o-1","headers":{`) || !strings.HasSuffix(exported, `"x-warren-worker":"vm (devel)"},"body":"{\"n\":1}"}`+"\n") && !strings.Contains(exported, `"body":"{\"n\":1}"}`) ||
+		counted != "exported 1 dead letter of orders\n" {
+		t.Errorf("export: got %q and %q", exported, counted)
+	}
+	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--yes"); out != "replayed 9 dead letters of orders\n" {
+		t.Errorf("replay: got %q", out)
+	}
+	dead(0)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders") == 0 && v.Unacked(t, "orders") == 0 }, "all are done")
+	if n := v.Ready(t, "orders.dead"); n != 0 {
+		t.Errorf("%d died again", n)
+	}
+}
+
+// The tool is killed again and again: each message is in its queue or dead, and few are in both.
+func TestReplayThatIsKilled(t *testing.T) {
+	n, kills := 4000, 8
+	if os.Getenv("WARREN_TEST_LONG") != "" {
+		n, kills = 10_000, 20
+	}
+	v := rabbittest.NewVhost(t)
+	declareDead(t, v, "orders")
+	v.PublishN(t, "orders.dead", n, func(i int) amqp091.Publishing { return deadLetter(fmt.Sprint(i), "exhausted", "no", "{}") })
+	v.Declare(t, "orders", amqp091.Table{"x-queue-type": "quorum", "x-overflow": "reject-publish"})
+	env := []string{"WARREN_AMQP_URL=" + v.URL}
+	ch := v.Channel(t)
+	replayed := func() int {
+		q, err := ch.QueueDeclarePassive("orders", true, false, false, false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return q.Messages
+	}
+	killed := 0
+	for v.Ready(t, "orders.dead")+v.Unacked(t, "orders.dead") > 0 {
+		cmd := warren(t, env, "dead", "replay", "orders", "--all", "--yes")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if killed < kills {
+			// At a random moment after it has begun, and before it has more than its share.
+			enough := replayed() + 1 + rand.IntN(n/(kills+1))
+			rabbittest.Eventually(t, rabbittest.Soon, func() bool { return replayed() >= enough }, "some are replayed")
+			killed++
+			_ = cmd.Process.Kill()
+		}
+		_ = cmd.Wait()
+	}
+	if killed < kills {
+		t.Errorf("it was killed %d times, want %d", killed, kills)
+	}
+	seen := make(map[string]int)
+	for _, d := range v.Drain(t, "orders") {
+		seen[d.MessageId]++
+	}
+	repeats := 0
+	for _, times := range seen {
+		repeats += times - 1
+	}
+	t.Logf("%d messages, killed %d times: %d repeats", n, killed, repeats)
+	if len(seen) != n || repeats*100 >= n {
+		t.Errorf("got %d messages and %d repeats, want %d and less than 1 %%", len(seen), repeats, n)
+	}
+}
+
+// Many dead letters are looked at and replayed in memory that does not grow with them. Their
+// rates are in the log: 100,000 with WARREN_TEST_LONG.
+func TestManyDeadLetters(t *testing.T) {
+	n, size := 5000, 1000
+	if os.Getenv("WARREN_TEST_LONG") != "" {
+		n = 100_000
+	}
+	v := rabbittest.NewVhost(t)
+	declareDead(t, v, "orders")
+	v.Declare(t, "orders", amqp091.Table{"x-queue-type": "quorum", "x-overflow": "reject-publish"})
+	body := `{"text":"` + strings.Repeat("x", size) + `"}`
+	v.PublishN(t, "orders.dead", n, func(i int) amqp091.Publishing { return deadLetter(fmt.Sprint(i), "exhausted", "451 try again", body) })
+	for _, args := range [][]string{{"list", "orders", "-o", "jsonl"}, {"groups", "orders"}, {"replay", "orders", "--all", "--yes"}} {
+		cmd := warren(t, []string{"WARREN_AMQP_URL=" + v.URL}, append([]string{"dead"}, args...)...)
+		begin := time.Now()
+		stdout, stderr, status := output(t, cmd)
+		took := time.Since(begin)
+		if status != 0 || args[0] == "list" && strings.Count(stdout, "\n") != n || args[0] == "replay" && stdout != fmt.Sprintf("replayed %d dead letters of orders\n", n) {
+			t.Errorf("%q: got status %d and %s", args, status, stderr)
+		}
+		resident := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
+		t.Logf("%s of %d: %v, %.0f/s, %d MiB at most", args[0], n, took.Round(time.Millisecond), float64(n)/took.Seconds(), resident)
+	}
+	if got := v.Ready(t, "orders"); got != n {
+		t.Errorf("%d messages are in the queue, want %d", got, n)
 	}
 }

@@ -23,12 +23,19 @@ const (
 type Selection struct {
 	IDs    []string // those that have one of these
 	Filter *filter.Filter
-	Most   int // the first so many of them; zero means all
+	Most   int             // the first so many of them; zero means all
+	Found  func(id string) // is told of each that is found; nil: nobody is
 }
 
 // has tells whether the message with that id is meant.
 func (s Selection) has(id string, m filter.Message) bool {
-	return (len(s.IDs) == 0 || slices.Contains(s.IDs, id)) && s.Filter.Match(m)
+	if len(s.IDs) > 0 && !slices.Contains(s.IDs, id) || !s.Filter.Match(m) {
+		return false
+	}
+	if s.Found != nil {
+		s.Found(id)
+	}
+	return true
 }
 
 // Looked is what a look came to.

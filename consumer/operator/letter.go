@@ -39,6 +39,7 @@ type Letter struct {
 
 	content
 	cause string // the error without what is of this message alone
+	user  string // of this process
 }
 
 // What the broker itself says of a message that it has dead-lettered.
@@ -55,7 +56,7 @@ const unexplained = "unknown"
 // newLetter reads a dead letter of the work queue. user is the name by which the broker knows
 // this process: what is signed with it is believed.
 func newLetter(queue, user string, d *amqp.Delivery) *Letter {
-	l := &Letter{Queue: queue, Reason: unexplained, Type: d.Type, Size: len(d.Body), content: content{delivery: d}}
+	l := &Letter{Queue: queue, Reason: unexplained, Type: d.Type, Size: len(d.Body), content: content{delivery: d}, user: user}
 	ours := isOurs(user, d)
 	if ours {
 		l.Attempts = int(integer(d.Headers, broker.HeaderAttempt))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -30,8 +29,6 @@ type Line struct {
 	Expiration      Bytes          `json:"expiration,omitempty"`
 	Priority        uint8          `json:"priority,omitempty"`
 	Timestamp       time.Time      `json:"timestamp,omitzero"`
-	Exchange        *Bytes         `json:"exchange,omitempty"` // where it was last published
-	RoutingKey      *Bytes         `json:"routing_key,omitempty"`
 	Headers         map[string]any `json:"headers,omitempty"`
 	Body            Bytes          `json:"body"`
 }
@@ -81,6 +78,9 @@ func (l *Letter) line() Line {
 	if lastDeath(l.delivery) == nil {
 		return line
 	}
+	if msg, err := republished(l.user, l.delivery); err == nil {
+		line.Headers = broker.Plain(msg.Headers)
+	}
 	line.Headers[broker.HeaderReason] = l.Reason
 	line.Headers[broker.HeaderError] = broker.Shortened(l.Error, maxErrorBytes)
 	if !l.DeadAt.IsZero() {
@@ -93,11 +93,10 @@ func (l *Letter) line() Line {
 const maxErrorBytes = 4096
 
 func lineOf(d *amqp.Delivery) Line {
-	exchange, key := Bytes(d.Exchange), Bytes(d.RoutingKey)
 	return Line{
 		MessageID: Bytes(d.MessageId), Type: Bytes(d.Type), ContentType: Bytes(d.ContentType), ContentEncoding: Bytes(d.ContentEncoding),
 		CorrelationID: Bytes(d.CorrelationId), ReplyTo: Bytes(d.ReplyTo), AppID: Bytes(d.AppId), UserID: Bytes(d.UserId),
-		Expiration: Bytes(d.Expiration), Priority: d.Priority, Timestamp: d.Timestamp, Exchange: &exchange, RoutingKey: &key,
+		Expiration: Bytes(d.Expiration), Priority: d.Priority, Timestamp: d.Timestamp,
 		Headers: broker.Plain(withoutBrokers(d.Headers)), Body: Bytes(d.Body),
 	}
 }
@@ -126,9 +125,6 @@ func written(v any) any {
 	case float32:
 		return written(float64(v))
 	case float64:
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return map[string]any{"!float": strconv.FormatFloat(v, 'g', -1, 64)}
-		}
 		text := strconv.FormatFloat(v, 'g', -1, 64)
 		if !strings.ContainsAny(text, ".e") {
 			text += ".0" // or it would be read as a whole number
@@ -218,8 +214,6 @@ func typed(name, text string) (any, error) {
 		return base64.StdEncoding.DecodeString(text)
 	case "!time":
 		return time.Parse(time.RFC3339, text)
-	case "!float":
-		return strconv.ParseFloat(text, 64)
 	}
-	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes, !time and !float", name)
+	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes and !time", name)
 }

@@ -51,6 +51,9 @@ func IsBrokers(header string) bool {
 	return strings.HasPrefix(header, "x-first-death-") || strings.HasPrefix(header, "x-last-death-")
 }
 
+// IsOwn tells whether the header is Warren's to write.
+func IsOwn(header string) bool { return strings.HasPrefix(header, OwnHeaders) }
+
 // Integer returns v as an int64 if it is one of the integer types of AMQP, or a float
 // without a fraction.
 func Integer(v any) (int64, bool) {
@@ -146,6 +149,12 @@ func amqpValue(v any) any {
 	default:
 		return v
 	}
+}
+
+// Table is the reverse of Plain.
+func Table(m map[string]any) amqp.Table {
+	table, _ := amqpValue(m).(amqp.Table)
+	return table
 }
 
 // Shortened returns text as valid UTF-8 of at most the given size.

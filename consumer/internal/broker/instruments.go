@@ -37,6 +37,7 @@ const (
 	ForSchedule   Purpose = "schedule"    // a firing
 	ForProgram    Purpose = "publish"     // for a program that asked for it
 	ForOutbox     Purpose = "outbox"      // for a processor, or another program
+	ForReplay     Purpose = "replay"      // a dead letter, or what waits, for an operator
 )
 
 // Attributes of spans and metrics that the conventions have no name for.

@@ -10,9 +10,12 @@ import (
 )
 
 // A Pipe publishes messages one after the other, without waiting for the confirm of each.
-// It is for one goroutine. After any error but ErrUnsendable it is of no more use: then, what
-// has not been confirmed may be published or not.
+// It is for one goroutine. After any error but ErrUnsendable nothing more is to be published
+// with it, and Flush tells what has become of the rest.
 type Pipe struct {
+	// Window is how many messages may wait for their confirms.
+	Window int
+
 	conn    *Conn
 	ch      *amqp.Channel
 	returns chan amqp.Return
@@ -28,7 +31,7 @@ type flying struct {
 	then        func() error
 }
 
-// OpenPipe opens a Pipe in which at most so many messages wait for their confirms.
+// OpenPipe opens a Pipe whose window is of that size at most.
 func (c *Conn) OpenPipe(window int) (*Pipe, error) {
 	ch, err := c.Channel()
 	if err != nil {
@@ -38,7 +41,7 @@ func (c *Conn) OpenPipe(window int) (*Pipe, error) {
 		return nil, err
 	}
 	return &Pipe{
-		conn: c, ch: ch, flight: make([]flying, 0, window), refused: make(map[destination]error),
+		Window: window, conn: c, ch: ch, refused: make(map[destination]error),
 		returns: ch.NotifyReturn(make(chan amqp.Return, window)),
 		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 	}, nil
@@ -51,7 +54,7 @@ func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func() error) error
 	if err := p.conn.check(o); err != nil {
 		return err
 	}
-	for len(p.flight) == cap(p.flight) {
+	for len(p.flight) >= p.Window {
 		if err := p.settle(ctx); err != nil {
 			return err
 		}
@@ -88,19 +91,22 @@ func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func() error) error
 // blockedPoll is how often a Pipe looks whether the broker takes messages again.
 const blockedPoll = 100 * time.Millisecond
 
-// Flush waits until all that was published is confirmed.
+// Flush waits until all that was published is confirmed, or known not to be, and returns the
+// first error.
 func (p *Pipe) Flush(ctx context.Context) error {
+	var first error
 	for len(p.flight) > 0 {
-		if err := p.settle(ctx); err != nil {
-			return err
+		if err := p.settle(ctx); err != nil && first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 // settle waits for the confirm of the oldest message.
 func (p *Pipe) settle(ctx context.Context) error {
 	f := p.flight[0]
+	p.flight = p.flight[1:]
 	select {
 	case <-f.confirm.Done():
 	default:
@@ -123,11 +129,11 @@ func (p *Pipe) settle(ctx context.Context) error {
 		return p.reason(amqp.ErrClosed)
 	case !f.confirm.Acked():
 		return ErrRefused
-	case p.refused[f.destination] != nil:
-		return p.refused[f.destination]
 	}
-	copy(p.flight, p.flight[1:])
-	p.flight = p.flight[:len(p.flight)-1]
+	// The broker does not say which message it returns: all of that way count as returned.
+	if err := p.refused[f.destination]; err != nil {
+		return err
+	}
 	return f.then()
 }
 

@@ -248,7 +248,7 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 // people: put back into its queue, it is tried as often as any other.
 func (c *Conn) signed(o Outgoing) amqp.Publishing {
 	switch o.Purpose {
-	case "", ForWait, ForReturn, ForSchedule:
+	case "", ForWait, ForReturn, ForSchedule, ForReplay:
 		o.Message.UserId = c.User
 	}
 	return o.Message

@@ -33,6 +33,7 @@ type Sweep struct {
 	conn    *Conn
 	ch      *amqp.Channel
 	closes  chan *amqp.Error
+	why     error  // the channel was closed; nil: it was not, or is not known yet
 	acked   []bool // of what was handed out, by delivery tag less 1
 	ends    []int  // of the batches in that
 	held    int    // of it, not acknowledged
@@ -197,15 +198,17 @@ func (s *Sweep) reason(err error) error {
 	if err == nil || !s.ch.IsClosed() {
 		return err
 	}
-	select {
-	case reason := <-s.closes:
-		if reason != nil {
-			s.closes <- reason // for the next who asks
-			return Explain(reason)
+	if s.why == nil {
+		s.why = err
+		select {
+		case reason := <-s.closes:
+			if reason != nil {
+				s.why = reason
+			}
+		case <-time.After(closeTimeout):
 		}
-	case <-time.After(closeTimeout):
 	}
-	return Explain(err)
+	return Explain(s.why)
 }
 
 // A Delivery is what the broker hands out.

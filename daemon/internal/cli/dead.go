@@ -12,6 +12,11 @@ type deadCommand struct {
 	List   deadListCommand   `cmd:"" help:"List the dead letters of a queue, the oldest first; they stay where they are."`
 	Groups deadGroupsCommand `cmd:"" help:"Put the dead letters of a queue into groups by their cause: the reason, and the error without numbers, ids, quoted texts and addresses."`
 	Show   deadShowCommand   `cmd:"" help:"Show a dead letter whole: why it is one, its trace, properties, headers and body."`
+
+	Replay  deadReplayCommand  `cmd:"" help:"Put dead letters back into the queue that they came from, to be tried as often as any other message."`
+	Discard deadDiscardCommand `cmd:"" help:"Take dead letters away, into a file."`
+	Export  deadExportCommand  `cmd:"" help:"Write dead letters down whole, a JSON object a line; they stay where they are."`
+	Import  deadImportCommand  `cmd:"" help:"Put messages of an export or an archive into the dead letters of a queue."`
 }
 
 // letters say which dead letters are meant.

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -21,6 +23,7 @@ type publishCommand struct {
 	Body  *string `arg:"" optional:"" help:"The body. Without it and --file, it is read from standard input."`
 
 	File          string        `short:"f" placeholder:"PATH" help:"Read the body from a file."`
+	Lines         string        `placeholder:"PATH" help:"Publish a message for each line of this file, - for standard input: JSON objects as dead export writes them. Nothing but the queue and --exchange is given beside it."`
 	Exchange      string        `placeholder:"NAME" help:"Publish to this exchange, not right to the queue."`
 	MessageID     string        `name:"message-id" placeholder:"ID" help:"The message's identity; one is made if it has none."`
 	CorrelationID string        `name:"correlation-id" placeholder:"ID" help:"What the result is to carry, to be told from others."`
@@ -37,6 +40,9 @@ type publishCommand struct {
 
 // Run publishes the message and prints its message-id once the broker has it.
 func (p *publishCommand) Run(ctx context.Context, a App) error {
+	if p.Lines != "" {
+		return p.lines(ctx, a)
+	}
 	nodes, err := settings.Nodes()
 	if err != nil {
 		return err
@@ -52,6 +58,34 @@ func (p *publishCommand) Run(ctx context.Context, a App) error {
 	}
 	_, err = fmt.Fprintln(a.Out, msg.MessageID)
 	return err
+}
+
+// lines publishes a message for each line, and prints its message-id once the broker has it.
+func (p *publishCommand) lines(ctx context.Context, a App) error {
+	if given := (publishCommand{Queue: p.Queue, Lines: p.Lines, Exchange: p.Exchange, ContentType: p.ContentType, Timeout: p.Timeout}); !reflect.DeepEqual(*p, given) {
+		return errors.New("--lines has bodies, properties and headers in the lines; leave out all but the queue and --exchange")
+	}
+	path := p.Lines
+	if path == "-" {
+		path = ""
+	}
+	in, err := opened(path, a.In)
+	if err != nil {
+		return fmt.Errorf("--lines: %w", err)
+	}
+	defer func() { _ = in.Close() }()
+	b, err := a.operator()
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(a.Out)
+	n := 0
+	err = b.PublishLines(ctx, in, operator.Target{Exchange: p.Exchange, Key: p.Queue, MessageID: rand.Text}, func(id string) error {
+		n++
+		_, err := fmt.Fprintln(out, id)
+		return err
+	})
+	return errors.Join(partly(n, err), out.Flush())
 }
 
 // message makes the message of the program, its body from in if it is given in no other way.

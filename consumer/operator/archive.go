@@ -1,0 +1,202 @@
+package operator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+)
+
+// An Archive keeps what is discarded; *os.File is one.
+type Archive interface {
+	io.Writer
+	// Sync returns when what was written outlasts the machine.
+	Sync() error
+}
+
+// Discard takes dead letters of a work queue away. Each is in the archive for good before it is
+// taken off the queue; without one, it is gone. It ends as Replay does.
+func (b Broker) Discard(ctx context.Context, queue string, which Selection, archive Archive, progress func(Done)) (done Done, err error) {
+	s, err := b.sweep(ctx, dead(queue))
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = s.end(err) }()
+	return s.discard(ctx, which.Most, archive, progress, func(d *amqp.Delivery) (Line, bool) {
+		l := newLetter(queue, s.conn.User, d)
+		if !which.has(l.ID, l) {
+			return Line{}, false
+		}
+		return l.line(), true
+	})
+}
+
+// discard takes away what has a line, batch after batch.
+func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress func(Done), line func(*amqp.Delivery) (Line, bool)) (done Done, err error) {
+	done.All = s.Total
+	for most == 0 || done.Matched < most {
+		batch, err := s.Next(ctx)
+		if err != nil || len(batch) == 0 {
+			return done, err
+		}
+		var meant []*amqp.Delivery
+		var lines bytes.Buffer
+		for i := range batch {
+			if most > 0 && done.Matched == most {
+				break
+			}
+			done.Looked++
+			l, ok := line(&batch[i])
+			if !ok {
+				continue
+			}
+			done.Matched++
+			text, err := l.marshal()
+			if err != nil {
+				return done, err
+			}
+			lines.Write(append(text, '\n'))
+			meant = append(meant, &batch[i])
+		}
+		if archive != nil && len(meant) > 0 {
+			if _, err = lines.WriteTo(archive); err == nil {
+				err = archive.Sync()
+			}
+			if err != nil {
+				return done, fmt.Errorf("nothing is discarded that is not in the archive: %w", err)
+			}
+		}
+		for _, d := range meant {
+			if err := s.Ack(d); err != nil {
+				return done, err
+			}
+			done.Done++
+		}
+		progress(done)
+	}
+	return done, nil
+}
+
+func digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// A LineError is what is wrong with a line.
+type LineError struct {
+	Line  int // 1 is the first
+	Cause error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Cause) }
+func (e *LineError) Unwrap() error { return e.Cause }
+
+// Lines calls each with the messages that in has, a Line each; empty ones are passed over. It
+// returns how many there were before the first error.
+func Lines(in io.Reader, each func(Line) error) (n int, err error) {
+	lines := bufio.NewReaderSize(in, 1<<16)
+	for number := 1; ; number++ {
+		text, err := lines.ReadBytes('\n')
+		if text = bytes.TrimSpace(text); len(text) > 0 {
+			l, parsed := ParseLine(text)
+			if parsed != nil {
+				return n, &LineError{number, parsed}
+			}
+			if err := each(l); err != nil {
+				return n, &LineError{number, err}
+			}
+			n++
+		}
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// A Target is where lines are published to.
+type Target struct {
+	Exchange, Key string
+	// AsLetters keeps what Warren's headers say of why a message is dead. Without it they are
+	// left out: the message is a new one.
+	AsLetters bool
+	// MessageID makes an id for a message that has none. Nil means that it goes without.
+	MessageID func() string
+}
+
+// LettersOf is the Target of a work queue's dead letters.
+func LettersOf(queue string) Target { return Target{Key: dead(queue), AsLetters: true} }
+
+// PublishLines publishes the messages that in has, and calls published with the id of each once
+// the broker has confirmed that a queue has it, in their order. It stops at the first line
+// that is wrong or is not taken, which the error names.
+func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, published func(id string) error) error {
+	conn, err := b.dial(ctx, "publish")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	pipe, err := conn.OpenPipe(mostWindow)
+	if err != nil {
+		return err
+	}
+	defer pipe.Close()
+	late, cancel := broker.WithGrace(ctx, lastWords)
+	defer cancel()
+	_, err = Lines(in, func(l Line) error {
+		o := to.outgoing(l)
+		id := o.Message.MessageId
+		return broker.ExplainPublish(o.Exchange, o.Key, pipe.Publish(ctx, o, func() error { return published(id) }))
+	})
+	if flushed := pipe.Flush(late); err == nil {
+		err = broker.ExplainPublish(to.Exchange, to.Key, flushed)
+	}
+	return err
+}
+
+// outgoing is a line as it is published there.
+func (t Target) outgoing(l Line) broker.Outgoing {
+	headers := make(map[string]any, len(l.Headers)+1)
+	for name, v := range l.Headers {
+		switch {
+		case broker.IsBrokers(name):
+		case broker.IsOwn(name) && !t.AsLetters && name != broker.HeaderNotBefore:
+		case (name == "CC" || name == "BCC") && t.AsLetters: // or copies would be sent
+			headers[broker.OriginalPrefix+name] = v
+		default:
+			headers[name] = v
+		}
+	}
+	o := broker.Outgoing{Exchange: t.Exchange, Key: t.Key, Purpose: broker.ForProgram, Message: amqp.Publishing{
+		ContentType: string(l.ContentType), ContentEncoding: string(l.ContentEncoding), DeliveryMode: amqp.Persistent, Priority: l.Priority,
+		CorrelationId: string(l.CorrelationID), ReplyTo: string(l.ReplyTo), MessageId: string(l.MessageID), Timestamp: l.Timestamp,
+		Type: string(l.Type), AppId: string(l.AppID), Body: []byte(l.Body),
+	}}
+	if t.AsLetters {
+		o.Purpose = broker.ForDeadLetter
+		keep := func(name string, value Bytes) {
+			if _, there := headers[broker.OriginalPrefix+name]; value != "" && !there {
+				headers[broker.OriginalPrefix+name] = string(value)
+			}
+		}
+		keep("expiration", l.Expiration)
+		keep("user-id", l.UserID)
+	} else {
+		o.Message.Expiration = string(l.Expiration)
+		if o.Message.MessageId == "" && t.MessageID != nil {
+			o.Message.MessageId = t.MessageID()
+		}
+	}
+	o.Message.Headers = broker.Table(headers)
+	return o
+}

@@ -1,0 +1,367 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/internal/rabbittest"
+)
+
+func quiet(Done) {}
+
+// once checks that each of n messages is in exactly one of these lists.
+func once(t *testing.T, n int, lists ...[]amqp.Delivery) {
+	t.Helper()
+	seen := make(map[string]int)
+	for _, list := range lists {
+		for _, d := range list {
+			seen[d.MessageId]++
+		}
+	}
+	for i := range n {
+		if id := fmt.Sprintf("m-%d", i); seen[id] != 1 {
+			t.Errorf("%s is there %d times, want once", id, seen[id])
+		}
+	}
+	if len(seen) != n {
+		t.Errorf("%d messages are there, want %d", len(seen), n)
+	}
+}
+
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 50)
+	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "again", Priority: 3, Expiration: "3600000", Headers: amqp.Table{
+		"x-warren-reason": "exhausted", "x-warren-replayed": int64(2), "x-warren-copy": "a-name", "x-warren-reply-to": "answers", "CC": []any{"elsewhere"}, "x-delay": int64(5),
+	}})
+	v.Declare(t, "billing", amqp.Table{"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "orders.dead"})
+	ch := v.Channel(t)
+	if err := ch.ExchangeDeclare("shop", "fanout", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.QueueBind("billing", "", "shop", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Publish("shop", "order.made", false, false, amqp.Publishing{MessageId: "rejected", UserId: "guest", DeliveryMode: amqp.Persistent}); err != nil {
+		t.Fatal(err)
+	}
+	other := v.AddUser(t, "shop", "password", "", ".*", "")
+	conn, err := amqp.Dial(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	theirs, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.Publish("shop", "order.made", false, false, amqp.Publishing{MessageId: "forged", UserId: "shop", DeliveryMode: amqp.Persistent, Headers: amqp.Table{
+		"x-warren-attempt": int64(19), "x-warren-reply-to": "payments", "x-warren-original-user-id": "root", "mine": "kept",
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "billing") == 2 }, "both are there")
+	for range 2 {
+		d, _, err := ch.Get("billing", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Reject(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == 53 }, "all are dead")
+
+	var last Done
+	done, err := brokerOf(v).Replay(t.Context(), "orders", filtered(t, "reason != permanent"), ReplayOptions{}, func(d Done) { last = d })
+	if err != nil || done.All != 53 || done.Looked != 53 || done.Matched != 36 || done.Done != 36 || done.Left != 0 || !reflect.DeepEqual(last, done) {
+		t.Errorf("got %+v, told %+v, error %v; want 36 of 53", done, last, err)
+	}
+	if n := v.Ready(t, "orders.dead"); n != 17 {
+		t.Errorf("%d are dead still, want 17", n)
+	}
+	got := make(map[string]amqp.Delivery)
+	for _, d := range append(v.Drain(t, "orders"), v.Drain(t, "billing")...) {
+		got[d.MessageId] = d
+	}
+	one := got["m-1"]
+	want := letter("orders", 1)
+	for _, gone := range []string{"x-warren-reason", "x-warren-error", "x-warren-attempt", "x-warren-failed-at"} {
+		delete(want.Headers, gone)
+	}
+	want.Headers["x-warren-replayed"] = int64(1)
+	if fmt.Sprint(one.Headers) != fmt.Sprint(want.Headers) || string(one.Body) != string(want.Body) || one.UserId != "guest" || one.DeliveryMode != amqp.Persistent ||
+		one.CorrelationId != "c" || one.ReplyTo != "answers" || one.Type != "order" || one.AppId != "shop" || !one.Timestamp.Equal(want.Timestamp) {
+		t.Errorf("m-1: got %+v, want %+v", one, want)
+	}
+	again := got["again"]
+	if again.Priority != 3 || again.Expiration != "" || again.RoutingKey != "orders" || fmt.Sprint(again.Headers) !=
+		"map[x-delay:5 x-warren-original-CC:[elsewhere] x-warren-original-expiration:3600000 x-warren-replayed:3 x-warren-reply-to:answers]" {
+		t.Errorf("again: got %+v", again)
+	}
+	for id, headers := range map[string]string{
+		"rejected": "map[x-warren-exchange:shop x-warren-replayed:1 x-warren-routing-key:order.made]",
+		"forged":   "map[mine:kept x-warren-exchange:shop x-warren-original-user-id:shop x-warren-replayed:1 x-warren-routing-key:order.made]",
+	} {
+		if d := got[id]; d.RoutingKey != "billing" || fmt.Sprint(d.Headers) != headers {
+			t.Errorf("%s: got %s in queue %s, want %s in billing", id, fmt.Sprint(d.Headers), d.RoutingKey, headers)
+		}
+	}
+	if got["rejected"].UserId != "guest" {
+		t.Errorf("rejected: the user-id is %q", got["rejected"].UserId)
+	}
+}
+
+func TestReplayToAnotherQueueWithAnotherBody(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	declare(t, v, "tests")
+	bury(t, v, "orders", 3)
+	done, err := brokerOf(v).Replay(t.Context(), "orders", Selection{IDs: []string{"m-1"}}, ReplayOptions{
+		To: "tests", Body: func(l *Letter) ([]byte, error) { return append(l.Body(), "!"...), nil },
+	}, quiet)
+	if err != nil || done.Done != 1 || v.Ready(t, "orders.dead") != 2 {
+		t.Errorf("got %+v and error %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+	if got := v.Drain(t, "tests")[0]; string(got.Body) != `{"n":1}!` || got.Headers["x-warren-edited"] != digest([]byte(`{"n":1}`)) {
+		t.Errorf("got %q with %v", got.Body, got.Headers)
+	}
+	boom := errors.New("boom")
+	done, err = brokerOf(v).Replay(t.Context(), "orders", Selection{}, ReplayOptions{Body: func(*Letter) ([]byte, error) { return nil, boom }}, quiet)
+	if err != nil || done.Left != 2 || !errors.Is(done.Why, boom) || v.Ready(t, "orders.dead") != 2 {
+		t.Errorf("of what cannot be published: got %+v and error %v", done, err)
+	}
+}
+
+// What the queue does not take stays dead.
+func TestReplayThatIsRefused(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 500)
+	done, err := brokerOf(v).Replay(t.Context(), "orders", Selection{}, ReplayOptions{To: "nobody"}, quiet)
+	if err == nil || !strings.Contains(err.Error(), "there is no queue nobody") || done.Done != 0 || v.Ready(t, "orders.dead") != 500 {
+		t.Errorf("to a queue that there is not: got %+v, %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+	v.Declare(t, "full", amqp.Table{"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length": int64(100)})
+	done, err = brokerOf(v).Replay(t.Context(), "orders", Selection{}, ReplayOptions{To: "full"}, quiet)
+	if err == nil || !strings.Contains(err.Error(), "queue full does not take it: it is full") || done.Done < 100 || done.Done == 500 {
+		t.Errorf("to a queue that is full: got %+v, %v", done, err)
+	}
+	once(t, 500, v.Drain(t, "full"), v.Drain(t, "orders.dead"))
+}
+
+func TestReplayAtARate(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 21)
+	begin := time.Now()
+	done, err := brokerOf(v).Replay(t.Context(), "orders", Selection{}, ReplayOptions{Rate: 20}, quiet)
+	if took := time.Since(begin); err != nil || done.Done != 21 || took < time.Second {
+		t.Errorf("got %+v and error %v after %v, want 21 after a second at least", done, err, took)
+	}
+}
+
+// What is interrupted is finished: nothing is lost, and nothing there twice.
+func TestReplayThatIsInterrupted(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 2000)
+	ctx, cancel := context.WithCancel(t.Context())
+	done, err := brokerOf(v).Replay(ctx, "orders", Selection{}, ReplayOptions{}, func(d Done) {
+		if d.Done == 700 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || done.Done < 700 || done.Done == 2000 || v.Ready(t, "orders.dead") != 2000-done.Done {
+		t.Errorf("got %+v and error %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+	once(t, 2000, v.Drain(t, "orders"), v.Drain(t, "orders.dead"))
+}
+
+// The broker restarts again and again: nothing is lost, and what is there twice was under way.
+func TestReplayWhileTheBrokerRestarts(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	node, err := rabbittest.Start(t.Context(), rabbittest.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(node.Kill)
+	b := Broker{Nodes: []string{node.URL("/")}}
+	v := &rabbittest.Vhost{Node: node, Name: "/", URL: node.URL("/")}
+	declare(t, v, "orders")
+	bury(t, v, "orders", n)
+	total := 0
+	for restarts := 0; ; restarts++ {
+		restarted := make(chan error, 1)
+		asked := false
+		done, err := b.Replay(t.Context(), "orders", Selection{}, ReplayOptions{}, func(d Done) {
+			if restarts < 2 && d.Done >= 400 && !asked {
+				asked = true
+				go func() { restarted <- node.Restart(t.Context()) }()
+			}
+		})
+		if total += done.Done; asked {
+			if err := <-restarted; err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err == nil {
+			break
+		}
+		t.Logf("after %d restarts and %d messages: %v", restarts, total, err)
+		if restarts > 100 {
+			t.Fatal("it does not come to its end")
+		}
+		<-time.After(200 * time.Millisecond)
+	}
+	seen := make(map[string]int)
+	for _, d := range v.Drain(t, "orders") {
+		seen[d.MessageId]++
+	}
+	repeats := 0
+	for _, times := range seen {
+		repeats += times - 1
+	}
+	if len(seen) != n || v.Ready(t, "orders.dead") != 0 || repeats > n/10 {
+		t.Errorf("got %d messages, %d of them again, and %d dead; want %d, few, and none", len(seen), repeats, v.Ready(t, "orders.dead"), n)
+	}
+	t.Logf("%d repeats", repeats)
+}
+
+// A failing archive keeps what would have gone into it.
+type failing struct {
+	bytes.Buffer
+	syncs int
+}
+
+func (f *failing) Sync() error {
+	if f.syncs--; f.syncs < 0 {
+		return errors.New("the disk is full")
+	}
+	return nil
+}
+
+func TestDiscard(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 100)
+	done, err := brokerOf(v).Discard(t.Context(), "orders", Selection{}, &failing{syncs: 1}, quiet)
+	if err == nil || !strings.Contains(err.Error(), "nothing is discarded that is not in the archive: the disk is full") || done.Done != 16 || v.Ready(t, "orders.dead") != 84 {
+		t.Errorf("into an archive that fails: got %+v, %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "archive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	which := filtered(t, "reason = permanent")
+	which.Most = 20
+	done, err = brokerOf(v).Discard(t.Context(), "orders", which, file, quiet)
+	if err != nil || done.Done != 20 || v.Ready(t, "orders.dead") != 64 {
+		t.Errorf("got %+v, %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+	done, err = brokerOf(v).Discard(t.Context(), "orders", Selection{IDs: []string{"m-97"}}, nil, quiet)
+	if err != nil || done.Done != 1 || v.Ready(t, "orders.dead") != 63 {
+		t.Errorf("without an archive: got %+v, %v, %d dead", done, err, v.Ready(t, "orders.dead"))
+	}
+
+	// The archive brings them back, as they were.
+	if _, err := file.Seek(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	imported := 0
+	if err := brokerOf(v).PublishLines(t.Context(), file, LettersOf("orders"), func(string) error { imported++; return nil }); err != nil || imported != 20 {
+		t.Errorf("import: got %d and error %v", imported, err)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == 83 }, "they are back")
+	if got := ids(t, v, "orders", filtered(t, "reason = permanent and error ~ '451 try again' and attempts = 20 and age > 30m")); len(got) < 20 {
+		t.Errorf("got %d of the reason permanent, want 20 at least", len(got))
+	}
+}
+
+// A message is the same after an export and an import, whatever it consists of.
+func TestLinesKeepWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	sent := amqp.Publishing{
+		MessageId: "id\xff", Type: "t\"<&>", ContentType: "text/x", ContentEncoding: "gzip", CorrelationId: "c", ReplyTo: "r", AppId: "a", Priority: 7,
+		Timestamp: time.Unix(1_700_000_000, 0).UTC(), DeliveryMode: amqp.Persistent, Body: []byte("\x00\xff<binary>"),
+		Headers: amqp.Table{
+			"text": "ä\x1b", "bytes": []byte{0, 255}, "raw": "\xff", "int": int64(1) << 62, "whole": 2.0, "huge": 1e300, "half": 0.5, "yes": true, "none": nil,
+			"time": time.Unix(1_700_000_000, 0).UTC(), "list": []any{int64(1), "x", amqp.Table{"deep": 3.0}}, "x-warren-reason": "permanent", "!odd": "kept",
+		},
+	}
+	v.Publish(t, "orders.dead", sent)
+	var lines bytes.Buffer
+	if _, err := brokerOf(v).Letters(t.Context(), "orders", Selection{}, func(l *Letter) error {
+		line, err := l.Line()
+		lines.Write(append(line, '\n'))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	v.Drain(t, "orders.dead")
+	text := lines.String()
+	if err := brokerOf(v).PublishLines(t.Context(), &lines, LettersOf("orders"), func(string) error { return nil }); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	d := v.Drain(t, "orders.dead")[0]
+	got := amqp.Publishing{
+		MessageId: d.MessageId, Type: d.Type, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, CorrelationId: d.CorrelationId, ReplyTo: d.ReplyTo,
+		AppId: d.AppId, Priority: d.Priority, Timestamp: d.Timestamp.UTC(), DeliveryMode: d.DeliveryMode, Body: d.Body, Headers: d.Headers,
+	}
+	if at, ok := d.Headers["time"].(time.Time); ok {
+		d.Headers["time"] = at.UTC()
+	}
+	if !reflect.DeepEqual(got, sent) {
+		t.Errorf("got %+v\nwant %+v\nby %s", got, sent, text)
+	}
+}
+
+func TestLinesThatAreWrong(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\"body\":\"x\"}\n\nno\n":                  "line 3: invalid character 'o'",
+		`{"body":"x","boddy":1}`:                    `line 1: json: unknown field "boddy"`,
+		`{"body":"x"}{"body":"y"}`:                  "line 1: there is more than one message in it",
+		`{"body":{"x":1}}`:                          "neither a text nor",
+		`{"body":"x","headers":{"a":{"!day":"1"}}}`: `line 1: header a: "!day" is no type`,
+		`{"body":"x","priority":300}`:               "line 1: json: cannot unmarshal number 300",
+	} {
+		if _, err := Lines(strings.NewReader(text), func(Line) error { return nil }); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
+}
+
+// What is published from lines as new messages bears nothing of an old failure.
+func TestLinesAsNewMessages(t *testing.T) {
+	l, err := ParseLine([]byte(`{"body":"x","expiration":"5000","user_id":"shop","headers":{"tenant":"blue","x-death":[],"x-warren-attempt":3,"x-warren-not-before":5}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Target{Key: "orders", MessageID: func() string { return "made" }}.outgoing(l)
+	if m := o.Message; m.MessageId != "made" || m.Expiration != "5000" || m.UserId != "" || fmt.Sprint(m.Headers) != "map[tenant:blue x-warren-not-before:5]" || o.Purpose != broker.ForProgram {
+		t.Errorf("got %+v", o)
+	}
+}
