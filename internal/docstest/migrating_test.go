@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ func (m migration) handler(t *testing.T, language, name string) {
 
 func (m migration) write(t *testing.T, name, text string) {
 	t.Helper()
+	syscall.ForkLock.RLock() // what a test beside this one starts would hold the file open, and it could not be run
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
