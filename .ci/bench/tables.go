@@ -110,7 +110,9 @@ func commands() table {
 			hundred, sampled, "WARREN_QUEUE_*_PROCESSOR=command", "WARREN_QUEUE_*_COMMAND=" + command,
 		}, env...)}
 	}
+	const stays = `python3 -S -c "import json, sys; any(print(json.dumps({'id': json.loads(l)['id'], 'verdict': 'ok'}), flush=True) for l in sys.stdin)"`
 	return table{title: "Commands", rows: []row{
+		command("Warren, Python that stays (MODE=pool)", stays, 30_000, "WARREN_QUEUE_*_MODE=pool"),
 		command("Warren, Python started for each message", "python3 -S -c pass", 1000),
 		command("Warren, /bin/true started for each message", "/bin/true", 5000),
 	}}
