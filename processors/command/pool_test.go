@@ -392,6 +392,14 @@ func TestEnvironmentOfAPool(t *testing.T) {
 	}
 }
 
+func TestUserOfAPool(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // TestUser has the refusal
+	}
+	p := newPool(t, nil, command.Config{User: "nobody", Command: `sh -c 'read -r _; echo "{\"id\": 1, \"verdict\": \"ok\", \"result\": \"$(id -un)\"}"; read -r _'`})
+	wantOK(t, p, "", `"nobody"`)
+}
+
 // As many messages at once as the queue works have as many children, and each of
 // them its own answer; one after the other, they have one.
 func TestChildrenAreFewAndStay(t *testing.T) {
