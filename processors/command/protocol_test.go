@@ -3,7 +3,10 @@ package command
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -61,4 +64,30 @@ func FuzzChildOutput(f *testing.F) {
 			t.Errorf("told %q in pieces of %d, and %q in one", told[0], size, told[1])
 		}
 	})
+}
+
+// TestDocumentedMembers holds docs/handlers.md against what a child is told and may answer.
+func TestDocumentedMembers(t *testing.T) {
+	page, err := os.ReadFile("../../docs/handlers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Processes that stay\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	message, answer, _ := strings.Cut(section, "\n### The answer\n")
+	for _, test := range []struct {
+		of   reflect.Type
+		text string
+		form string
+	}{
+		{reflect.TypeFor[request](), message, "`%s`"},
+		{reflect.TypeFor[properties](), message, "`%s`"},
+		{reflect.TypeFor[reply](), answer, `"%s":`},
+	} {
+		for field := range test.of.Fields() {
+			if name := field.Tag.Get("json"); !strings.Contains(test.text, fmt.Sprintf(test.form, name)) {
+				t.Errorf("docs/handlers.md does not have %s of a %s", name, test.of.Name())
+			}
+		}
+	}
 }
