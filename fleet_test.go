@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"os"
 	"regexp"
@@ -12,7 +13,9 @@ import (
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+	"golang.org/x/sys/unix"
 
+	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -80,12 +83,13 @@ func TestFleetOfProcesses(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	env := []string{"WARREN_AMQP_URL=" + v.URL}
 	size := fleetSize(t)
+	var daemons []*process
 	for i := range size {
 		settings := append(env, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=log", "WARREN_ADMIN_ADDR=")
 		if i == 0 {
 			settings = append(settings, "WARREN_QUEUE_EMAILS_MAX_ATTEMPTS=3")
 		}
-		start(t, settings...)
+		daemons = append(daemons, start(t, settings...))
 	}
 	rabbittest.Eventually(t, time.Minute, func() bool { return v.Consumers(t, "emails") == size }, "all consume")
 	var out, errs string
@@ -98,7 +102,7 @@ func TestFleetOfProcesses(t *testing.T) {
 		return strings.Count(out, "\n") == size+2
 	}, "all answer")
 	t.Logf("ps of %d daemons took %v", size, took.Round(time.Millisecond))
-	row := regexp.MustCompile(`(?m)^\S+/\d+ +\S+ +\d+[sm]  127\.0\.0\.1:\d+ +0/8     -       emails$`)
+	row := regexp.MustCompile(`(?m)^\S+/\d+ +\S+ +\d+[sm] +127\.0\.0\.1:\d+ +0/8 +- +emails$`)
 	if status != 0 || errs != "" || len(row.FindAllString(out, -1)) != size || !strings.HasPrefix(out, "DAEMON ") ||
 		!regexp.MustCompile(`(?m)^! emails is configured in 2 ways: [0-9a-f]{8} on \S+/\d+; [0-9a-f]{8} on `).MatchString(out) {
 		t.Errorf("ps: status %d, standard error %q and\n%s", status, errs, out)
@@ -133,6 +137,28 @@ func TestFleetOfProcesses(t *testing.T) {
 		t.Errorf("as one JSON: %v: %s", err, text)
 	}
 
+	// While somebody watches, that costs little; a line of the log has how little.
+	cpu := func() (ticks int) {
+		for _, d := range daemons {
+			stat, _ := os.ReadFile("/proc/" + strconv.Itoa(d.Process.Pid) + "/stat")
+			if fields := strings.Fields(string(stat)); len(fields) > 14 {
+				user, _ := strconv.Atoi(fields[13])
+				system, _ := strconv.Atoi(fields[14])
+				ticks += user + system
+			}
+		}
+		return ticks
+	}
+	before, begun := cpu(), time.Now()
+	top := warren(t, env, "top", "-o", "jsonl", "-n", "6")
+	frames, errs, status := output(t, top)
+	lasted := time.Since(begun).Seconds()
+	if status != 0 || strings.Count(frames, `"daemons":`+strconv.Itoa(size)+",") == 0 {
+		t.Errorf("top: status %d, standard error %q and\n%s", status, errs, frames)
+	}
+	t.Logf("in %.0f s top used %.1f %% of a core, and each daemon %.2f %%", lasted,
+		100*(top.ProcessState.UserTime()+top.ProcessState.SystemTime()).Seconds()/lasted, float64(cpu()-before)/float64(size)/lasted)
+
 	// Every act says whom it concerns, and what came of it.
 	host, _ := os.Hostname()
 	dry, _, status := output(t, warren(t, env, "quiet", host, "--dry-run"))
@@ -158,7 +184,7 @@ func TestFleetOfProcesses(t *testing.T) {
 			t.Errorf("%q: status %d, %q and standard error %q, want one line and 1", c, status, out, errs)
 		}
 	}
-	begun := time.Now()
+	begun = time.Now()
 	if out, errs, status := output(t, warren(t, env, "pause", "emails", "--yes")); status != 0 {
 		t.Errorf("pause: status %d, %q, %q", status, out, errs)
 	}
@@ -193,6 +219,115 @@ func TestCancelKillsACommand(t *testing.T) {
 	dead := v.Drain(t, "orders.dead")
 	if dead[0].Headers["x-warren-reason"] != "cancelled" || !strings.HasPrefix(dead[0].Headers["x-warren-error"].(string), "cancelled by guest ("+host+"): it hangs") {
 		t.Errorf("the dead letter has the headers %v, want the reason cancelled, and by whom", dead[0].Headers)
+	}
+	_ = d
+}
+
+// terminal opens a pseudo-terminal of 80 columns and 24 lines: what a program has for one,
+// and its other end.
+func terminal(t *testing.T) (tty, other *os.File) {
+	t.Helper()
+	other, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	number, err := unix.IoctlGetInt(int(other.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(other.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(other.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80})
+	}
+	if err == nil {
+		tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tty.Close() })
+	return tty, other
+}
+
+// TestTopOnATerminal watches a daemon, cancels what it works on, and leaves the terminal as
+// it was.
+func TestTopOnATerminal(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	d := start(t, commandQueue(v, "orders", `[ "$WARREN_MESSAGE_ID" = quick ] || sleep 1000`, "WARREN_ADMIN_ADDR=")...)
+	v.Publish(t, "orders", amqp091.Publishing{MessageId: "hangs"}, amqp091.Publishing{MessageId: "quick"})
+	env := []string{"WARREN_AMQP_URL=" + v.URL}
+	var frame string
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		frame, _, _ = output(t, warren(t, env, "top"))
+		return strings.Contains(frame, " hangs ")
+	}, "it is seen in a pipe")
+	if strings.ContainsAny(frame, "\x1b\t") || !strings.Contains(frame, "1 daemon  1 in flight") {
+		t.Errorf("in a pipe: got %q, want plain text", frame)
+	}
+	lines, _, _ := output(t, warren(t, env, "top", "-o", "jsonl", "-n", "2"))
+	for line := range strings.Lines(lines) {
+		var f struct {
+			Daemons  int
+			Attempts []struct {
+				MessageID string `json:"message_id"`
+			}
+		}
+		if err := json.Unmarshal([]byte(line), &f); err != nil || f.Daemons != 1 || len(f.Attempts) != 1 || f.Attempts[0].MessageID != "hangs" {
+			t.Errorf("as JSON: %v: %s", err, line)
+		}
+	}
+	if strings.Count(lines, "\n") != 2 {
+		t.Errorf("as JSON: got %q, want two lines", lines)
+	}
+
+	tty, other := terminal(t)
+	before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := warren(t, append(env, "NO_COLOR=1"), "top")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var shown logtest.Buffer
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(&shown, other) // until it is closed
+	}()
+	defer func() {
+		_ = cmd.Process.Kill() // or it has ended
+		_ = cmd.Wait()
+		_ = tty.Close()
+		<-ended // nobody has the terminal any more
+		if t.Failed() {
+			t.Logf("what was shown: %q", shown.String())
+		}
+	}()
+	press := func(keys, want string) {
+		t.Helper()
+		if _, err := io.WriteString(other, keys); err != nil {
+			t.Fatal(err)
+		}
+		rabbittest.Eventually(t, time.Minute, func() bool { return strings.Contains(shown.String(), want) }, "after "+keys+" the screen has "+want)
+	}
+	press("", " hangs ")
+	press("jj", "> ")
+	press("C", "cancel hangs on ")
+	press("y", "hangs is cancelled")
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == 1 }, "it is dead-lettered")
+	press("", "cancelled by guest")
+	press("q", "\x1b[?1049l")
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("top ended with %v", err)
+	}
+	after, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil || after.Lflag != before.Lflag || after.Cc != before.Cc {
+		t.Errorf("the terminal is not as it was: %+v, %v", after, err)
+	}
+	if strings.Contains(shown.String(), "\x1b[1m") {
+		t.Error("titles are bold in spite of NO_COLOR")
 	}
 	_ = d
 }

@@ -161,7 +161,7 @@ func TestHostileRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stranger.Close() //nolint:errcheck // the test is over
+	defer stranger.Close()
 	theirs, err := stranger.Channel()
 	if err != nil {
 		t.Fatal(err)

@@ -164,6 +164,28 @@ func (c *Client) Ask(ctx context.Context, r Request, expect int, wait time.Durat
 // time has passed, ctx has ended, or none has come for as long as patience says; nil: it
 // says nothing.
 func (c *Client) Each(ctx context.Context, r Request, wait time.Duration, each func(Answer), patience func() time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errEnough)
+	defer cancel()
+	if err := c.listen(ctx, r, 0, each, patience); !errors.Is(err, errEnough) {
+		return err
+	}
+	return nil
+}
+
+var errEnough = errors.New("enough has been waited")
+
+// askAgainEvery is how often daemons are asked to go on, by whoever watches them.
+const askAgainEvery = MaxWatch * 2 / 3
+
+// Watch has the status of the daemons come every two seconds, until ctx ends, those of
+// daemons that are started meanwhile soon as well. It returns why it has ended.
+func (c *Client) Watch(ctx context.Context, r Request, each func(Answer)) error {
+	r.Verb, r.ForMillis = VerbStatus, MaxWatch.Milliseconds()
+	return c.listen(ctx, r, askAgainEvery, each, nil)
+}
+
+// listen asks r, and once more every so often unless that is zero.
+func (c *Client) listen(ctx context.Context, r Request, every time.Duration, each func(Answer), patience func() time.Duration) error {
 	ch, err := c.conn.Channel()
 	if err != nil {
 		return err
@@ -177,14 +199,23 @@ func (c *Client) Each(ctx context.Context, r Request, wait time.Duration, each f
 	if err != nil {
 		return broker.Explain(err)
 	}
-	err = c.tell(ctx, r, q.Name)
-	if broker.IsMissing(err) {
-		return ErrNobody
-	} else if err != nil {
+	ask := func() error {
+		if err := c.tell(ctx, r, q.Name); broker.IsMissing(err) {
+			return ErrNobody
+		} else if err != nil {
+			return err
+		}
+		return nil
+	}
+	if err := ask(); err != nil {
 		return err
 	}
-	end := time.NewTimer(wait)
-	defer end.Stop()
+	var again <-chan time.Time
+	if every > 0 {
+		ticks := time.NewTicker(every)
+		defer ticks.Stop()
+		again = ticks.C
+	}
 	for {
 		var enough <-chan time.Time
 		if patience != nil {
@@ -199,9 +230,11 @@ func (c *Client) Each(ctx context.Context, r Request, wait time.Duration, each f
 			if err := json.Unmarshal(d.Body, &a); err == nil && a.Daemon.Host != "" {
 				each(a)
 			}
+		case <-again:
+			if err := ask(); err != nil {
+				return err
+			}
 		case <-enough:
-			return nil
-		case <-end.C:
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)

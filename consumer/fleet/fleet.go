@@ -37,14 +37,15 @@ const (
 )
 
 const (
-	// WatchEvery is how often a status is sent that is wanted for a while, and MaxWatch the
-	// longest while.
+	// WatchEvery is how often a status is sent that is wanted for a while.
 	WatchEvery = 2 * time.Second
-	MaxWatch   = 30 * time.Second
+	// MaxWatch is the longest such while.
+	MaxWatch = 30 * time.Second
 	// MaxLevel is for how long the level of the log may be changed.
 	MaxLevel = 24 * time.Hour
-	// MaxAttempts and MaxFailures are how many of each a queue's status has at most.
+	// MaxAttempts is how many attempts the status of a queue has at most.
 	MaxAttempts = 100
+	// MaxFailures is how many failures it has at most.
 	MaxFailures = 20
 )
 

@@ -29,6 +29,7 @@ type commands struct {
 	Dead       deadCommand       `cmd:"" help:"See dead letters, put them back, or take them away."`
 	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
 	Ps         psCommand         `cmd:"" help:"List the daemons that consume in this virtual host, wherever they run, and what stands out."`
+	Top        topCommand        `cmd:"" help:"Watch the daemons: rates of each queue, what is in flight, what fails."`
 	Pause      pauseCommand      `cmd:"" help:"Have no daemon take messages from a queue, also those that start later, until it is resumed."`
 	Resume     resumeCommand     `cmd:"" help:"Have a paused queue worked again."`
 	Quiet      quietCommand      `cmd:"" help:"Have daemons finish what is in flight, take no more, and stay: before a deploy."`

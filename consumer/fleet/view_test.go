@@ -1,0 +1,44 @@
+package fleet
+
+import (
+	"testing"
+	"time"
+)
+
+func TestView(t *testing.T) {
+	now := time.Date(2026, 11, 26, 3, 0, 0, 0, time.UTC)
+	status := func(n int, at time.Time, acks int64) Answer {
+		return Answer{Daemon: Daemon{Host: "vm", PID: n}, Status: &Status{At: at, Queues: []QueueStatus{{
+			Queue: "emails", InFlight: 1, Slots: 8, Counts: map[string]int64{"ack": acks},
+			Attempts: []Attempt{{MessageID: "a", Began: at.Add(-time.Duration(n) * time.Minute)}},
+			Failures: []Failure{{MessageID: "f", At: at.Add(-time.Duration(n) * time.Hour)}},
+		}}}}
+	}
+	var v View
+	v.Add(Answer{Error: "not a status"}, now)
+	v.Add(status(1, now, 100), now)
+	v.Add(status(2, now.Add(time.Hour), 0), now) // by another clock
+	if q := v.Queues(); len(q) != 1 || q[0].Daemons != 2 || q[0].Rates["ack"] != 0 || q[0].InFlight != 2 || q[0].Slots != 16 {
+		t.Errorf("at first: got %+v", q)
+	}
+	later := now.Add(2 * time.Second)
+	v.Add(status(1, later, 120), later)
+	v.Add(status(2, now.Add(time.Hour+2*time.Second), 10), later)
+	if q := v.Queues(); q[0].Rates["ack"] != 15 {
+		t.Errorf("then: got %v, want 10 and 5 a second", q[0].Rates)
+	}
+	// A restart in between has no negative rate, and one that is gone is forgotten.
+	v.Add(status(1, later.Add(2*time.Second), 0), later.Add(2*time.Second))
+	if q := v.Queues(); q[0].Rates["ack"] != 5 {
+		t.Errorf("after a restart: got %v, want 5 a second", q[0].Rates)
+	}
+	if a := v.Attempts(1); len(a) != 1 || a[0].Daemon != "vm/2" || a[0].Age != 2*time.Minute {
+		t.Errorf("the oldest attempt: got %+v", a)
+	}
+	if f := v.Failures(10); len(f) != 2 || f[0].Daemon != "vm/1" || f[0].Ago != time.Hour {
+		t.Errorf("the failures: got %+v, want the last one first", f)
+	}
+	if a := v.Answers(later.Add(forgottenAfter + time.Second)); len(a) != 1 || a[0].Daemon.PID != 1 {
+		t.Errorf("later: got %+v, want the one that still reports", a)
+	}
+}
