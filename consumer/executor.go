@@ -222,7 +222,7 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
 	defer cancel()
 	ctx, end := o.message.Begin(ctx)
-	defer end()
+	defer end(nil)
 	attempt := e.brake.Begin(o.attempts == 0)
 	defer func() { attempt.End(o.tells(ctx)) }()
 	if o.key != nil && (e.recall(ctx, o) || o.err != nil) {

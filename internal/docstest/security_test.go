@@ -159,6 +159,7 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 		"publish to the dead letters":        publishTo("", "orders.dead"),
 		"publish to a queue of Warren's":     publishTo("", "warren.schedule.often"),
 		"publish to an exchange of Warren's": publishTo("warren.wait.1s", "payments"),
+		"ask something of the daemons":       publishTo("warren.control", ""),
 		"publish to another exchange":        publishTo("billing", "order.created"),
 		"publish to a predeclared exchange":  publishTo("amq.topic", "order.created"),
 		"consume":                            func(ch *amqp.Channel) error { _, _, err := ch.Get("orders", true); return err },
@@ -167,6 +168,10 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 		"delete":                             func(ch *amqp.Channel) error { _, err := ch.QueueDelete("orders", false, false, false); return err },
 		"declare a queue": func(ch *amqp.Channel) error {
 			_, err := ch.QueueDeclare("new", true, false, false, false, nil)
+			return err
+		},
+		"pause a queue": func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclare("warren.paused.orders", true, false, false, false, amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum})
 			return err
 		},
 		"bind a queue of another to its exchange": func(ch *amqp.Channel) error { return ch.QueueBind("payments", "#", "shop", false, nil) },
@@ -181,6 +186,40 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 	}
 	if text := page(t, "security.md"); !strings.Contains(text, "WARREN_QUEUE_ORDERS_EXCHANGE=shop") {
 		t.Error("docs/security.md does not bind the queue to the publisher's exchange")
+	}
+}
+
+// TestDocumentedPermissionsOfAnOperator steers a daemon as the operator of docs/security.md.
+func TestDocumentedPermissionsOfAnOperator(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	urls := documentedUsers(t, v)
+	if err := v.Channel(t).ExchangeDeclare("shop", "topic", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	users := regexp.MustCompile(`(?m)^WARREN_CONTROL_USERS=\S+$`).FindString(page(t, "fleet.md"))
+	if users == "" || urls["ops"] == "" {
+		t.Fatal("docs/fleet.md names no users to obey, or docs/security.md has no permissions of ops")
+	}
+	warren := build(t)
+	run(t, warren, "WARREN_AMQP_URL="+urls["warren"], "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log", users)
+	rabbittest.Eventually(t, 2*time.Minute, func() bool { return v.Consumers(t, "orders") == 1 }, "the queue is consumed")
+	for _, c := range []struct {
+		args []string
+		want string // a part of what is printed
+	}{
+		{[]string{"ps"}, " 0/8 "},
+		{[]string{"top"}, "1 daemon  0 in flight"},
+		{[]string{"pause", "orders", "--for=1h", "--yes"}, "orders: paused for 1h0m0s, nobody takes messages"},
+		{[]string{"ps"}, "! orders is paused for "},
+		{[]string{"resume", "orders", "--yes"}, "orders: resumed; "},
+		{[]string{"quiet", "--all", "--yes"}, ": done"},
+		{[]string{"work", "--all", "--yes"}, ": done"},
+	} {
+		command := exec.Command(warren, c.args...)
+		command.Env = []string{"PATH=" + os.Getenv("PATH"), "WARREN_AMQP_URL=" + urls["ops"]}
+		if out, err := command.CombinedOutput(); err != nil || !strings.Contains(string(out), c.want) {
+			t.Errorf("%q as the operator: got error %v, want %q in\n%s", c.args, err, c.want, out)
+		}
 	}
 }
 

@@ -24,6 +24,9 @@ func (c *Control) do(ctx context.Context, r fleet.Request, user string, answer *
 		answer.Status = c.status(ctx, r)
 		return nil
 	case fleet.VerbPaused:
+		if r.Pause != nil {
+			r.Pause.By, r.Pause.Why = by, broker.Shortened(r.Pause.Why, maxErrorText)
+		}
 		return c.heed(r)
 	case fleet.VerbQuiet:
 		answer.Done = 1

@@ -5,7 +5,6 @@ package inflight
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,29 +21,34 @@ func (c *Cancelled) Error() string {
 
 // A Message is one that is being worked. The zero value is one that nobody has cancelled.
 type Message struct {
-	cancelled atomic.Pointer[Cancelled]
-	cancel    atomic.Pointer[context.CancelCauseFunc]
+	mu        sync.Mutex // which nobody waits for, unless the message is cancelled
+	cancelled *Cancelled
+	cancel    context.CancelCauseFunc // of the last attempt
 }
 
 // Begin returns a context for an attempt that ends when the message is cancelled, with a
 // [Cancelled] as its cause, or when end is called. Nil is a message that nobody can cancel.
-func (m *Message) Begin(ctx context.Context) (attempt context.Context, end func()) {
-	if m == nil {
-		return ctx, func() {}
-	}
+func (m *Message) Begin(ctx context.Context) (attempt context.Context, end context.CancelCauseFunc) {
 	attempt, cancel := context.WithCancelCause(ctx)
-	m.cancel.Store(&cancel)
-	if c := m.cancelled.Load(); c != nil {
-		cancel(c)
+	if m == nil {
+		return attempt, cancel
 	}
-	return attempt, func() { cancel(nil) }
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cancel = cancel
+	if m.cancelled != nil {
+		cancel(m.cancelled)
+	}
+	return attempt, cancel
 }
 
 // Cancel ends the attempt that is under way, and every further one.
 func (m *Message) Cancel(c *Cancelled) {
-	m.cancelled.Store(c)
-	if cancel := m.cancel.Load(); cancel != nil {
-		(*cancel)(c)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cancelled = c
+	if m.cancel != nil {
+		m.cancel(c)
 	}
 }
 
