@@ -25,7 +25,7 @@ func TestMigrate(t *testing.T) {
 			t.Errorf("before: got exit status %d and\n%s\nwant 1, and what to run", status, stderr)
 		}
 		stdout, _, status := output(t, warren(t, env, "check"))
-		if status != 1 || !strings.Contains(stdout, "FAULT  the tables are not as they should be: database ") {
+		if status != 1 || !strings.Contains(stdout, "FAULT  database: the tables are not as they should be: database ") {
 			t.Errorf("check, before: got exit status %d and\n%s", status, stdout)
 		}
 		for _, want := range []string{"migrations made: 3\n", "migrations made: 0\n"} {

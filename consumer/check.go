@@ -5,15 +5,24 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/waits"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
-// A Finding is one line of what [Check] found.
-type Finding struct {
-	OK   bool
-	What string // such as "node mq1:5672" or "queue emails"
-	Text string // what was found and, if it is a fault, the remedy
-}
+// What [Check] finds.
+type (
+	Finding  = broker.Finding
+	Severity = broker.Severity
+	Counts   = broker.Counts
+)
+
+// How much there is to do about a finding.
+const (
+	SeverityOK      = broker.SeverityOK
+	SeverityNote    = broker.SeverityNote
+	SeverityWarning = broker.SeverityWarning
+	SeverityFault   = broker.SeverityFault
+)
 
 // Check connects to every node of cfg and looks whether what [Consumer.Run] needs
 // is there and permitted. It declares nothing that is missing, and takes and
@@ -22,13 +31,13 @@ type Finding struct {
 func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	cfg = cfg.withDefaults()
 	schedules := cfg.schedules(broker.Dialer{Program: cfg.Program, Worker: cfg.Worker})
+	tell := broker.Report(report)
 	for _, s := range cfg.Schedules {
-		report(Finding{true, "schedule " + s.Name, s.Outlook(time.Now(), cfg.Version)})
+		tell.OK("schedule "+s.Name, s.Outlook(time.Now(), cfg.Version))
 	}
-	tell := func(ok bool, what, text string) { report(Finding{ok, what, text}) }
 	conn := schedules.Dialer.Inspect(ctx, cfg.Nodes, tell)
 	if conn == nil {
-		tell(false, "queues", "not looked at: no node can be used")
+		tell.Fault("queues", "not looked at: no node can be used")
 		return
 	}
 	defer conn.Close()
@@ -38,13 +47,13 @@ func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	// The nodes are of one cluster: what one says of the queues, each would.
 	for _, q := range cfg.Queues {
 		conn.Inspect(q.onBroker(), tell)
+		tell.OK("plan of "+q.Name, waits.Plan(q.RetryBase, q.RetryMax, q.MaxAttempts)+", then "+q.onBroker().DeadLetterQueue())
 	}
 	conn.ReportReplicas(len(cfg.Nodes), tell)
 	schedule.Check(conn, schedules, tell)
-	const what = "publishing"
 	if err := conn.MayPublish(ctx); err != nil {
-		report(Finding{false, what, broker.Explain(err).Error()})
+		tell.Fault("publishing", broker.Explain(err).Error())
 		return
 	}
-	report(Finding{true, what, "permitted"})
+	tell.OK("publishing", "permitted")
 }

@@ -7,6 +7,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -17,10 +18,10 @@ func findings(t *testing.T, nodes []string, queues ...Queue) string {
 	var lines strings.Builder
 	Check(t.Context(), Config{Nodes: nodes, Queues: queues}, func(f Finding) {
 		state := "FAIL"
-		if f.OK {
+		if f.Severity != broker.SeverityFault {
 			state = "ok"
 		}
-		fmt.Fprintf(&lines, "%s %s: %s\n", state, f.What, f.Text)
+		fmt.Fprintf(&lines, "%s %s\n", state, f)
 	})
 	return lines.String()
 }
@@ -39,7 +40,7 @@ func TestCheck(t *testing.T) {
 	orders := Queue{Name: "orders", Processor: noop, EnvPrefix: "WARREN_QUEUE_ORDERS_"}
 
 	before := findings(t, []string{v.URL}, orders)
-	wantLines(t, before, "ok node "+v.Node.Addr()+": RabbitMQ ", "ok queue orders: is missing; warren declares it when it starts", "ok wait queues of orders: 0 of 12 are there")
+	wantLines(t, before, "ok node "+v.Node.Addr()+": RabbitMQ ", "ok queue orders: is missing; warren declares it when it starts", "ok plan of orders: 20 attempts within 8h8m15s, then orders.dead", "ok wait queues of orders: 0 of 12 are there")
 	if _, err := v.Channel(t).QueueDeclarePassive("orders", true, false, false, false, nil); err == nil {
 		t.Error("Check has declared the queue")
 	}

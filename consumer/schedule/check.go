@@ -38,7 +38,7 @@ func checkTarget(conn *broker.Conn, s Schedule, report broker.Report) {
 	d := broker.DeclareQueue(s.Queue, nil)
 	err := conn.OnChannel(d.Look)
 	if broker.IsMissing(err) {
-		report(false, d.What, "is missing; declare it, or name another one in "+s.EnvPrefix+"QUEUE")
+		report.Fault(d.What, "is missing; declare it, or name another one in "+s.EnvPrefix+"QUEUE")
 		return
 	}
 	broker.ReportLook(report, d, err, false, s.EnvPrefix, "is there, for schedule "+s.Name)

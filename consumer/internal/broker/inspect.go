@@ -10,10 +10,6 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A Report takes what was found of a thing: whether it is as it should be, what it is,
-// and the finding or, if it is a fault, the remedy.
-type Report func(ok bool, what, text string)
-
 // Inspect looks whether what q needs is there and permitted. It changes nothing.
 func (c *Conn) Inspect(q Queue, report Report) {
 	for _, name := range []string{q.Name, q.DeadLetterQueue()} {
@@ -27,7 +23,8 @@ func (c *Conn) Inspect(q Queue, report Report) {
 	}
 	c.inspectWaits(q, report)
 	if text := q.LongWork(c.Version); text != "" {
-		report(true, "timeout of "+q.Name, text)
+		text, cure, _ := strings.Cut(text, "; ")
+		report(Finding{Severity: SeverityNote, What: "timeout of " + q.Name, Text: text, Cure: cure})
 	}
 }
 
@@ -49,30 +46,37 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 	if err == nil && name == q.Name {
 		err = c.OnChannel(func(ch *amqp.Channel) error { return MayConsume(ch, name) })
 	}
-	ReportLook(report, Declaration{What: what, Remedies: q.remedies()}, err, !q.Passive, q.EnvPrefix, fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers))
+	if err == nil {
+		report(Finding{Severity: SeverityOK, What: what, Text: fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers), Queue: &Counts{name, state.Messages, state.Consumers}})
+		return
+	}
+	ReportLook(report, Declaration{What: what, Remedies: q.remedies()}, err, !q.Passive, q.EnvPrefix, "")
 }
 
 // inspectWaits looks at the wait queues of a work queue and reports them in one line.
 // Those that have not been needed yet are not there.
 func (c *Conn) inspectWaits(q Queue, report Report) {
 	what := "wait queues of " + q.Name
-	there := 0
+	there, waiting := 0, 0
 	for _, d := range q.Waits() {
 		decl := q.DeclareWait(d)
-		err := c.OnChannel(decl.Look)
+		ready, err := c.ready(q.WaitName(d))
 		if err == nil {
 			err = c.OnChannel(decl.Make) // changes nothing: it is there
 		}
 		switch {
 		case err == nil:
-			there++
+			there, waiting = there+1, waiting+ready
 		case IsMissing(err):
 		default:
-			report(false, what, decl.Explain(err, false, q.EnvPrefix).Error())
+			report.Fault(what, decl.Explain(err, false, q.EnvPrefix).Error())
 			return
 		}
 	}
-	report(true, what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
+	report.OK(what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
+	if waiting > 0 {
+		report(Finding{Severity: SeverityNote, What: "waits of " + q.Name, Text: fmt.Sprintf("%d messages wait for a delay or their next attempt", waiting), Cure: "warren delayed list " + q.Name + " shows them"})
+	}
 }
 
 // ReportReplicas reports how to see which queues have too few replicas, which AMQP does
@@ -81,7 +85,7 @@ func (c *Conn) ReportReplicas(nodes int, report Report) {
 	if nodes == 1 {
 		return
 	}
-	report(true, "replicas", fmt.Sprintf("not known to AMQP; on a node, rabbitmqctl list_queues -p %s name members shows "+
+	report.OK("replicas", fmt.Sprintf("not known to AMQP; on a node, rabbitmqctl list_queues -p %s name members shows "+
 		"which queues have fewer than there are nodes, and rabbitmq-queues grow adds them", c.Config.Vhost))
 }
 
@@ -90,12 +94,12 @@ func (c *Conn) ReportReplicas(nodes int, report Report) {
 func ReportLook(report Report, d Declaration, err error, mayDeclare bool, envPrefix, text string) {
 	switch {
 	case err == nil:
-		report(true, d.What, text)
+		report.OK(d.What, text)
 	case IsMissing(err) && mayDeclare:
-		report(true, d.What, "is missing; warren declares it when it starts")
+		report.OK(d.What, "is missing; warren declares it when it starts")
 	default:
 		text := d.Explain(err, !mayDeclare, envPrefix).Error()
-		report(false, d.What, strings.TrimLeft(strings.TrimPrefix(text, d.What), ": "))
+		report.Fault(d.What, strings.TrimLeft(strings.TrimPrefix(text, d.What), ": "))
 	}
 }
 
@@ -138,18 +142,18 @@ func (c *Conn) MayPublish(ctx context.Context) error {
 // answerTimeout is how long a broker that works may take to answer.
 const answerTimeout = 5 * time.Second
 
-// Inspect connects to every node, tells what comes of it, and returns the connection to
+// Inspect connects to every node, reports what comes of it, and returns the connection to
 // the first that can be used; nil if none can.
-func (d Dialer) Inspect(ctx context.Context, nodes []string, tell func(ok bool, what, text string)) *Conn {
+func (d Dialer) Inspect(ctx context.Context, nodes []string, report Report) *Conn {
 	var first *Conn
 	for _, node := range nodes {
 		what := "node " + NodeName(node)
 		c, err := d.Dial(ctx, node, Options{Purpose: "check"})
 		if err != nil {
-			tell(false, what, err.Error())
+			report.Fault(what, err.Error())
 			continue
 		}
-		tell(true, what, fmt.Sprintf("RabbitMQ %s, virtual host %s", c.Version.Number, c.Config.Vhost))
+		report(c.Version.finding(what, c.Config.Vhost))
 		if first == nil {
 			first = c
 		} else {

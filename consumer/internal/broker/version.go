@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -32,6 +33,24 @@ func versionOf(conn *amqp.Connection) Version {
 		Number:  number, NackCounts: !atLeast(number, 4, 3),
 		TimeoutPolicy: atLeast(number, 3, 12), TimeoutArgument: atLeast(number, 4, 3),
 	}
+}
+
+// finding says of which version a node is, what that cannot do, and whether anybody still
+// cures its faults.
+func (v Version) finding(node, vhost string) Finding {
+	f := Finding{Severity: SeverityOK, What: node, Text: fmt.Sprintf("RabbitMQ %s, virtual host %s", v.Number, vhost)}
+	if v.NackCounts {
+		f.Severity = SeverityNote
+		f.Text += ", a series for which its makers have no more free releases"
+		f.Why = "faults of it stay; a delivery that is returned counts toward the delivery limit"
+		if v.TimeoutPolicy {
+			f.Why += ", and how long one may be worked on is for a policy to say"
+		} else {
+			f.Why += ", and how long one may be worked on is for rabbitmq.conf to say"
+		}
+		f.Cure = "upgrade to RabbitMQ 4.3, or have it from a distribution that cures its faults"
+	}
+	return f
 }
 
 // atLeast compares the first two numbers of a version. One that cannot be read is

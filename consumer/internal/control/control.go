@@ -182,7 +182,7 @@ func (c *Control) open(s *broker.Session) (*amqp.Channel, <-chan amqp.Delivery, 
 	if err != nil {
 		return nil, nil, err
 	}
-	requests, err := c.consume(ch)
+	requests, err := c.consume(ch, s.Consume.Name)
 	if err != nil {
 		_ = ch.Close() // the broker has, as a rule
 		return nil, nil, err
@@ -190,7 +190,7 @@ func (c *Control) open(s *broker.Session) (*amqp.Channel, <-chan amqp.Delivery, 
 	return ch, requests, nil
 }
 
-func (c *Control) consume(ch *amqp.Channel) (<-chan amqp.Delivery, error) {
+func (c *Control) consume(ch *amqp.Channel, tag string) (<-chan amqp.Delivery, error) {
 	if err := broker.DeclareControl().Make(ch); err != nil {
 		return nil, err
 	}
@@ -209,7 +209,7 @@ func (c *Control) consume(ch *amqp.Channel) (<-chan amqp.Delivery, error) {
 	if err := ch.Qos(prefetch, 0, false); err != nil {
 		return nil, err
 	}
-	return ch.Consume(name, "", false, true, false, false, nil)
+	return ch.Consume(name, tag, false, true, false, false, nil)
 }
 
 // counts tells whether the user is obeyed. The broker has checked the name.

@@ -1,7 +1,11 @@
 // Package waits says how long a message waits for its next attempt.
 package waits
 
-import "time"
+import (
+	"fmt"
+	"math"
+	"time"
+)
 
 // Backoff is the delay before the attempt that follows so many made: base after the
 // first, then twice as long each time, at most most.
@@ -24,4 +28,26 @@ func Outage(n int) time.Duration {
 		return time.Duration(n) * 300 * time.Millisecond
 	}
 	return 4 * time.Second
+}
+
+// Plan says how often a message is tried, and how long that takes beside the attempts
+// themselves.
+func Plan(base, most time.Duration, attempts int) string {
+	if attempts == 1 {
+		return "1 attempt"
+	}
+	const forever = time.Duration(math.MaxInt64)
+	var all time.Duration
+	for n := 1; n < attempts; n++ {
+		d, times := Backoff(base, most, n), 1
+		if d == most {
+			times = attempts - n // all that follow are as long
+		}
+		if d > 0 && time.Duration(times) > (forever-all)/d {
+			return fmt.Sprintf("%d attempts in more than a lifetime", attempts)
+		}
+		all += time.Duration(times) * d
+		n += times - 1
+	}
+	return fmt.Sprintf("%d attempts within %v", attempts, all)
 }

@@ -25,3 +25,14 @@ func TestBackoffDoublesUpToItsCap(t *testing.T) {
 		}
 	}
 }
+
+func TestPlan(t *testing.T) {
+	for want, attempts := range map[string]int{
+		"1 attempt": 1, "2 attempts within 1s": 2, "8 attempts within 2m7s": 8, "20 attempts within 8h8m15s": 20,
+		"4000000000 attempts in more than a lifetime": 4_000_000_000,
+	} {
+		if got := Plan(time.Second, time.Hour, attempts); got != want {
+			t.Errorf("Plan of %d attempts: got %q, want %q", attempts, got, want)
+		}
+	}
+}

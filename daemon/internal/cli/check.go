@@ -11,45 +11,105 @@ import (
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
-type checkCommand struct{}
+type checkCommand struct{ format }
 
-// Run prints a line for each thing that was looked at. It returns an error if one
-// is not as it should be.
-func (checkCommand) Run(ctx context.Context, a App) error {
+// Run prints a finding for each thing that was looked at. It returns an error if one is
+// not as it should be.
+func (k *checkCommand) Run(ctx context.Context, a App) error {
 	cfg, err := settings.Load(a.Program, a.Err)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Out, "ok     configuration: queues %s\n", strings.Join(cfg.QueueNames(), ", "))
-	var faults int
-	consumer.Check(ctx, cfg.Consumer, func(f consumer.Finding) {
-		mark := "ok   "
-		if !f.OK {
-			mark = "FAULT"
-			faults++
-		}
-		fmt.Fprintf(a.Out, "%s  %s: %s\n", mark, f.What, f.Text)
-	})
+	out := findings{list: k.list(a.Out, nil)}
+	check(ctx, a, cfg, &out)
+	return errors.Join(out.end(), context.Cause(ctx))
+}
+
+// check looks at everything.
+func check(ctx context.Context, a App, cfg *settings.Config, out *findings) {
+	out.add(consumer.Finding{Severity: consumer.SeverityOK, What: "configuration", Text: "queues " + strings.Join(cfg.QueueNames(), ", ")})
+	consumer.Check(ctx, cfg.Consumer, out.add)
+	checkFleet(ctx, a, cfg, out)
 	if cfg.Database.URL != "" {
-		name, err := checkDatabase(ctx, cfg)
-		if err != nil {
-			fmt.Fprintf(a.Out, "FAULT  %v\n", err)
-			faults++
-		} else {
-			fmt.Fprintf(a.Out, "ok     %s: Warren's tables are there\n", name)
+		checkDatabase(ctx, cfg, out)
+	}
+}
+
+// findings are printed as they are made, and counted.
+type findings struct {
+	list     *listing
+	counts   []consumer.Counts // of queues that are there
+	severity map[string]consumer.Severity
+	faults   int
+	warnings int
+	err      error // of printing
+}
+
+// marks begin the line of a finding.
+var marks = map[consumer.Severity]string{
+	consumer.SeverityOK: "ok     ", consumer.SeverityNote: "note   ", consumer.SeverityWarning: "WARN   ", consumer.SeverityFault: "FAULT  ",
+}
+
+// add prints a finding. Why it matters, and what cures it, have lines of their own where
+// both are said.
+func (f *findings) add(found consumer.Finding) {
+	if f.severity == nil {
+		f.severity = make(map[string]consumer.Severity)
+	}
+	f.severity[found.What] = found.Severity
+	switch found.Severity {
+	case consumer.SeverityFault:
+		f.faults++
+	case consumer.SeverityWarning:
+		f.warnings++
+	}
+	if found.Queue != nil {
+		f.counts = append(f.counts, *found.Queue)
+	}
+	if f.err != nil {
+		return
+	}
+	if f.list.format != "table" {
+		f.err = f.list.add(found)
+		return
+	}
+	text := visible(found.String())
+	if found.Why != "" {
+		text = fmt.Sprintf("%s: %s\n       why:  %s", visible(found.What), visible(found.Text), visible(found.Why))
+		if found.Cure != "" {
+			text += "\n       cure: " + visible(found.Cure)
 		}
 	}
-	if faults > 0 {
-		err = fmt.Errorf("faults found: %d", faults)
+	_, f.err = fmt.Fprintf(f.list.out, "%s%s\n", marks[found.Severity], text)
+}
+
+// end says how bad it is: the exit status is 1 if there is a fault, and 3 if there are
+// warnings alone.
+func (f *findings) end() error {
+	if f.list.format == "json" && f.err == nil {
+		f.err = f.list.end()
 	}
-	return errors.Join(err, context.Cause(ctx))
+	switch {
+	case f.faults > 0:
+		return errors.Join(fmt.Errorf("faults found: %d", f.faults), f.err)
+	case f.err != nil:
+		return f.err
+	case f.warnings > 0:
+		return &Partial{fmt.Sprintf("warnings: %d", f.warnings)}
+	}
+	return nil
 }
 
 // checkDatabase looks for Warren's tables.
-func checkDatabase(ctx context.Context, cfg *settings.Config) (name string, err error) {
+func checkDatabase(ctx context.Context, cfg *settings.Config, out *findings) {
 	db, err := database.New(cfg.Database, cfg.Log)
-	if err != nil {
-		return "", err
+	if err == nil {
+		err = errors.Join(db.Check(ctx), db.Close())
 	}
-	return db.Name(), errors.Join(db.Check(ctx), db.Close())
+	if err != nil {
+		text, cure, _ := strings.Cut(err.Error(), "; ")
+		out.add(consumer.Finding{Severity: consumer.SeverityFault, What: "database", Text: text, Cure: cure})
+		return
+	}
+	out.add(consumer.Finding{Severity: consumer.SeverityOK, What: db.Name(), Text: "Warren's tables are there"})
 }

@@ -36,7 +36,7 @@ type commands struct {
 	Work       workCommand       `cmd:"" help:"Have daemons that were told to be quiet take messages again."`
 	Cancel     cancelCommand     `cmd:"" help:"End the attempt that is under way at a message, and dead-letter that."`
 	Level      levelCommand      `cmd:"" help:"Have daemons log more or less for a while."`
-	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes and queues that it names."`
+	Check      checkCommand      `cmd:"" help:"Check the configuration and, without changing anything, the nodes, queues and daemons, and say what is wrong, why it matters, and what cures it."`
 	Config     configCommand     `cmd:"" help:"Print every variable with its value, where that comes from, and what it means; secrets are masked."`
 	Migrate    migrateCommand    `cmd:"" help:"Create or update Warren's own tables in the database, and end."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
