@@ -209,6 +209,12 @@ func TestCancelKillsACommand(t *testing.T) {
 	if !regexp.MustCompile(` 1/\d+ +\d+s hangs +orders\n`).MatchString(out) {
 		t.Errorf("ps shows\n%s\nwant the attempt", out)
 	}
+	// A pause says what is still being finished, however the broker counts its consumers.
+	paused, errs, status := output(t, warren(t, env, "pause", "orders", "--yes"))
+	if status != 0 || !regexp.MustCompile(`^orders: paused until resumed, (1 message is in flight still being finished|nobody takes messages); 0 messages ready
+$`).MatchString(paused) {
+		t.Errorf("pause: status %d, %q, standard error %q", status, paused, errs)
+	}
 	begun := time.Now()
 	if out, errs, status := output(t, warren(t, env, "cancel", "hangs", "--why=it hangs", "--yes")); status != 0 || !strings.HasSuffix(out, ": done\n") {
 		t.Errorf("cancel: status %d, %q, standard error %q", status, out, errs)

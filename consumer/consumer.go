@@ -122,11 +122,13 @@ func (c *Consumer) Run(ctx context.Context) error {
 		loops.Go(func() { r.Run(accepting, work) })
 	}
 	ended := make(chan struct{})
+	heard, unheard := context.WithCancel(context.WithoutCancel(ctx)) // what hangs while the daemon stops can be cancelled
 	others.Go(func() {
 		loops.Wait()
 		close(ended)
+		unheard()
 	})
-	others.Go(func() { c.control.Run(accepting) })
+	others.Go(func() { c.control.Run(heard) })
 	others.Go(func() { c.enforce(ctx, ended, endWork, endWaiting) })
 
 	err := c.supervise(accepting, ended)

@@ -72,6 +72,27 @@ func TestCancelEndsAnAttemptForGood(t *testing.T) {
 	}
 }
 
+// A daemon that is stopping hears what is asked until its work has ended.
+func TestCancelWhileStopping(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	r := run(t, []string{v.URL}, Queue{Name: "emails", Processor: ProcessorFunc(untilEnded)})
+	v.Publish(t, "emails", amqp.Publishing{MessageId: "stuck"})
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status().Queues[0].InFlight == 1 }, "it is being worked")
+	o := operatorOf(t, v.URL)
+	r.stop()
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Consumers(t, "emails") == 0 || r.Status().Queues[0].Reason != "" }, "it is stopping")
+	if a := ask(t, o, fleet.Request{Verb: fleet.VerbCancel, MessageID: "stuck"}); a.Done != 1 {
+		t.Errorf("cancel: got %+v, want one done", a)
+	}
+	if took, err := r.end(); err != nil || took > rabbittest.Soon {
+		t.Errorf("it ended after %v: %v", took, err)
+	}
+	if n := v.Ready(t, "emails.dead"); n != 1 {
+		t.Errorf("%d dead letters, want one", n)
+	}
+}
+
 func TestQuietAndWork(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
