@@ -14,12 +14,12 @@
 //	  ├─ relay.Relay.Run, with an Outbox: publishes what is in it, on its own connection
 //	  └─ enforce: the shutdown timeout
 //
-//	broker ─ deliveries ─▶ queueLoop ─ go ─▶ executor ─ results ─▶ queueLoop ─ ack, nack ─▶ broker
-//	                                          └─ retry, dead letter, reply ─ confirm ─▶ broker
+//	broker ─ deliveries ─▶ queueLoop ─ job ─▶ executor ─ results ─▶ queueLoop ─ ack, nack ─▶ broker
+//	                                           └─ retry, dead letter, reply ─ confirm ─▶ broker
 //
-// Whoever starts a goroutine waits for it: Run for its loops, a loop for as many results
-// as it has started executors, a connection for what is published on it. Only work that
-// outlives the shutdown timeout is left behind.
+// Whoever starts a goroutine waits for it: Run for its loops, a loop for its workers and
+// as many results as it has begun jobs, a connection for what is published on it. Only
+// work that outlives the shutdown timeout is left behind.
 //
 // # The way of a delivery
 //

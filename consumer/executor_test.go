@@ -185,6 +185,7 @@ func TestRateSpacesStarts(t *testing.T) {
 		e := newTestExecutor(Queue{Rate: 10, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return nil })}, slog.New(slog.DiscardHandler))
 		l := newQueueLoop(e.Queue, e.state, newTestConsumer(e.log))
 		l.sub = &subscription{}
+		l.hire(t.Context())
 		start := time.Now()
 		for tag := range uint64(21) {
 			if l.startAt != nil {
@@ -195,5 +196,7 @@ func TestRateSpacesStarts(t *testing.T) {
 			<-l.results
 		}
 		equal(t, time.Since(start), 2*time.Second)
+		l.workers.End()
+		l.workers.Wait()
 	})
 }

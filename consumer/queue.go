@@ -20,13 +20,14 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/replies"
+	"github.com/warrenmq/warren/consumer/internal/workers"
 	"github.com/warrenmq/warren/internal/failpoint"
 )
 
 // ackPace is how long finished deliveries are gathered for one multiple-ack while
 // acknowledgements follow each other faster than that; one that comes by itself is
-// sent at once. The broker works about a quarter more messages a second for it.
-const ackPace = time.Millisecond
+// sent at once.
+const ackPace = 2 * time.Millisecond
 
 const (
 	// starvedAfter is how long a queue may have messages that the broker does not hand
@@ -49,9 +50,10 @@ const (
 type queueLoop struct {
 	executor *executor
 	log      *slog.Logger
-	sessions chan *broker.Session // the newest; written by the supervisor alone
-	calls    chan func()          // from others, to be run by the loop
-	results  chan result          // buffered for every job there can be: never blocks an executor
+	sessions chan *broker.Session   // the newest; written by the supervisor alone
+	calls    chan func()            // from others, to be run by the loop
+	workers  *workers.Workers[*job] // begun by run
+	results  chan result            // buffered for every job there can be: never blocks a worker
 
 	session    *broker.Session // the last one given; nil before
 	sub        *subscription   // nil while the queue is not consumed
@@ -137,6 +139,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	defer turns.Stop()
 	l.state.Turned.Beat(time.Now())
 	defer l.state.Turned.End()
+	l.hire(work)
 	for !l.stopping || l.busy > 0 || l.consuming() {
 		l.heed(ctx)
 		select {
@@ -187,7 +190,8 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			}
 			l.acknowledge()
 		case <-l.flushAt:
-			l.flush()
+			l.flushAt = nil
+			l.acknowledge()
 		case <-turns.C:
 			l.turn(ctx, time.Now()) // the tick may be an old one
 		case <-stop:
@@ -196,10 +200,13 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			stop, l.stopping, l.retryAt = nil, true, nil
 			l.state.SetReason("the daemon is stopping")
 		case <-abandon.Done():
+			l.workers.End() // when they can
 			l.abandon(work)
 			return
 		}
 	}
+	l.workers.End()
+	l.workers.Wait()
 	l.finishLeaving()
 	l.close() // in order: acknowledgements that are still on their way arrive before
 }
@@ -310,7 +317,8 @@ func (l *queueLoop) start(work context.Context, d amqp.Delivery) *job {
 		l.probe = j
 	}
 	l.state.Consumed.Add(1)
-	l.do(j, func() action { return broken.Work(func() action { return l.executor.work(work, j) }, acknowledge) })
+	l.begin()
+	l.workers.Do(j, l.busy)
 	if l.limiter != nil && !j.history.notBefore.After(now) { // one that is only parked costs nothing
 		if d := l.limiter.Reserve().Delay(); d > 0 {
 			l.startAt = time.After(d)
@@ -363,21 +371,35 @@ func (l *queueLoop) logOf(ctx context.Context, j *job) *slog.Logger {
 	return broker.Traced(l.executor.tracing.parent(ctx, &j.delivery), l.log).With("message_id", j.delivery.MessageId, "attempt", j.history.attempts+1)
 }
 
-// do runs f in a goroutine of its own. Its last act is to send its result, and run
-// waits for as many results as it has begun jobs.
+// hire begins the workers.
+func (l *queueLoop) hire(work context.Context) {
+	l.workers = workers.New(func(j *job) {
+		l.attend(j, func() action { return broken.Work(func() action { return l.executor.work(work, j) }, acknowledge) })
+	})
+}
+
+// do runs f in a goroutine of its own.
 func (l *queueLoop) do(j *job, f func() action) {
+	l.begin()
+	go l.attend(j, f)
+}
+
+func (l *queueLoop) begin() {
 	l.busy++
 	l.state.InFlight.Store(int64(l.busy))
-	go func() {
-		r := result{j, requeue}
-		defer func() { // also if a processor ends its goroutine
-			failpoint.Here(failpoint.Resulted)
-			j.finished = time.Now()
-			l.results <- r
-		}()
-		failpoint.Here(failpoint.Started)
-		r.action = f()
+}
+
+// attend runs f. Its last act is to send the result, and run waits for as many results as
+// jobs have begun.
+func (l *queueLoop) attend(j *job, f func() action) {
+	r := result{j, requeue}
+	defer func() { // also if a processor ends its goroutine
+		failpoint.Here(failpoint.Resulted)
+		j.finished = time.Now()
+		l.results <- r
 	}()
+	failpoint.Here(failpoint.Started)
+	r.action = f()
 }
 
 // keepBack keeps a delivery that is not to be started until its consumer gets no more:
@@ -504,26 +526,33 @@ func (l *queueLoop) count(work context.Context, r result) {
 // may be waiting for to send more.
 func (l *queueLoop) acknowledge() {
 	l.finishLeaving()
-	switch {
-	case l.stopping:
-		l.flush()
-	case l.sub == nil || l.sub.unsettled.Finished() == 0 || l.flushAt != nil && l.sub.unsettled.Finished() < l.executor.Prefetch/4:
-	case l.sub.unsettled.Finished() >= l.executor.Prefetch/4 || time.Since(l.flushed) >= ackPace:
-		l.flush()
-	default:
+	s := l.sub
+	if s == nil || s.unsettled.Finished() == 0 {
+		return
+	}
+	// At most so many are on their way or have not been read.
+	if coming := s.prefetch - s.unsettled.Len(); l.stopping || coming < l.pace.Slots-l.busy {
+		l.flush(true)
+		return
+	}
+	// Half of the prefetch in one frame in place of a quarter saves a tenth of the time.
+	if s.unsettled.Finished() >= s.prefetch/2 || l.flushAt == nil && time.Since(l.flushed) >= ackPace {
+		l.flush(false)
+	}
+	if l.flushAt == nil && s.unsettled.Finished() > 0 {
 		l.flushAt = time.After(ackPace - time.Since(l.flushed))
 	}
 }
 
-// flush sends the acknowledgements of what is finished.
-func (l *queueLoop) flush() {
+// flush sends the acknowledgements of what is finished, or those that should not wait.
+func (l *queueLoop) flush(all bool) {
 	l.flushAt, l.flushed = nil, time.Now()
 	if l.sub != nil {
-		l.flushOf(l.sub)
+		l.flushOf(l.sub, all)
 	}
 }
 
-func (l *queueLoop) flushOf(s *subscription) {
+func (l *queueLoop) flushOf(s *subscription, all bool) {
 	var oldest time.Time
 	sent := func(j *job) {
 		if j.identified {
@@ -534,7 +563,7 @@ func (l *queueLoop) flushOf(s *subscription) {
 		}
 	}
 	now := time.Now()
-	s.unsettled.Flush(s.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), now) })
+	s.unsettled.Flush(all, s.ch.Ack, sent, func(j *job) { l.remembered.Add(l.identityOf(j), now) })
 	if !oldest.IsZero() {
 		l.meters.AckLag(now.Sub(oldest))
 	}
@@ -547,7 +576,7 @@ func (l *queueLoop) abandon(work context.Context) {
 		l.settle(work, <-l.results)
 	}
 	l.finishLeaving()
-	l.flush()
+	l.flush(true)
 	if l.sub != nil {
 		l.leaving = append(l.leaving, l.sub)
 	}

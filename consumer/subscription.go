@@ -203,7 +203,7 @@ func (l *queueLoop) retry(err error) {
 
 // close gives up the channel, if there is one.
 func (l *queueLoop) close() {
-	l.flush()
+	l.flush(true)
 	l.retryAt = nil
 	if s := l.sub; s != nil {
 		l.sub = nil
@@ -257,7 +257,7 @@ func (l *queueLoop) halt(ctx, work context.Context) {
 func (l *queueLoop) finishLeaving() {
 	l.leaving = slices.DeleteFunc(l.leaving, func(s *subscription) bool {
 		if s.unsettled.Finished() > 0 { // a commit waits for the broker
-			l.flushOf(s)
+			l.flushOf(s, true)
 		}
 		if !s.unsettled.Empty() && !s.session.IsLost() && !s.ch.IsClosed() {
 			return false

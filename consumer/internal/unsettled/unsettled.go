@@ -23,10 +23,14 @@ type Deliveries[J any] struct {
 type entry[J any] struct {
 	tag      uint64
 	job      J
-	finished bool // to be acknowledged at the next flush
+	finished bool // to be acknowledged at one of the next flushes
+	met      bool // by a flush that left it
 }
 
-// Finished is how many are to be acknowledged at the next flush.
+// Len is how many the broker waits to hear of, of those that have been read.
+func (u *Deliveries[J]) Len() int { return len(u.entries) }
+
+// Finished is how many of them are to be acknowledged.
 func (u *Deliveries[J]) Finished() int { return u.finished }
 
 // Empty tells whether the broker waits to hear of none.
@@ -81,9 +85,11 @@ func (u *Deliveries[J]) Remove(tag uint64) {
 }
 
 // Flush acknowledges what is finished: all from the oldest on with one multiple-ack; what
-// is finished behind an unfinished one, or one that has not been read, by itself. It gives
-// the jobs that ack failed for to lost, the others to sent.
-func (u *Deliveries[J]) Flush(ack func(tag uint64, multiple bool) error, sent, lost func(J)) {
+// is finished behind an unfinished one, or one that has not been read, by itself, though
+// only if all is true or a flush before has left it. By then the older ones have mostly
+// finished, too: at full speed that takes one frame for fifty messages in place of seven.
+// Flush gives the jobs that ack failed for to lost, the others to sent.
+func (u *Deliveries[J]) Flush(all bool, ack func(tag uint64, multiple bool) error, sent, lost func(J)) {
 	if u.finished == 0 {
 		return
 	}
@@ -107,12 +113,19 @@ func (u *Deliveries[J]) Flush(ack func(tag uint64, multiple bool) error, sent, l
 	u.finished = 0
 	rest := u.entries[:0]
 	for _, e := range u.entries[run:] {
-		if !e.finished {
+		switch {
+		case !e.finished:
 			rest = append(rest, e)
-		} else if err := ack(e.tag, false); err != nil {
-			lost(e.job)
-		} else {
-			sent(e.job)
+		case !all && !e.met:
+			e.met = true
+			rest = append(rest, e)
+			u.finished++
+		default:
+			if err := ack(e.tag, false); err != nil {
+				lost(e.job)
+			} else {
+				sent(e.job)
+			}
 		}
 	}
 	clear(u.entries[len(rest):])
