@@ -71,7 +71,9 @@ type Queue struct {
 	// Concurrency is how many deliveries are worked on at once. Zero means 8.
 	Concurrency int
 	// Prefetch is how many deliveries the broker may hand out before one is
-	// acknowledged; at least Concurrency. Zero means twice the concurrency.
+	// acknowledged; at least Concurrency. Zero means what keeps a tenth of a second of
+	// work at hand: at least twice the concurrency, and no more where attempts are slow,
+	// starts are limited by Rate or messages have priorities.
 	Prefetch int
 	// Timeout bounds one attempt. Zero means 5m.
 	Timeout time.Duration
@@ -111,6 +113,8 @@ type Queue struct {
 	EnvPrefix string
 	// Settings tells this configuration from another one of the same queue. It is shown.
 	Settings string
+
+	sizes bool // Prefetch is not set
 }
 
 // onBroker is the queue as the broker has to know it.
@@ -129,6 +133,7 @@ func (c Config) withDefaults() Config {
 	queues := make([]Queue, len(c.Queues))
 	for i, q := range c.Queues {
 		q.Concurrency = orDefault(q.Concurrency, 8)
+		q.sizes = q.Prefetch == 0 && q.Rate == 0 && q.MaxPriority == 0
 		q.Prefetch = orDefault(q.Prefetch, 2*q.Concurrency)
 		q.Timeout = orDefault(q.Timeout, 5*time.Minute)
 		q.MaxAttempts = orDefault(q.MaxAttempts, 20)

@@ -106,7 +106,7 @@ func (e *executor) work(ctx context.Context, j *job) action {
 	}
 	msg := republishing(j)
 	now := time.Now()
-	writeFailure(msg.Headers, o.attempts, o.err, now, e.identity)
+	broker.WriteFailure(msg.Headers, o.attempts, o.err, now, e.identity)
 	e.logFailure(ctx, o.level(), "attempt failed, the message waits for the next", j, o, "retry_in", o.verdict.after)
 	return e.postpone(ctx, j, msg, now.Add(o.verdict.after), o)
 }

@@ -14,12 +14,9 @@ import (
 // What Warren reads of and writes to the headers of a message. Times are Unix
 // milliseconds.
 const (
-	headerFirstFailedAt = "x-warren-first-failed-at"
-	headerFailedAt      = "x-warren-failed-at"
-	headerWorker        = "x-warren-worker"
-	headerRedelivered   = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
-	headerReplyTo       = "x-warren-reply-to"    // of a reply that waits: where it goes
-	headerCopy          = "x-warren-copy"        // names what was published; twice, if need be
+	headerRedelivered = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
+	headerReplyTo     = "x-warren-reply-to"    // of a reply that waits: where it goes
+	headerCopy        = "x-warren-copy"        // names what was published; twice, if need be
 )
 
 // MaxDelay is the longest delay or instant ahead that is believed. What lies beyond is a
@@ -27,7 +24,6 @@ const (
 const MaxDelay = 366 * 24 * time.Hour
 
 const (
-	maxErrorBytes = 4096
 	// maxAttempt is the highest number of attempts that is believed.
 	maxAttempt = 1_000_000
 	// maxRetryAfter is the longest wait between two attempts: less than MaxDelay, so that it
@@ -198,16 +194,4 @@ func republishing(j *job) amqp.Publishing {
 		AppId:           d.AppId,
 		Body:            d.Body,
 	}
-}
-
-// writeFailure writes into headers that the message has failed its attempts-th attempt
-// at now because of err.
-func writeFailure(headers amqp.Table, attempts int, err error, now time.Time, worker string) {
-	headers[broker.HeaderAttempt] = int64(attempts)
-	headers[headerFailedAt] = now.UnixMilli()
-	if _, there := headers[headerFirstFailedAt]; !there {
-		headers[headerFirstFailedAt] = now.UnixMilli()
-	}
-	headers[broker.HeaderError] = broker.Shortened(err.Error(), maxErrorBytes)
-	headers[headerWorker] = worker
 }

@@ -118,11 +118,11 @@ func TestRepublishingKeepsAllThatItsPublisherSet(t *testing.T) {
 
 func TestWriteFailure(t *testing.T) {
 	h := amqp.Table{}
-	writeFailure(h, 1, errors.New("first"), time.UnixMilli(1000), "vm1 1.0")
-	writeFailure(h, 2, errors.New(strings.Repeat("ä", 5000)), time.UnixMilli(2000), "vm2 1.0")
+	broker.WriteFailure(h, 1, errors.New("first"), time.UnixMilli(1000), "vm1 1.0")
+	broker.WriteFailure(h, 2, errors.New(strings.Repeat("ä", 5000)), time.UnixMilli(2000), "vm2 1.0")
 	text := h["x-warren-error"].(string)
-	if len(text) > maxErrorBytes || !utf8.ValidString(text) || !strings.HasSuffix(text, " [...]") {
-		t.Errorf("error of %d bytes, valid UTF-8 %v, want at most %d", len(text), utf8.ValidString(text), maxErrorBytes)
+	if len(text) > broker.MaxErrorBytes || !utf8.ValidString(text) || !strings.HasSuffix(text, " [...]") {
+		t.Errorf("error of %d bytes, valid UTF-8 %v, want at most %d", len(text), utf8.ValidString(text), broker.MaxErrorBytes)
 	}
 	delete(h, "x-warren-error")
 	equal(t, h, amqp.Table{"x-warren-attempt": int64(2), "x-warren-first-failed-at": int64(1000), "x-warren-failed-at": int64(2000), "x-warren-worker": "vm2 1.0"})
@@ -173,7 +173,7 @@ func FuzzMessage(f *testing.F) {
 		}
 
 		msg := republishing(j)
-		writeFailure(msg.Headers, h.attempts+1, errors.New(text), now, "w")
+		broker.WriteFailure(msg.Headers, h.attempts+1, errors.New(text), now, "w")
 		if err := msg.Headers.Validate(); err != nil {
 			t.Errorf("cannot be published again: %v", err)
 		}
@@ -185,7 +185,7 @@ func FuzzMessage(f *testing.F) {
 				t.Errorf("header %s would be acted on by the broker", name)
 			}
 		}
-		if text := msg.Headers[broker.HeaderError].(string); len(text) > maxErrorBytes || !utf8.ValidString(text) {
+		if text := msg.Headers[broker.HeaderError].(string); len(text) > broker.MaxErrorBytes || !utf8.ValidString(text) {
 			t.Errorf("error header of %d bytes, valid %v", len(text), utf8.ValidString(text))
 		}
 	})

@@ -102,7 +102,7 @@ func (e *executor) observeSuccess(j *job, o outcome) {
 }
 
 func (e *executor) observeDeath(j *job, o outcome) {
-	e.observe(j, Transition{State: Dead, Attempt: o.attempts, Reason: o.verdict.reason, Error: broker.Shortened(o.err.Error(), maxErrorBytes)})
+	e.observe(j, Transition{State: Dead, Attempt: o.attempts, Reason: o.verdict.reason, Error: broker.Shortened(o.err.Error(), broker.MaxErrorBytes)})
 }
 
 // observeWait tells of a message that was published to a wait queue as msg.

@@ -97,7 +97,7 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 	}
 	now := time.Now()
 	waiting.Headers[headerReplyTo] = to
-	writeFailure(waiting.Headers, offers+1, err, now, e.identity)
+	broker.WriteFailure(waiting.Headers, offers+1, err, now, e.identity)
 	if offers+1 >= e.MaxAttempts {
 		log.Error("the reply was refused too often, it is dead-lettered; the work is done", "error", err, "dead_letter_queue", e.onBroker.DeadLetterQueue())
 		waiting.Headers[broker.HeaderReason] = reasonUndeliverable
@@ -170,7 +170,7 @@ var errHeadersTooLong = fmt.Errorf("%w: its headers cannot be read, and leave no
 func (e *executor) bury(ctx context.Context, j *job, o outcome) action {
 	msg := republishing(j)
 	delete(msg.Headers, broker.HeaderNotBefore)
-	writeFailure(msg.Headers, o.attempts, o.err, time.Now(), e.identity)
+	broker.WriteFailure(msg.Headers, o.attempts, o.err, time.Now(), e.identity)
 	msg.Headers[broker.HeaderReason] = o.verdict.reason
 	err := errHeadersTooLong
 	if !broker.HeadersAreLost(&j.delivery) {

@@ -17,6 +17,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/outage"
+	"github.com/warrenmq/warren/consumer/internal/prefetch"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
 	"github.com/warrenmq/warren/consumer/internal/replies"
@@ -81,6 +82,7 @@ type queueLoop struct {
 	paceAt <-chan time.Time // when that may change by itself
 	probe  *job             // the one that is worked while the brake is on
 
+	size    *prefetch.Size   // nil: the prefetch is set
 	limiter *rate.Limiter    // nil: no limit
 	startAt <-chan time.Time // while the rate is used up
 
@@ -93,7 +95,10 @@ type queueLoop struct {
 type tally struct{ finished, returned, abandoned int }
 
 func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
-	log := c.log.With("queue", q.Name)
+	log, most := c.log.With("queue", q.Name), q.Prefetch
+	if q.sizes {
+		most = max(most, prefetch.Most)
+	}
 	l := &queueLoop{
 		executor: &executor{
 			Queue: q, onBroker: q.onBroker(), sessions: c.sessions, policy: replies.NewPolicy(q.ReplyTo, c.cfg.queueNames(), q.EnvPrefix), replyFor: replyPatience, returnFor: returnTimeout, copies: remembered.NewCopies[job](),
@@ -105,13 +110,16 @@ func newQueueLoop(q Queue, state *meters.Queue, c *Consumer) *queueLoop {
 		state:      state,
 		sessions:   make(chan *broker.Session, 1),
 		calls:      make(chan func()),
-		results:    make(chan result, q.Concurrency+q.Prefetch+1),
+		results:    make(chan result, q.Concurrency+most+1),
 		remembered: remembered.New(),
 		orphans:    make(map[*job]remembered.Identity),
 		delivered:  time.Now(),
 
 		starvedAfter: starvedAfter,
 		patience:     starvedAfter,
+	}
+	if q.sizes {
+		l.size = prefetch.New(q.Concurrency)
 	}
 	if q.Rate > 0 {
 		l.limiter = rate.NewLimiter(rate.Limit(q.Rate), 1)
@@ -189,6 +197,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			}
 			l.acknowledge()
+			l.resize(ctx)
 		case <-l.flushAt:
 			l.flushAt = nil
 			l.acknowledge()
@@ -467,6 +476,8 @@ func (l *queueLoop) settle(work context.Context, r result) {
 	}
 	if r.action == requeue {
 		l.executor.observeReturn(j)
+	} else if l.size != nil && !j.started.IsZero() {
+		l.size.Took(j.finished.Sub(j.started), len(j.delivery.Body))
 	}
 	l.count(work, r)
 	l.executor.copies.Release(j.history.copy, r.action == acknowledge)

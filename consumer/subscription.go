@@ -78,7 +78,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
 	l.session.Use()
-	l.sub.acked.Most = l.executor.Prefetch + l.executor.Concurrency + 1 // those of consumers before as well
+	l.sub.acked.Most = cap(l.results) // those of consumers before as well
 	// The first message says whether there are suspects.
 	if err := l.consume(ctx, 1); err != nil {
 		if ctx.Err() == nil {
@@ -91,7 +91,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	l.retries, l.wary = nil, false
 	l.state.SetReason("")
 	l.outage.End(l.log, "the queue is consumed again")
-	l.log.Info("consuming", "node", l.session.Node(), "concurrency", l.executor.Concurrency, "prefetch", l.executor.Prefetch)
+	l.log.Info("consuming", "node", l.session.Node(), "concurrency", l.executor.Concurrency, "prefetch", l.prefetch())
 }
 
 // consume has the broker hand out so many deliveries at once, by a new consumer on the
@@ -109,6 +109,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 		return err
 	}
 	s.replaced, s.deliveries, s.prefetch = s.deliveries, deliveries, prefetch
+	l.state.Prefetch.Store(int64(prefetch))
 	if before == "" {
 		return nil
 	}
@@ -119,10 +120,10 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 // that is no suspect.
 func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	s := l.sub
-	if s == nil || s != j.sub || s.settled || s.replaced != nil || l.pace.Braked || l.stopping {
+	if s == nil || s != j.sub || s.settled || !l.mayRenew() {
 		return
 	}
-	wanted := l.executor.Prefetch
+	wanted := l.prefetch()
 	if j.history.deliveryCount >= suspectAfter {
 		// Half as many each time that it was handed out in vain: the message that kills
 		// is soon alone, and the others do not wait for each other longer than they must.
@@ -134,7 +135,36 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	} else {
 		s.settled = true
 	}
-	if wanted == s.prefetch {
+	l.renew(ctx, wanted)
+}
+
+// prefetch is how many deliveries the broker is to hand out when there are no suspects.
+func (l *queueLoop) prefetch() int {
+	if l.size == nil {
+		return l.executor.Prefetch
+	}
+	return l.size.At(time.Now())
+}
+
+// resize adapts that to how long attempts take.
+func (l *queueLoop) resize(ctx context.Context) {
+	if l.size == nil || l.sub == nil || !l.sub.settled || !l.mayRenew() {
+		return
+	}
+	if before, wanted := l.sub.prefetch, l.prefetch(); wanted != before {
+		l.log.Debug("the prefetch follows from how long attempts take", "prefetch", wanted, "before", before, "duration", l.size.Mean())
+		l.renew(ctx, wanted)
+	}
+}
+
+// mayRenew tells whether the consumer of the channel may be replaced.
+func (l *queueLoop) mayRenew() bool {
+	return l.sub.replaced == nil && !l.pace.Braked && !l.stopping && l.consuming()
+}
+
+// renew replaces it by one with another prefetch.
+func (l *queueLoop) renew(ctx context.Context, wanted int) {
+	if wanted == l.sub.prefetch {
 		return
 	}
 	if err := l.consume(ctx, wanted); err != nil && ctx.Err() == nil {

@@ -147,7 +147,7 @@ func recordError(span trace.Span, err error) {
 	}
 	span.RecordError(err, options...)
 	span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-	span.SetStatus(codes.Error, broker.Shortened(err.Error(), maxErrorBytes))
+	span.SetStatus(codes.Error, broker.Shortened(err.Error(), broker.MaxErrorBytes))
 }
 
 // errorType is a name for what went wrong, of which there are few; empty for nothing.

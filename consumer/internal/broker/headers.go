@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -26,6 +27,10 @@ const (
 	// if they do not fit.
 	HeaderRaw = "x-warren-raw-headers"
 
+	headerFirstFailedAt = "x-warren-first-failed-at"
+	headerFailedAt      = "x-warren-failed-at"
+	headerWorker        = "x-warren-worker"
+
 	// OwnHeaders begins the names of the headers that are Warren's to write.
 	OwnHeaders = "x-warren-"
 	// OriginalPrefix goes before the name of what would do harm when the message is
@@ -40,6 +45,9 @@ const (
 	HeaderDeliveryCount = "x-delivery-count"
 )
 
+// MaxErrorBytes is how long the text of an error may be.
+const MaxErrorBytes = 4096
+
 // IsBrokers tells whether the broker keeps the header for itself. The history of
 // dead-lettering must not travel on: a queue that already stands in it would make
 // the broker take the next wait for a cycle, and drop the message.
@@ -53,6 +61,18 @@ func IsBrokers(header string) bool {
 
 // IsOwn tells whether the header is Warren's to write.
 func IsOwn(header string) bool { return strings.HasPrefix(header, OwnHeaders) }
+
+// WriteFailure writes into headers that the message has failed its attempts-th attempt
+// at now because of err.
+func WriteFailure(headers amqp.Table, attempts int, err error, now time.Time, worker string) {
+	headers[HeaderAttempt] = int64(attempts)
+	headers[headerFailedAt] = now.UnixMilli()
+	if _, there := headers[headerFirstFailedAt]; !there {
+		headers[headerFirstFailedAt] = now.UnixMilli()
+	}
+	headers[HeaderError] = Shortened(err.Error(), MaxErrorBytes)
+	headers[headerWorker] = worker
+}
 
 // Integer returns v as an int64 if it is one of the integer types of AMQP, or a float
 // without a fraction.

@@ -114,6 +114,7 @@ func (s Source) observe(meter metric.Meter) error {
 	})
 	gauge("warren.deliveries.in_flight", "{delivery}", "Deliveries being worked on.", func(q *Queue) int64 { return q.InFlight.Load() })
 	gauge("warren.slots", "{delivery}", "Deliveries that can be worked on at once.", func(q *Queue) int64 { return int64(q.Slots) })
+	gauge("warren.prefetch", "{delivery}", "Deliveries that the broker hands out at once, as set or found.", func(q *Queue) int64 { return q.Prefetch.Load() })
 	gauge("warren.queue.consuming", "", "1 while the queue is consumed, else 0.", func(q *Queue) int64 { return flag(q.Reason() == "" && !q.Halt.On()) })
 	gauge("warren.queue.paused", "", "1 while operators have the queue left alone: all daemons, or this one; else 0.", func(q *Queue) int64 { return flag(q.Halt.On()) })
 	gauge("warren.queue.braked", "", "1 while what the processor depends on looks down and messages stay in the queue, else 0.", func(q *Queue) int64 { return flag(q.Brake.Braked()) })

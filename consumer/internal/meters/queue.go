@@ -21,6 +21,7 @@ type Queue struct {
 	Halt  *halt.Halt
 
 	InFlight atomic.Int64
+	Prefetch atomic.Int64   // of the consumer there is; zero before
 	Consumed atomic.Int64   // deliveries taken to be worked
 	Attempts []atomic.Int64 // by verdict, as Source.Verdicts has them
 	Returned atomic.Int64

@@ -52,7 +52,7 @@ type queueSettings struct {
 
 	Processor   string        `envconfig:"PROCESSOR" required:"true" desc:"What is done with a delivery: {processors}."`
 	Concurrency int           `envconfig:"CONCURRENCY" default:"8" positive:"true" desc:"How many deliveries are worked on at once."`
-	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out ahead; not set, twice the concurrency."`
+	Prefetch    int           `envconfig:"PREFETCH" desc:"How many deliveries the broker hands out at once; not set, what keeps 0.1 s of work at hand, from twice the concurrency to 250."`
 	Timeout     time.Duration `envconfig:"TIMEOUT" default:"5m" positive:"true" desc:"How long one attempt may take."`
 	MaxAttempts int           `envconfig:"MAX_ATTEMPTS" default:"20" positive:"true" desc:"How often a message is tried before it goes to the dead-letter queue; 1 means no retry. 20 outlast an outage of eight hours."`
 	RetryBase   time.Duration `envconfig:"RETRY_BASE" default:"1s" positive:"true" desc:"The wait after the first failed attempt; each further one is twice as long."`
