@@ -31,6 +31,7 @@ type job struct {
 	started    time.Time // zero: it was returned instead
 	finished   time.Time // zero: no executor has had it
 	returning  bool      // it is being published to its own queue
+	freed      int       // 1: it needs no slot any more, though its result is not in
 	// twins are the same message, come again; they are held until what is done with it
 	// here has ended. holder is the job that a twin waits for.
 	twins   []*job
@@ -44,6 +45,9 @@ type result struct {
 	job    *job
 	action action
 }
+
+// free in place of an action says that the result is still to come, but needs no slot.
+const free action = -1
 
 // overdueAfter is how long after the timeout a processor is reported that does not
 // return.
@@ -70,6 +74,7 @@ type executor struct {
 	replyFor   time.Duration
 	returnFor  time.Duration
 	copies     *remembered.Copies[job]
+	freed      func(*job) // gives its slot to another one; nil: it keeps that
 }
 
 // work takes one delivery through its attempts to a verdict, and does what the verdict

@@ -423,7 +423,7 @@ func TestSuspectsAreWorkedAlone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 3, numbered)
-	age(t, v, "orders", suspectAfter+3, func(amqp.Delivery) bool { return true })
+	age(t, v, "orders", broker.SuspectAfter+3, func(amqp.Delivery) bool { return true })
 	v.PublishN(t, "orders", 27, numbered)
 
 	h := newHeld()
@@ -478,7 +478,7 @@ func TestManyQuickSuspects(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 200, numbered)
-	age(t, v, "orders", suspectAfter, func(amqp.Delivery) bool { return true })
+	age(t, v, "orders", broker.SuspectAfter, func(amqp.Delivery) bool { return true })
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "orders", Prefetch: 100, Processor: done.done()})
 	empty(t, v, "orders", "orders.dead")

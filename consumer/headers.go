@@ -16,7 +16,6 @@ import (
 const (
 	headerRedelivered = "x-warren-redelivered" // true: an attempt may have been cut off uncounted
 	headerReplyTo     = "x-warren-reply-to"    // of a reply that waits: where it goes
-	headerCopy        = "x-warren-copy"        // names what was published; twice, if need be
 )
 
 // MaxDelay is the longest delay or instant ahead that is believed. What lies beyond is a
@@ -67,7 +66,7 @@ func readHistory(d *amqp.Delivery, now time.Time, user string) (history, error) 
 		h.redelivered = h.redelivered || before
 	}
 	if h.ours && user != "" { // or others may have taken the headers along
-		h.copy, _ = d.Headers[headerCopy].(string)
+		h.copy, _ = d.Headers[broker.HeaderCopy].(string)
 	}
 	latest := now.Add(MaxDelay)
 	notBefore, err := broker.ReadInteger(d.Headers, broker.HeaderNotBefore, latest.UnixMilli())

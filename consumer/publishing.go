@@ -76,7 +76,7 @@ func (e *executor) deliverReply(ctx context.Context, j *job) action {
 func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int, msg amqp.Publishing) action {
 	patience, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	e.impatient(patience, func() { giveUp(broker.ErrNoConfirm) })
+	e.sessions.Impatient(patience, e.replyFor, func() { giveUp(broker.ErrNoConfirm) })
 	err := e.publishUntil(patience, broker.Outgoing{Key: to, Message: msg, Purpose: broker.ForReply, Queue: e.Name})
 	log := broker.Traced(ctx, e.log).With("message_id", j.delivery.MessageId, "reply_to", to)
 	switch {
@@ -128,20 +128,6 @@ func (e *executor) postpone(ctx context.Context, j *job, msg amqp.Publishing, du
 	return e.bury(ctx, j, o)
 }
 
-// impatient calls giveUp after replyFor, unless ctx has ended: but not while the broker
-// takes no messages at all, when a second copy would only follow the first.
-func (e *executor) impatient(ctx context.Context, giveUp func()) {
-	time.AfterFunc(e.replyFor, func() {
-		switch s := e.sessions.Get(); {
-		case ctx.Err() != nil:
-		case s != nil && s.Publish.Blocked():
-			e.impatient(ctx, giveUp)
-		default:
-			giveUp()
-		}
-	})
-}
-
 // park publishes msg to a wait queue, the one whose wait comes next to what remains
 // until due. When that has passed the broker hands the message out again, and what
 // remains then is waited in the same way.
@@ -151,6 +137,9 @@ func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due ti
 		msg.Headers[broker.OriginalPrefix+"priority"], msg.Priority = msg.Priority, 0
 	}
 	step := e.onBroker.WaitStep(time.Until(due) + waitSlack)
+	if s := e.sessions.Get(); e.freed != nil && s != nil && !s.Publish.Blocked() && e.publishing.Since().IsZero() {
+		e.freed(j) // or there would be as many on their way as there are slots
+	}
 	err := e.publish(ctx, e.onBroker.WaitName(step), msg, broker.ForWait)
 	if err == nil {
 		e.meters.Parked(ctx)
@@ -226,9 +215,9 @@ func (e *executor) publish(ctx context.Context, queue string, msg amqp.Publishin
 	ctx, cancel := broker.WithGrace(ctx, e.returnFor)
 	defer cancel()
 	if purpose == broker.ForDeadLetter {
-		delete(msg.Headers, headerCopy) // it may be put back into its queue
+		delete(msg.Headers, broker.HeaderCopy) // it may be put back into its queue
 	} else {
-		msg.Headers[headerCopy] = rand.Text()
+		msg.Headers[broker.HeaderCopy] = rand.Text()
 	}
 	return e.publishUntil(ctx, broker.Outgoing{
 		Key: queue, Message: msg, Purpose: purpose, Queue: e.Name, Declare: e.onBroker.Redeclare(queue),
@@ -255,8 +244,9 @@ func (e *executor) publishUntil(ctx context.Context, o broker.Outgoing) error {
 			return nil
 		case ctx.Err() != nil, broker.IsObjection(err), o.Purpose == broker.ForReply && errors.Is(err, broker.ErrUnroutable):
 			return err
-		case s.IsLost(): // and logged as such
-			e.copies.Double(o.Message.Headers[headerCopy])
+		case s.IsLost(), errors.Is(err, broker.ErrShared): // logged as such, or another message's fault
+			e.copies.Double(o.Message.Headers[broker.HeaderCopy])
+			o.Alone = true
 			continue
 		case o.Purpose != broker.ForReply && failures >= toleratedFailures:
 			e.publishing.Begin(e.log, slog.LevelError, cannotPublish, broker.Explain(err))

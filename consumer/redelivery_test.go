@@ -221,17 +221,17 @@ func TestEachCopyHasAName(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	names := make(chan any, 10)
 	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 3, RetryMax: time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
-		names <- d.Headers[headerCopy]
+		names <- d.Headers[broker.HeaderCopy]
 		return errors.New("no")
 	})})
-	v.Publish(t, "orders", amqp.Publishing{MessageId: "m", Headers: amqp.Table{headerCopy: "not Warren's"}})
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "m", Headers: amqp.Table{broker.HeaderCopy: "not Warren's"}})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead")
 	<-names
 	second, third := <-names, <-names
 	if second == nil || third == nil || second == third || second == "not Warren's" {
 		t.Errorf("the copies are named %v and %v, want two names", second, third)
 	}
-	equal(t, v.Drain(t, "orders.dead")[0].Headers[headerCopy], nil)
+	equal(t, v.Drain(t, "orders.dead")[0].Headers[broker.HeaderCopy], nil)
 }
 
 // TestMessagesThatDifferInOneThing have one id and body: what was done of one is nothing
@@ -315,7 +315,7 @@ func TestSuspectsObeyTheRate(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 6, numbered)
-	age(t, v, "orders", suspectAfter+1, func(amqp.Delivery) bool { return true })
+	age(t, v, "orders", broker.SuspectAfter+1, func(amqp.Delivery) bool { return true })
 	done := newLedger()
 	start := time.Now()
 	run(t, []string{v.URL}, Queue{Name: "orders", Rate: 5, Processor: done.done()})
@@ -344,7 +344,7 @@ func TestRestartsMakeNoSuspects(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	const messages = 60
-	for i := range 2 * suspectAfter {
+	for i := range 2 * broker.SuspectAfter {
 		r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Prefetch: messages, Processor: h})
 		if i == 0 {
 			v.PublishN(t, "orders", messages, numbered)
@@ -360,7 +360,7 @@ func TestRestartsMakeNoSuspects(t *testing.T) {
 		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "orders") == messages-i-1 }, "the others are back")
 	}
 	for _, d := range v.Drain(t, "orders") {
-		if n, _ := broker.Integer(d.Headers[broker.HeaderDeliveryCount]); n >= suspectAfter {
+		if n, _ := broker.Integer(d.Headers[broker.HeaderDeliveryCount]); n >= broker.SuspectAfter {
 			t.Errorf("message %s has a delivery count of %d", d.MessageId, n)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -49,7 +50,7 @@ func (s *soaked) process(daemon int) ProcessorFunc {
 	return func(_ context.Context, d Delivery, _ *Scope) error {
 		s.mu.Lock()
 		key := attempted{d.MessageID, d.Attempt}
-		r := &soakedRun{daemon: daemon, copy: d.Headers[headerCopy], beside: slices.Clone(s.runs[key])}
+		r := &soakedRun{daemon: daemon, copy: d.Headers[broker.HeaderCopy], beside: slices.Clone(s.runs[key])}
 		r.late = slices.ContainsFunc(r.beside, func(o *soakedRun) bool { return o.ended })
 		s.runs[key] = append(s.runs[key], r)
 		s.mu.Unlock()

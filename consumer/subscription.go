@@ -16,12 +16,6 @@ import (
 	"github.com/warrenmq/warren/internal/failpoint"
 )
 
-// suspectAfter is the delivery count from which a message is suspected of having killed
-// the processes that it was handed to. A channel that begins with such messages takes
-// few of them at once: whatever else the broker had handed out would be counted, too,
-// and dead-lettered with them in the end.
-const suspectAfter = broker.DeliveryLimit / 4
-
 var errCancelled = errors.New("the broker cancelled the consumer: its queue was deleted, or a delivery was worked for longer than the broker's consumer timeout")
 
 // A subscription is one channel of a session on which one queue is consumed.
@@ -91,7 +85,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	l.retries, l.wary = nil, false
 	l.state.SetReason("")
 	l.outage.End(l.log, "the queue is consumed again")
-	l.log.Info("consuming", "node", l.session.Node(), "concurrency", l.executor.Concurrency, "prefetch", l.prefetch())
+	l.log.Info("consuming", "node", l.session.Node(), "concurrency", l.executor.Concurrency, "prefetch", l.size.At(time.Now()))
 }
 
 // consume has the broker hand out so many deliveries at once, by a new consumer on the
@@ -123,11 +117,11 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	if s == nil || s != j.sub || s.settled || !l.mayRenew() {
 		return
 	}
-	wanted := l.prefetch()
-	if j.history.deliveryCount >= suspectAfter {
+	wanted := l.size.At(time.Now())
+	if j.history.deliveryCount >= broker.SuspectAfter {
 		// Half as many each time that it was handed out in vain: the message that kills
 		// is soon alone, and the others do not wait for each other longer than they must.
-		wanted = max(1, l.executor.Concurrency>>(j.history.deliveryCount-suspectAfter+1))
+		wanted = max(1, l.executor.Concurrency>>(j.history.deliveryCount-broker.SuspectAfter+1))
 		if wanted < l.executor.Concurrency {
 			l.logOf(work, j).Warn("the message was redelivered several times and may end the process, few are worked beside it",
 				"delivery_count", j.history.deliveryCount, "prefetch", wanted)
@@ -138,20 +132,12 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	l.renew(ctx, wanted)
 }
 
-// prefetch is how many deliveries the broker is to hand out when there are no suspects.
-func (l *queueLoop) prefetch() int {
-	if l.size == nil {
-		return l.executor.Prefetch
-	}
-	return l.size.At(time.Now())
-}
-
-// resize adapts that to how long attempts take.
+// resize adapts how much is handed out at once to how long attempts take.
 func (l *queueLoop) resize(ctx context.Context) {
-	if l.size == nil || l.sub == nil || !l.sub.settled || !l.mayRenew() {
+	if l.sub == nil || !l.sub.settled || !l.mayRenew() {
 		return
 	}
-	if before, wanted := l.sub.prefetch, l.prefetch(); wanted != before {
+	if before, wanted := l.sub.prefetch, l.size.At(time.Now()); wanted != before {
 		l.log.Debug("the prefetch follows from how long attempts take", "prefetch", wanted, "before", before, "duration", l.size.Mean())
 		l.renew(ctx, wanted)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
+	"github.com/warrenmq/warren/consumer/internal/starved"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -246,6 +247,7 @@ func TestMetrics(t *testing.T) {
 		"warren.dead_letters permanent":                   1,
 		"warren.parked":                                   2,
 		"warren.slots":                                    8,
+		"warren.prefetch":                                 16,
 		"warren.deliveries.in_flight":                     0,
 		"warren.queue.consuming":                          1,
 		"warren.queue.braked":                             0,
@@ -262,9 +264,9 @@ func TestMetrics(t *testing.T) {
 	if lag := got["warren.ack.lag"]; lag < 1 || lag > 25 {
 		t.Errorf("warren.ack.lag was recorded %v times, want at least once and at most for each", lag)
 	}
-	// Of each queue 7 gauges and 8 counters, and the dead letters of 5 reasons; 3 of
+	// Of each queue 8 gauges and 8 counters, and the dead letters of 5 reasons; 3 of
 	// none; and what orders has recorded: durations, sent, parked and the lag.
-	if want := 2*(7+8+5) + 3 + 4 + 3 + 1 + 1; series != want {
+	if want := 2*(8+8+5) + 3 + 4 + 3 + 1 + 1; series != want {
 		t.Errorf("there are %d series, want %d:\n%v", series, want, slices.Sorted(maps.Keys(got)))
 	}
 }
@@ -304,7 +306,7 @@ func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
 	<-taken
 	l := newLedger()
 	r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, RetryMax: time.Second, Processor: l.done()}}},
-		func(c *Consumer) { c.loops[0].starvedAfter, c.loops[0].patience = time.Second, time.Second })
+		func(c *Consumer) { c.loops[0].starved.After = time.Second })
 	rabbittest.Eventually(t, 15*time.Second, func() bool { return strings.Count(r.log.String(), "consuming it anew") == 1 }, "the queue is consumed anew")
 	equal(t, r.Status().Queues[0].Reason, "")
 	equal(t, r.loops[0].state.Idle(time.Now()) > time.Second, true)
@@ -329,7 +331,7 @@ func TestAStandbyIsStarvedFromWhenThereAreMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, RetryMax: time.Second, Processor: noop}}},
-		func(c *Consumer) { c.loops[0].starvedAfter, c.loops[0].patience = time.Second, time.Second })
+		func(c *Consumer) { c.loops[0].starved.After = time.Second })
 	<-time.After(pulse.Every + time.Second) // the queue is looked at, and empty
 	if contains(r.log, "hands none out") {
 		t.Error("an empty queue counts as starved")
@@ -338,7 +340,7 @@ func TestAStandbyIsStarvedFromWhenThereAreMessages(t *testing.T) {
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "o-1"}, amqp.Publishing{MessageId: "o-2"})
 	line := regexp.MustCompile(`level=WARN msg="the queue has messages, but the broker hands none out; consuming it anew" queue=orders messages=1 duration=(\S+)`)
 	var named []string
-	rabbittest.Eventually(t, 2*maxLookEvery, func() bool { named = line.FindStringSubmatch(r.log.String()); return named != nil }, "the queue is named")
+	rabbittest.Eventually(t, 2*starved.MaxEvery, func() bool { named = line.FindStringSubmatch(r.log.String()); return named != nil }, "the queue is named")
 	starved, err := time.ParseDuration(named[1])
 	if since := time.Since(published); err != nil || starved < time.Second || starved > since+time.Second {
 		t.Errorf("starved for %v (%v), the messages have been there for %v", starved, err, since)

@@ -77,6 +77,9 @@ type Conn struct {
 	idle    chan *confirming
 	metered *Instruments
 
+	sharedMu sync.Mutex
+	shared   *shared // nil: not needed yet
+
 	login    login
 	dialer   Dialer
 	directMu sync.Mutex

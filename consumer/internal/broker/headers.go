@@ -27,6 +27,9 @@ const (
 	// if they do not fit.
 	HeaderRaw = "x-warren-raw-headers"
 
+	// HeaderCopy names what was published; twice, if need be.
+	HeaderCopy = "x-warren-copy"
+
 	headerFirstFailedAt = "x-warren-first-failed-at"
 	headerFailedAt      = "x-warren-failed-at"
 	headerWorker        = "x-warren-worker"

@@ -85,3 +85,17 @@ func (n *Newest) Wait(ctx context.Context) (*Session, error) {
 		}
 	}
 }
+
+// Impatient calls giveUp after d, unless ctx has ended: but not while the broker takes no
+// messages at all, when a second copy would only follow the first.
+func (n *Newest) Impatient(ctx context.Context, d time.Duration, giveUp func()) {
+	time.AfterFunc(d, func() {
+		switch s := n.Get(); {
+		case ctx.Err() != nil:
+		case s != nil && s.Publish.Blocked():
+			n.Impatient(ctx, d, giveUp)
+		default:
+			giveUp()
+		}
+	})
+}

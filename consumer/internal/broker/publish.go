@@ -43,6 +43,8 @@ type Outgoing struct {
 	// Declare makes sure of where it goes to, after somebody has deleted that. Nil
 	// means that it is not Warren's to declare.
 	Declare func(*Conn) error
+	// Alone is true of a message that is not to share its channel with others.
+	Alone bool
 }
 
 // Publish returns nil only when the broker has confirmed that a queue has the message.
@@ -104,14 +106,23 @@ func target(exchange, key string) string {
 
 // offer offers a message once.
 func (c *Conn) offer(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
-	if o.isDirect() {
+	switch {
+	case o.isDirect():
 		return c.offerDirect(ctx, o)
+	case o.sharesChannel():
+		return c.offerOn(ctx, func() error { return c.sharedTrip(ctx, o) })
 	}
 	return c.offerQueued(ctx, o, borrow, giveBack)
 }
 
 // offerQueued offers a message once on this connection.
 func (c *Conn) offerQueued(ctx context.Context, o Outgoing, borrow func() (*confirming, error), giveBack func(*confirming)) error {
+	return c.offerOn(ctx, func() error { return c.roundTrip(ctx, o, borrow, giveBack) })
+}
+
+// offerOn makes the trip of a message to the broker, but waits no longer than until ctx
+// ends.
+func (c *Conn) offerOn(ctx context.Context, trip func() error) error {
 	if c.blocked.Load() {
 		return ErrBlocked // writing would only fill a socket that nobody reads
 	}
@@ -121,7 +132,7 @@ func (c *Conn) offerQueued(ctx context.Context, o Outgoing, borrow func() (*conf
 	answers := make(chan error, 1)
 	go func() {
 		defer c.begun.Done()
-		answers <- c.roundTrip(ctx, o, borrow, giveBack)
+		answers <- trip()
 	}()
 	select {
 	case err := <-answers:

@@ -15,6 +15,11 @@ const (
 	// consumer was lost; then it dead-letters it. It catches a message that kills
 	// the process.
 	DeliveryLimit = 20
+	// SuspectAfter is the delivery count from which a message is suspected of having killed
+	// the processes that it was handed to. A channel that begins with such messages takes
+	// few of them at once: whatever else the broker had handed out would be counted, too,
+	// and dead-lettered with them in the end.
+	SuspectAfter = DeliveryLimit / 4
 	// lookedAtLimit lets an operator look into a dead-letter or wait queue as often as
 	// ever: each look counts on some brokers, and past the limit the message would
 	// be dropped, or come home early.

@@ -28,14 +28,25 @@ const (
 // A Size is that of one queue.
 type Size struct {
 	concurrency, size int
+	fixed             bool
 	taken             int       // deliveries, up to samples
 	took, bytes       float64   // means: seconds that a delivery held its slot, length of its body
 	changed, shrunk   time.Time // when it did last
 }
 
-// New returns the Size of a queue that is worked by so many slots. It begins with twice
-// as many deliveries.
-func New(concurrency int) *Size { return &Size{concurrency: concurrency, size: 2 * concurrency} }
+// New returns the Size of a queue that is worked by so many slots. It begins with size
+// deliveries, and stays that unless it may vary.
+func New(concurrency, size int, varies bool) *Size {
+	return &Size{concurrency: concurrency, size: size, fixed: !varies}
+}
+
+// Most is how many deliveries can be handed out at once.
+func (s *Size) Most() int {
+	if s.fixed {
+		return s.size
+	}
+	return max(2*s.concurrency, Most)
+}
 
 // Took takes note of a delivery that has held its slot for d.
 func (s *Size) Took(d time.Duration, bytes int) {
@@ -49,7 +60,7 @@ func (s *Size) Took(d time.Duration, bytes int) {
 func (s *Size) At(now time.Time) int {
 	wanted := s.wanted()
 	switch {
-	case s.taken < samples || now.Sub(s.changed) < pace:
+	case s.fixed || s.taken < samples || now.Sub(s.changed) < pace:
 		return s.size
 	case wanted >= s.size+s.size/2 && now.Sub(s.shrunk) >= calm:
 	case wanted <= s.size/2:

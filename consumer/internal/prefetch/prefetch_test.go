@@ -26,7 +26,7 @@ func TestSizeByWhatAnAttemptTakes(t *testing.T) {
 		{"bodies of 32 MiB", 8, 20 * time.Microsecond, 32 << 20, 16},
 		{"no body", 8, 0, 0, 250},
 	} {
-		s, now := New(c.concurrency), time.Now()
+		s, now := New(c.concurrency, 2*c.concurrency, true), time.Now()
 		for range samples {
 			if got := s.At(now); got != 2*c.concurrency {
 				t.Fatalf("%s: %d at the beginning, want twice the concurrency, %d", c.name, got, 2*c.concurrency)
@@ -41,7 +41,7 @@ func TestSizeByWhatAnAttemptTakes(t *testing.T) {
 
 // TestSizeChangesRarely has what an attempt takes waver: by a little, and then by much.
 func TestSizeChangesRarely(t *testing.T) {
-	s, now := New(8), time.Now()
+	s, now := New(8, 16, true), time.Now()
 	took := func(d time.Duration) {
 		for range 500 {
 			s.Took(d, 1024)
@@ -72,4 +72,14 @@ func TestSizeChangesRarely(t *testing.T) {
 	expect("2 s, at once", 250)
 	now = now.Add(pace)
 	expect("2 s, a moment later", 16)
+}
+
+func TestSizeThatIsSet(t *testing.T) {
+	s := New(8, 20, false)
+	for range samples {
+		s.Took(time.Millisecond, 1)
+	}
+	if got := s.At(time.Now()); got != 20 || s.Most() != 20 {
+		t.Errorf("got %d of %d at most, want what is set, 20", got, s.Most())
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/warrenmq/warren/internal/failpoint"
 )
@@ -130,4 +131,28 @@ func (u *Deliveries[J]) Flush(all bool, ack func(tag uint64, multiple bool) erro
 	}
 	clear(u.entries[len(rest):])
 	u.entries = rest
+}
+
+// gather is how long finished deliveries are gathered for one multiple-ack while
+// acknowledgements follow each other faster than that.
+const gather = 2 * time.Millisecond
+
+// A Pace says when to acknowledge what is finished. One that comes by itself is not held
+// back. Zero is one of nothing yet.
+type Pace struct {
+	At   <-chan time.Time // when to ask anew; nil: nothing is held back
+	sent time.Time
+}
+
+// Due tells whether to acknowledge now.
+func (p *Pace) Due() bool { return p.At == nil && time.Since(p.sent) >= gather }
+
+// Sent says that acknowledgements have been sent now.
+func (p *Pace) Sent() { p.At, p.sent = nil, time.Now() }
+
+// Wait says that some are held back.
+func (p *Pace) Wait() {
+	if p.At == nil {
+		p.At = time.After(gather - time.Since(p.sent))
+	}
 }

@@ -1,5 +1,5 @@
 // Package workers keeps goroutines that work jobs. The stack of a new one would grow anew
-// with each job: for deliveries of no work that took a tenth of the daemon's time.
+// with each job: for deliveries of no work that was a tenth of a profile of the daemon.
 package workers
 
 import "sync"

@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/internal/failpoint"
+)
+
+// ErrShared is why nothing is known of a message that shared its channel with others: one
+// of them has had the broker close that. Offered with Alone, it is at nobody's mercy.
+var ErrShared = errors.New("the broker closed the channel that it shared with others")
+
+// mostShared is how many messages can be under way on a shared channel.
+const mostShared = 256
+
+// A shared channel has messages of several goroutines under way at a time, so that the
+// broker confirms many of them at once: where every message fails and waits, it takes half
+// of the time for them, and the daemon a quarter less. Each message bears a name of its own in
+// [HeaderCopy], by which it is known when it comes back.
+type shared struct {
+	*amqp.Channel
+	slots   chan struct{} // of messages under way
+	returns chan amqp.Return
+	closes  chan *amqp.Error
+
+	mu       sync.Mutex
+	returned map[string]error // by name, why it came back
+}
+
+func newShared(ch *amqp.Channel) (*shared, error) {
+	if err := ch.Confirm(false); err != nil {
+		return nil, err
+	}
+	return &shared{
+		Channel:  ch,
+		slots:    make(chan struct{}, mostShared),
+		returns:  ch.NotifyReturn(make(chan amqp.Return, mostShared)), // never full
+		closes:   ch.NotifyClose(make(chan *amqp.Error, 1)),
+		returned: make(map[string]error),
+	}, nil
+}
+
+// sharedChannel returns the shared channel that there is now.
+func (c *Conn) sharedChannel() (*shared, error) {
+	c.sharedMu.Lock()
+	defer c.sharedMu.Unlock()
+	if c.shared == nil || c.shared.IsClosed() {
+		ch, err := c.Channel()
+		if err != nil {
+			return nil, fmt.Errorf("open a channel: %w", err)
+		}
+		if c.shared, err = newShared(ch); err != nil {
+			return nil, err
+		}
+	}
+	return c.shared, nil
+}
+
+// sharesChannel tells whether a message goes over the shared channel.
+func (o *Outgoing) sharesChannel() bool {
+	return o.Purpose == ForWait && !o.Alone && nameOf(o.Message.Headers) != ""
+}
+
+func nameOf(headers amqp.Table) string {
+	name, _ := headers[HeaderCopy].(string)
+	return name
+}
+
+// sharedTrip writes a message to the shared channel and waits for what the broker says. It
+// does so after the end of ctx as well: a late confirm is nobody else's, and the channel
+// goes on.
+func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
+	ch, err := c.sharedChannel()
+	if err != nil {
+		return err
+	}
+	select {
+	case ch.slots <- struct{}{}:
+	case <-ch.closes: //nolint:errcheck // why it was closed comes up with the culprit
+		return ErrShared
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	failpoint.Publishing(failpoint.Offered, string(o.Purpose))
+	stuck := c.cutWhenStuck()
+	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
+	stuck()
+	if err != nil {
+		<-ch.slots
+		if ch.IsClosed() {
+			return ErrShared
+		}
+		return err
+	}
+	failpoint.Publishing(failpoint.Written, string(o.Purpose))
+	select {
+	case <-confirm.Done():
+		failpoint.Publishing(failpoint.Confirmed, string(o.Purpose))
+	case <-ch.closes: //nolint:errcheck // as above
+		return ErrShared
+	}
+	returned := ch.answer(nameOf(o.Message.Headers))
+	<-ch.slots
+	switch {
+	case !confirm.Acked() && ch.IsClosed(): // pending confirms resolve when the channel closes
+		return ErrShared
+	case returned != nil:
+		return returned
+	case !confirm.Acked():
+		return ErrRefused
+	}
+	return nil
+}
+
+// answer tells, after the confirm of a message, why it was returned, if it was: the broker
+// sends a return before its confirm.
+func (s *shared) answer(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range len(s.returns) {
+		r := <-s.returns
+		s.returned[nameOf(r.Headers)] = fmt.Errorf("%w (%s)", ErrUnroutable, r.ReplyText)
+	}
+	err := s.returned[name]
+	delete(s.returned, name)
+	return err
+}
