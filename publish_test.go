@@ -32,11 +32,11 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	}
 	var table string
 	rabbittest.Eventually(t, 10*time.Second, func() bool {
-		table, _, _ = output(t, warren(t, env, "delayed", "list", "orders", "mails"))
+		table, _, _ = output(t, warren(t, env, "waiting", "list", "orders", "mails"))
 		return strings.Count(table, "\n") == 2
 	}, "the message is listed")
-	if fields := strings.Fields(strings.Split(table, "\n")[1]); len(fields) < 6 || fields[0] != "orders" || fields[3] != "0" || fields[4] != "m" || fields[5] != "-1" {
-		t.Errorf("row of the table: got %q, want orders, when, 0 attempts, and the id without its control character", fields)
+	if fields := strings.Fields(strings.Split(table, "\n")[1]); len(fields) < 5 || fields[0] != "orders" || fields[3] != "0" || fields[4] != `m\x1b-1` {
+		t.Errorf("row of the table: got %q, want orders, when, 0 attempts, and the id with its control character as a number", fields)
 	}
 	lines, _, _ := output(t, warren(t, env, "delayed", "list", "orders", "--json"))
 	if !strings.HasPrefix(lines, `{"queue":"orders","message_id":"m\u001b-1","due":"20`) {
@@ -45,6 +45,25 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	none, _, _ := output(t, warren(t, env, "delayed", "list", "mails", "--json"))
 	if none != "" {
 		t.Errorf("of another queue: got %q, want nothing", none)
+	}
+
+	for _, test := range []struct {
+		args, want string
+		status     int
+	}{
+		{"waiting list orders -o json -f attempts>0", "[]\n", 0},
+		{"waiting list orders -f in<30m", "QUEUE  DUE  IN  TRIES  ID  ERROR\n", 0},
+		{"waiting list orders -f reason=x", "", 1}, // which dead letters have
+		{"waiting release orders --all --dry-run", "release 1 waiting message of orders: the next due at ", 0},
+		{"waiting release orders nobody --dry-run", "no waiting message of orders is meant\n", 3},
+		{"waiting drop orders --all --dry-run", "drop 1 waiting message of orders, into orders.dead: the next due at ", 0},
+		{"waiting drop orders --all --discard --no-archive --dry-run", "discard 1 waiting message of orders, keeping no copy: the next due at ", 0},
+		{"waiting drop orders --all --archive x", "", 1},
+		{"waiting drop orders", "", 1},
+	} {
+		if got, stderr, status := output(t, warren(t, env, strings.Fields(test.args)...)); status != test.status || !strings.HasPrefix(got, test.want) {
+			t.Errorf("%s: got status %d, %q and %q, want %d and %q", test.args, status, got, stderr, test.status, test.want)
+		}
 	}
 
 	// Without its queue the message is listed still, until it falls due.

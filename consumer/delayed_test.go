@@ -30,7 +30,7 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-1", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 
 	list := func(most int, queues ...string) []operator.WaitingMessage {
-		found, err := operator.Delayed(t.Context(), "", []string{v.URL}, queues, most)
+		found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), queues, operator.Selection{}, most)
 		if err != nil || found.More != 0 || found.Missing != nil {
 			t.Fatalf("got error %v, %d more and missing queues %q, want none of these", err, found.More, found.Missing)
 		}
@@ -48,16 +48,16 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 
 	v.Publish(t, "mails", amqp.Publishing{MessageId: "m-2", Headers: amqp.Table{"x-warren-not-before": due.UnixMilli()}})
 	rabbittest.Eventually(t, 5*time.Second, func() bool {
-		found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"mails"}, 1)
+		found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"mails"}, operator.Selection{}, 1)
 		return err == nil && len(found.Messages) == 1 && found.More == 1
 	}, "one is listed and one is left out")
 }
 
 func TestDelayedMessagesOfABrokerThatHasNone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"orders"}, 10)
+	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"orders"}, operator.Selection{}, 10)
 	equal(t, fmt.Sprint(found, err), "{[] 0 []} <nil>")
-	if _, err := operator.Delayed(t.Context(), "", []string{"amqp://guest:secret@127.0.0.1:1/"}, []string{"orders"}, 10); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := (operator.Broker{Nodes: []string{"amqp://guest:secret@127.0.0.1:1/"}}).Waiting(t.Context(), []string{"orders"}, operator.Selection{}, 10); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("without a broker: got %v, want an error", err)
 	}
 }
@@ -79,7 +79,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	v.Publish(t, "later", amqp.Publishing{MessageId: "stays", DeliveryMode: amqp.Persistent, Headers: amqp.Table{"x-delay": 3_600_000}})
 	looks := 0
 	for ; looks < 25 || time.Now().Before(due[fmt.Sprint(n-1)]); looks++ {
-		if _, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n); err != nil {
+		if _, err := (operator.Broker{Nodes: []string{v.URL}}).Waiting(t.Context(), []string{"later"}, operator.Selection{}, n); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(20 * time.Millisecond)
@@ -88,7 +88,7 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	_, repeats := done.counts()
 	equal(t, repeats, 0)
 	equal(t, v.Ready(t, "later.dead"), 0)
-	waiting, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, n)
+	waiting, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"later"}, operator.Selection{}, n)
 	if err != nil || len(waiting.Messages) != 1 {
 		t.Errorf("got %v and error %v, want the one that is not due", waiting, err)
 	}

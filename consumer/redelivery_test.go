@@ -300,7 +300,7 @@ func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
 	done := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "later", Processor: done.done()})
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "warren.wait.later.1024s") == 1 }, "it waits")
-	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"later"}, 10)
+	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"later"}, operator.Selection{}, 10)
 	if err != nil || len(found.Messages) != 1 {
 		t.Fatalf("got %v and error %v, want one that waits", found, err)
 	}

@@ -62,7 +62,7 @@ func TestWhatHasLostItsQueueIsKeptCountedAndComesHome(t *testing.T) {
 		return out
 	}
 	rabbittest.Eventually(t, time.Minute, func() bool { return held() == fmt.Sprint(messages) }, "all have fallen due, and the broker has them")
-	found, err := operator.Delayed(t.Context(), "", []string{v.URL}, []string{"lost", "nobody"}, 100)
+	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"lost", "nobody"}, operator.Selection{}, 100)
 	equal(t, fmt.Sprint(found, err), "{[] 0 [lost]} <nil>")
 	equal(t, stranded(), counted)
 

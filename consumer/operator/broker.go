@@ -36,7 +36,7 @@ type sweep struct {
 // sweep begins one. When ctx ends, it has a moment to give back what it holds; then the
 // connection is cut, and the broker takes it.
 func (b Broker) sweep(ctx context.Context, queue string) (*sweep, error) {
-	conn, err := b.dial(ctx, "dead letters")
+	conn, err := b.dial(ctx, "look")
 	if err != nil {
 		return nil, err
 	}

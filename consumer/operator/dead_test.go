@@ -172,7 +172,7 @@ func TestAHundredLooks(t *testing.T) {
 			t.Fatalf("%s: got %v %q, want %v %q", d.MessageId, d.Headers, d.Body, want.Headers, want.Body)
 		}
 	}
-	if strings.HasPrefix(v.Node.Version(), "4.") && inPlace != n {
+	if inPlace != n {
 		t.Errorf("%d of %d are where they were, want all", inPlace, n)
 	}
 	t.Logf("RabbitMQ %s: %d of %d are where they were", v.Node.Version(), inPlace, n)

@@ -65,20 +65,21 @@ func fingerprint(reason, cause string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// What an error says of one message alone, the longest first. A code of three digits, as SMTP
-// and HTTP have them, is a part of the cause where nothing but it says what went wrong.
+// What an error says of one message alone, the longest first. What has none of the characters
+// that a pattern needs is not tried with it.
 var individual = []struct {
+	needs   string
 	pattern *regexp.Regexp
 	with    string
 }{
-	{regexp.MustCompile(`"(?:[^"\\]|\\.)*"`), `"*"`},
-	{regexp.MustCompile(`(^|[\s(=:,])'[^']*'`), `$1'*'`},
-	{regexp.MustCompile("`[^`]*`"), "`*`"},
-	{regexp.MustCompile(`<[^<>\s]+@[^<>\s]+>|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+`), "<mail>"},
-	{regexp.MustCompile(`\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b`), "<id>"},
-	{regexp.MustCompile(`\[[0-9a-fA-F:]*:[0-9a-fA-F:]*\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b`), "<address>"},
-	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?`), "<time>"},
-	{regexp.MustCompile(`\b0x[0-9a-fA-F]+\b|\b(?:[A-Za-z_]*\d[A-Za-z0-9_]{11,}|[A-Za-z_]{2,}\d[A-Za-z0-9_]{5,})\b`), "<id>"},
+	{`"`, regexp.MustCompile(`"(?:[^"\\]|\\.)*"`), `"*"`},
+	{"'", regexp.MustCompile(`(^|[\s(=:,])'[^']*'`), `$1'*'`},
+	{"`", regexp.MustCompile("`[^`]*`"), "`*`"},
+	{"@", regexp.MustCompile(`<[^<>\s]+@[^<>\s]+>|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+`), "<mail>"},
+	{"-", regexp.MustCompile(`\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b`), "<id>"},
+	{".[", regexp.MustCompile(`\[[0-9a-fA-F:]*:[0-9a-fA-F:]*\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b`), "<address>"},
+	{":", regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?`), "<time>"},
+	{"0123456789", regexp.MustCompile(`\b0x[0-9a-fA-F]+\b|\b(?:[A-Za-z_]*\d[A-Za-z0-9_]{11,}|[A-Za-z_]{2,}\d[A-Za-z0-9_]{5,})\b`), "<id>"},
 }
 
 var (
@@ -93,7 +94,9 @@ var (
 func Cause(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	for _, r := range individual {
-		text = r.pattern.ReplaceAllString(text, r.with)
+		if strings.ContainsAny(text, r.needs) {
+			text = r.pattern.ReplaceAllString(text, r.with)
+		}
 	}
 	var out strings.Builder
 	last := 0

@@ -78,7 +78,7 @@ func (l *Letter) line() Line {
 	if lastDeath(l.delivery) == nil {
 		return line
 	}
-	if msg, err := republished(l.user, l.delivery); err == nil {
+	if msg, err := republished(l.user, isOurs(l.user, l.delivery), l.delivery); err == nil {
 		line.Headers = broker.Plain(msg.Headers)
 	}
 	line.Headers[broker.HeaderReason] = l.Reason

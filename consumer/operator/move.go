@@ -153,11 +153,10 @@ func refused(o broker.Outgoing, err error) error {
 // republished returns a message as it is published again: all that its publisher set, but for
 // what would do harm, and without what the broker keeps for itself. What others than Warren have
 // written in Warren's name is left out, or signing it would have it believed.
-func republished(user string, d *amqp.Delivery) (amqp.Publishing, error) {
+func republished(user string, ours bool, d *amqp.Delivery) (amqp.Publishing, error) {
 	if _, unreadable := d.Headers[broker.HeaderUnreadable]; unreadable && len(d.Headers) == 1 {
 		return amqp.Publishing{}, errHeadersLost
 	}
-	ours := isOurs(user, d)
 	headers := make(amqp.Table, len(d.Headers)+4)
 	keep := func(name string, v any) {
 		if _, there := d.Headers[broker.OriginalPrefix+name]; !there || !ours {
@@ -166,7 +165,7 @@ func republished(user string, d *amqp.Delivery) (amqp.Publishing, error) {
 	}
 	for name, v := range d.Headers {
 		switch {
-		case broker.IsBrokers(name), name == headerCopy: // a second one of that name would count as done
+		case broker.IsBrokers(name):
 		case name == "CC" || name == "BCC":
 			keep(name, v)
 		case broker.IsOwn(name) && !ours:
@@ -232,11 +231,12 @@ func (b Broker) Replay(ctx context.Context, queue string, which Selection, o Rep
 
 // replayed is the message that a dead letter becomes: one that has not been tried.
 func (l *Letter) replayed(user string, o ReplayOptions) (amqp.Publishing, error) {
-	msg, err := republished(user, l.delivery)
+	msg, err := republished(user, isOurs(user, l.delivery), l.delivery)
 	if err != nil {
 		return msg, err
 	}
-	for _, name := range []string{broker.HeaderAttempt, broker.HeaderError, broker.HeaderReason, headerFailedAt} {
+	// By the name of its copy it would count as one that was worked.
+	for _, name := range []string{broker.HeaderAttempt, broker.HeaderError, broker.HeaderReason, headerFailedAt, headerCopy} {
 		delete(msg.Headers, name)
 	}
 	msg.Headers[headerReplayed] = int64(l.Replayed + 1)

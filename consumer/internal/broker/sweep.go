@@ -29,18 +29,20 @@ type Sweep struct {
 	// Total is how many messages were there at its beginning.
 	Total int
 
-	queue   string
-	conn    *Conn
-	ch      *amqp.Channel
-	closes  chan *amqp.Error
-	why     error  // the channel was closed; nil: it was not, or is not known yet
-	acked   []bool // of what was handed out, by delivery tag less 1
-	ends    []int  // of the batches in that
-	held    int    // of it, not acknowledged
-	left    int    // of Total
-	batch   int    // the size of the next
-	largest int    // the longest body so far
-	batches int
+	queue    string
+	conn     *Conn
+	ch       *amqp.Channel
+	closes   chan *amqp.Error
+	why      error         // the channel was closed; nil: it was not, or is not known yet
+	others   int           // that are there and not for it
+	patience time.Duration // with a broker that is given back what it has handed out
+	acked    []bool        // of what was handed out, by delivery tag less 1
+	ends     []int         // of the batches in that
+	held     int           // of it, not acknowledged
+	left     int           // of Total
+	batch    int           // the size of the next
+	largest  int           // the longest body so far
+	batches  int
 }
 
 // Sweep begins a Sweep of the queue. No error of the broker is about anything but it.
@@ -54,8 +56,17 @@ func (c *Conn) Sweep(queue string) (*Sweep, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Total, s.left = state.Messages, state.Messages
+	s.Total, s.left, s.patience = state.Messages, state.Messages, giveBackPatience
+	if _, waits := WorkQueueOf(queue); waits {
+		s.patience /= 3 // what is given back may fall due at once, and is not seen again
+	}
 	return s, nil
+}
+
+// Limit has the Sweep go no further than the first n messages.
+func (s *Sweep) Limit(n int) {
+	s.others += max(s.left-n, 0)
+	s.left = min(s.left, n)
 }
 
 // Next returns the next messages; none after the last. It blocks until they are there, or
@@ -138,60 +149,74 @@ func (s *Sweep) Ack(d *amqp.Delivery) error {
 	return s.reason(s.ch.Ack(d.DeliveryTag, false))
 }
 
-// Close gives back what was not acknowledged, and waits until the broker has heard of what
-// was, and has the rest in its queue again, which takes it a moment. In 4.3 what is given
-// back so is not counted as handed out in vain.
+// Close gives back what was not acknowledged, in its order, and waits until the broker has it in
+// its queue again, and has heard of what was acknowledged. In 4.3 what is given back so is not
+// counted as handed out in vain.
 func (s *Sweep) Close() error {
-	if err := s.giveBack(); err != nil {
-		return s.reason(err)
-	}
-	if err := s.ch.Close(); err != nil {
-		return s.reason(err)
-	}
-	last, same := -1, 0
-	for s.held > 0 && same < giveBackPolls {
-		ready, err := s.conn.ready(s.queue)
-		if err != nil || ready >= s.held+s.left {
-			return err
-		}
-		if same++; ready != last {
-			last, same = ready, 0
-		}
-		time.Sleep(giveBackPoll)
-	}
-	return nil // somebody else takes them meanwhile
-}
-
-const (
-	giveBackPoll  = 20 * time.Millisecond
-	giveBackPolls = 50 // without a change
-)
-
-// giveBack gives back what was not acknowledged, a batch after the other and not too many
-// messages at once: the broker keeps the order of those, until it falls behind.
-func (s *Sweep) giveBack() error {
-	begin := 0
+	begin, frames, given := 0, 0, 0
 	for _, end := range s.ends {
-		held, last := 0, 0
+		last := 0
+		nack := func() error { // all up to the last
+			tag := uint64(last)
+			last, frames = 0, frames+1
+			return s.ch.Nack(tag, true, true)
+		}
+		inFrame := 0
 		for i, acked := range s.acked[begin:end] {
 			if acked {
 				continue
 			}
-			if held, last = held+1, begin+i+1; held%s.conn.Version.Returns == 0 {
-				if err := s.ch.Nack(uint64(last), true, true); err != nil { // all up to this one
-					return err
-				}
-				last = 0
+			given, inFrame, last = given+1, inFrame+1, begin+i+1
+			if inFrame%s.conn.Version.Returns > 0 {
+				continue
+			}
+			if err := nack(); err != nil {
+				return s.reason(err)
+			}
+			if frames%giveBackFrames == 0 {
+				s.awaitReady(s.others + s.left + given)
 			}
 		}
 		if begin = end; last > 0 {
-			if err := s.ch.Nack(uint64(last), true, true); err != nil {
-				return err
+			if err := nack(); err != nil {
+				return s.reason(err)
 			}
 		}
 	}
+	if err := s.ch.Close(); err != nil {
+		return s.reason(err)
+	}
+	if s.held > 0 {
+		s.awaitReady(s.others + s.left + s.held)
+	}
 	return nil
 }
+
+// giveBackFrames is how many frames the broker takes at once and keeps the order of. Once it
+// has fallen behind by 32, it puts them together.
+const giveBackFrames = 20
+
+// awaitReady waits until so many messages are in the queue, or no more come: somebody else takes
+// them then.
+func (s *Sweep) awaitReady(n int) {
+	last, wait := -1, giveBackPoll
+	for deadline := time.Now().Add(s.patience); time.Now().Before(deadline); {
+		ready, err := s.conn.ready(s.queue)
+		if err != nil || ready >= n {
+			return
+		}
+		if ready != last {
+			last, deadline = ready, time.Now().Add(s.patience)
+		}
+		time.Sleep(wait)
+		wait = min(2*wait, 20*time.Millisecond)
+	}
+}
+
+const (
+	giveBackPoll     = time.Millisecond
+	giveBackPatience = time.Second
+)
 
 // reason is why the channel was closed, in place of an error that says no more than that.
 func (s *Sweep) reason(err error) error {

@@ -27,7 +27,7 @@ type commands struct {
 	Run        runCommand        `cmd:"" default:"1" help:"Work the queues that WARREN_QUEUES names, until SIGTERM or SIGINT (the default)."`
 	Publish    publishCommand    `cmd:"" help:"Publish a message, and wait until the broker has confirmed that a queue has it."`
 	Dead       deadCommand       `cmd:"" help:"See dead letters, put them back, or take them away."`
-	Delayed    delayedCommand    `cmd:"" help:"See what waits in the broker."`
+	Waiting    waitingCommand    `cmd:"" aliases:"delayed" help:"See what waits in the broker, and have it sooner or not at all."`
 	Ps         psCommand         `cmd:"" help:"List the daemons that consume in this virtual host, wherever they run, and what stands out."`
 	Top        topCommand        `cmd:"" help:"Watch the daemons: rates of each queue, what is in flight, what fails."`
 	Pause      pauseCommand      `cmd:"" help:"Have no daemon take messages from a queue, also those that start later, until it is resumed."`

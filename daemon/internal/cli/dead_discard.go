@@ -19,11 +19,11 @@ type deadDiscardCommand struct {
 
 // Run takes them away.
 func (d *deadDiscardCommand) Run(ctx context.Context, a App) error {
-	found := make(map[string]bool)
-	which, err := d.selection(found)
-	if err == nil && d.Archive != "" && d.NoArchive {
-		err = errors.New("--archive and --no-archive are both given; leave one out")
+	p, which, err := d.pick()
+	if err != nil {
+		return err
 	}
+	path, how, err := archiveOf(d.Archive, d.NoArchive, d.Queue+".dead", time.Now())
 	if err != nil {
 		return err
 	}
@@ -31,17 +31,10 @@ func (d *deadDiscardCommand) Run(ctx context.Context, a App) error {
 	if err != nil {
 		return err
 	}
-	path, how := d.Archive, ", keeping no copy"
-	if path == "" {
-		path = archiveName(d.Queue+".dead", time.Now())
-	}
-	if !d.NoArchive {
-		how = ", into " + path
-	}
-	if on, err := d.agree(ctx, a, b, which, "discard", how); !on {
+	on, err := p.agree(a, "discard", how, func() (operator.Looked, map[string]int, error) { return a.countLetters(ctx, b, d.Queue, which) })
+	if !on {
 		return err
 	}
-	clear(found)
 	show, end := a.progress("discarded")
 	done, err := archived(path, d.NoArchive, func(archive operator.Archive) (operator.Done, error) {
 		return b.Discard(ctx, d.Queue, which, archive, show)
@@ -50,7 +43,20 @@ func (d *deadDiscardCommand) Run(ctx context.Context, a App) error {
 	if done.Done > 0 && !d.NoArchive {
 		fmt.Fprintf(a.Out, "%s has them; %s dead import %s %s puts them back\n", path, a.Name, d.Queue, path)
 	}
-	return d.outcome(a, "discarded", done, found, err)
+	return p.outcome(a, "discarded", done, err)
+}
+
+// archiveOf is the file that an archive is in, and what is said of it.
+func archiveOf(path string, none bool, what string, now time.Time) (file, how string, err error) {
+	switch {
+	case path != "" && none:
+		return "", "", errors.New("--archive and --no-archive are both given; leave one out")
+	case none:
+		return "", ", keeping no copy", nil
+	case path == "":
+		path = archiveName(what, now)
+	}
+	return path, ", into " + path, nil
 }
 
 // archiveName names an archive of a queue, which may have any name.

@@ -22,8 +22,7 @@ type deadReplayCommand struct {
 
 // Run puts them back.
 func (r *deadReplayCommand) Run(ctx context.Context, a App) error {
-	found := make(map[string]bool)
-	which, err := r.selection(found)
+	p, which, err := r.pick()
 	if err == nil && r.Rate < 0 {
 		err = fmt.Errorf("--rate is %g; it must be positive", r.Rate)
 	}
@@ -43,23 +42,23 @@ func (r *deadReplayCommand) Run(ctx context.Context, a App) error {
 	}
 	options := operator.ReplayOptions{To: r.To, Rate: r.Rate}
 	if r.Edit {
-		if options.Body, err = r.edited(ctx, a, b, which); err != nil {
+		if options.Body, err = r.edited(ctx, a, b, p, which); err != nil {
 			return err
 		}
 	}
-	if on, err := r.agree(ctx, a, b, which, "replay", how); !on {
+	on, err := p.agree(a, "replay", how, func() (operator.Looked, map[string]int, error) { return a.countLetters(ctx, b, r.Queue, which) })
+	if !on {
 		return err
 	}
 	show, end := a.progress("replayed")
-	clear(found)
 	done, err := b.Replay(ctx, r.Queue, which, options, show)
 	end()
-	return r.outcome(a, "replayed", done, found, err)
+	return p.outcome(a, "replayed", done, err)
 }
 
 // edited has the body of a dead letter changed, shows the difference, and returns what
 // changes it.
-func (r *deadReplayCommand) edited(ctx context.Context, a App, b operator.Broker, which operator.Selection) (func(*operator.Letter) ([]byte, error), error) {
+func (r *deadReplayCommand) edited(ctx context.Context, a App, b operator.Broker, p picking, which operator.Selection) (func(*operator.Letter) ([]byte, error), error) {
 	var bodies [][]byte
 	if _, err := b.Letters(ctx, r.Queue, which, func(l *operator.Letter) error {
 		bodies = append(bodies, bytes.Clone(l.Body()))
@@ -69,7 +68,7 @@ func (r *deadReplayCommand) edited(ctx context.Context, a App, b operator.Broker
 	}
 	switch len(bodies) {
 	case 0:
-		return nil, r.missing(nil)
+		return nil, p.missing()
 	case 1:
 	default:
 		return nil, fmt.Errorf("%d dead letters of %s have the id %s; --edit is for one", len(bodies), r.Queue, printable(r.IDs[0]))

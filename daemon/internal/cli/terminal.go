@@ -248,3 +248,6 @@ func since(t time.Time) string {
 	}
 	return short(max(time.Since(t), 0))
 }
+
+// clock is an instant for a person on this machine.
+func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
