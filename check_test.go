@@ -2,6 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,4 +113,71 @@ func TestCheckFindsABrake(t *testing.T) {
 		return strings.Contains(stdout, "WARN   daemons: ") && strings.Contains(stdout, " has orders braked for ") && strings.Contains(stdout, "69")
 	}, "check says that the queue is braked, and why")
 	d.signal(t, syscall.SIGTERM)
+}
+
+// Each processor looks at what it depends on, and changes nothing.
+func TestCheckLooksAtWhatProcessorsNeed(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"good/sales.sql": "SELECT version_id FROM warren_migrations", "bad/sales.sql": "SELECT price FROM orders_of_nobody",
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain, secure := httptest.NewServer(http.NotFoundHandler()), httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	t.Cleanup(secure.Close)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	env := []string{
+		"WARREN_AMQP_URL=" + rabbittest.NewVhost(t).URL, "WARREN_ADMIN_ADDR=", "WARREN_DATABASE_URL=sqlite:" + dir + "/warren.db",
+		"WARREN_QUEUES=hooks,secure,closed,good,bad,mails",
+		"WARREN_QUEUE_HOOKS_PROCESSOR=webhook", "WARREN_QUEUE_HOOKS_URL=" + plain.URL + "/secret-path",
+		"WARREN_QUEUE_SECURE_PROCESSOR=webhook", "WARREN_QUEUE_SECURE_URL=" + secure.URL,
+		"WARREN_QUEUE_CLOSED_PROCESSOR=webhook", "WARREN_QUEUE_CLOSED_URL=http://127.0.0.1:1/secret-path",
+		"WARREN_QUEUE_GOOD_PROCESSOR=report", "WARREN_QUEUE_GOOD_REPORTS=" + dir + "/good", "WARREN_QUEUE_GOOD_OUTPUT=" + dir + "/out",
+		"WARREN_QUEUE_BAD_PROCESSOR=sql", "WARREN_QUEUE_BAD_STATEMENTS=" + dir + "/bad",
+		"WARREN_QUEUE_MAILS_PROCESSOR=email", "WARREN_QUEUE_MAILS_SMTP_URL=smtp://shop:hunter2@127.0.0.1:1", "WARREN_QUEUE_MAILS_FROM=shop@example.com",
+	}
+	if _, stderr, status := output(t, warren(t, env, "migrate")); status != 0 {
+		t.Fatalf("migrate: exit status %d, %s", status, stderr)
+	}
+	before := tree(t, dir)
+	stdout, stderr, status := output(t, warren(t, env, "check"))
+	for _, want := range []string{
+		"ok     processor of hooks: " + strings.TrimPrefix(plain.URL, "http://") + " accepts connections\n",
+		"FAULT  processor of secure: TLS with ", "certificate", "       cure: correct the host in URL, or name the authority with CA\n",
+		"FAULT  processor of closed: connect to the receiver: ", "connection refused\n       why:  ", "or correct the variables WARREN_QUEUE_CLOSED_...\n",
+		"ok     processor of good: the database knows what each report names: sales\n",
+		"FAULT  processor of bad: statement sales: ", "orders_of_nobody",
+		"FAULT  processor of mails: connect to the SMTP server: ",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("check says\n%s%s\nwant %q in it", stdout, stderr, want)
+		}
+	}
+	if status != 1 || strings.Contains(stdout+stderr, "hunter2") || strings.Contains(stdout+stderr, "secret-path") {
+		t.Errorf("exit status %d, want 1, and no secret in\n%s%s", status, stdout, stderr)
+	}
+	if got := tree(t, dir); !slices.Equal(got, before) {
+		t.Errorf("check has made %q of %q", got, before)
+	}
+}
+
+func TestCheckFindsAnAlarm(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=")
+	start(t, env...).signal(t, syscall.SIGTERM)
+	if err := v.Node.MemoryAlarm(true); err != nil {
+		t.Fatal(err)
+	}
+	checks(t, env, 1, "FAULT  publishing: ", "alarm")
+	if err := v.Node.MemoryAlarm(false); err != nil {
+		t.Fatal(err)
+	}
+	checks(t, env, 0, "ok     publishing: permitted\n")
 }

@@ -16,6 +16,9 @@ import (
 type (
 	// Config is what a processor is made from: see [registry.Config].
 	Config = registry.Config
+	// Checker is a Config that looks at what its processor depends on: see
+	// [registry.Checker].
+	Checker = registry.Checker
 	// Queue is what a processor has to know of its queue: see [registry.Queue].
 	Queue = registry.Queue
 	// Set is processors by name: see [registry.Set].

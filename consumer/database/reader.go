@@ -19,6 +19,15 @@ func OpenReader(text string) (*sql.DB, error) {
 	return p.openReader(false)
 }
 
+// OpenTraceless does the same, and leaves no trace beside a file of SQLite.
+func OpenTraceless(text string) (*sql.DB, error) {
+	p, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return p.openReader(true)
+}
+
 // openReader opens the database to read from. If no trace is to be left and nobody uses a
 // file of SQLite just now, it is read as if it could not change: SQLite would otherwise
 // put its log of changes, empty, and an index of that beside it.

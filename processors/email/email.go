@@ -66,9 +66,16 @@ func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, e
 	return &processor{templates, sender}, nil
 }
 
+// Check greets the server and logs in, and sends nothing.
+func (c *Config) Check(ctx context.Context, _ registry.Queue) (string, error) {
+	return c.mail().Check(ctx)
+}
+
 func (c *Config) mail() mail.Config {
 	return mail.Config{SMTPURL: c.SMTPURL, Maildir: c.Maildir, From: c.From, FromAllowed: c.FromAllowed}
 }
+
+var _ registry.Checker = (*Config)(nil)
 
 type processor struct {
 	templates templates

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"slices"
@@ -30,6 +31,15 @@ type Config interface {
 	// needs. It is called once, and only if Validate has found no fault. A processor that
 	// is an [io.Closer] is closed by the caller, once none of its deliveries is processed.
 	Open(q Queue, log *slog.Logger) (consumer.Processor, error)
+}
+
+// A Checker is a Config that can look whether what its processor depends on is there and
+// lets it in.
+type Checker interface {
+	// Check returns what was found in words, or what is wrong, and after a semicolon the
+	// remedy. It is called only if Validate has found no fault. It may connect, but
+	// changes nothing anywhere. It blocks until it knows or ctx ends.
+	Check(ctx context.Context, q Queue) (found string, err error)
 }
 
 // A Queue is what a processor has to know of its queue.

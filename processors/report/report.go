@@ -33,6 +33,7 @@ import (
 	"log/slog"
 
 	"github.com/warrenmq/warren/consumer"
+	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/processors/internal/disk"
 	"github.com/warrenmq/warren/processors/internal/mail"
 	"github.com/warrenmq/warren/processors/internal/statement"
@@ -91,6 +92,29 @@ func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, e
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+var _ registry.Checker = (*Config)(nil)
+
+// Check has the database parse every report, and greets the mail server where there is
+// one.
+func (c *Config) Check(ctx context.Context, q registry.Queue) (string, error) {
+	url := cmp.Or(c.SourceURL, q.DatabaseURL)
+	reports, err := loadReports(c.Reports, url)
+	if err != nil {
+		return "", err
+	}
+	db, err := database.OpenTraceless(url)
+	if err != nil {
+		return "", fmt.Errorf("SOURCE_URL %w", err)
+	}
+	found, err := reports.Check(ctx, db)
+	err = errors.Join(err, db.Close())
+	if c.mails() {
+		server, failed := c.mail().Check(ctx)
+		found, err = found+"; "+server, errors.Join(err, failed)
+	}
+	return found, err
 }
 
 // loadReports reads the reports. Each only reads: what also acts beyond the transaction,

@@ -50,6 +50,22 @@ func (c *Config) Open(q registry.Queue, _ *slog.Logger) (consumer.Processor, err
 	return p, nil
 }
 
+var _ registry.Checker = (*Config)(nil)
+
+// Check has the database parse every statement, and executes none.
+func (c *Config) Check(ctx context.Context, q registry.Queue) (string, error) {
+	p, err := c.processor(q)
+	if err != nil {
+		return "", err
+	}
+	db, err := database.OpenTraceless(q.DatabaseURL)
+	if err != nil {
+		return "", err
+	}
+	found, err := p.statements.Check(ctx, db)
+	return found, errors.Join(err, db.Close())
+}
+
 func (c *Config) processor(q registry.Queue) (processor, error) {
 	var missing error
 	if q.DatabaseURL == "" {

@@ -62,6 +62,30 @@ func (b *bench) run(body string) (string, error) {
 	return string(answer.Body), err
 }
 
+// The database parses what each statement names, and executes none.
+func TestCheckParsesEveryStatement(t *testing.T) {
+	for name, url := range map[string]string{"postgres": pgtest.URL(t), "sqlite": "sqlite:" + t.TempDir() + "/warren.db"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, url, map[string]string{"add": "-- param: sku text\nINSERT INTO stock (sku) VALUES (:sku)"})
+			dir := t.TempDir()
+			check := func() (string, error) {
+				cfg := Config{Statements: dir}
+				return cfg.Check(t.Context(), registry.Queue{Name: "chores", DatabaseURL: url})
+			}
+			if err := os.WriteFile(filepath.Join(dir, "add.sql"), []byte("-- param: sku text\nINSERT INTO stock (sku) VALUES (:sku)"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := check(); err == nil || !strings.Contains(err.Error(), "statement add: ") || !strings.Contains(err.Error(), "stock") {
+				t.Errorf("without its table: got error %v, want that of the statement", err)
+			}
+			b.execute("CREATE TABLE stock (sku text)")
+			if found, err := check(); err != nil || !strings.HasSuffix(found, "statement names: add") {
+				t.Errorf("got %q and error %v, want that all is known", found, err)
+			}
+		})
+	}
+}
+
 // execute has the database execute a statement beside the processor.
 func (b *bench) execute(statement string) {
 	b.t.Helper()

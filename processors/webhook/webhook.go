@@ -26,6 +26,7 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -90,6 +91,39 @@ func (c *Config) Open(q registry.Queue, _ *slog.Logger) (consumer.Processor, err
 		return nil, err
 	}
 	return p, nil
+}
+
+var _ registry.Checker = (*Config)(nil)
+
+// Check connects to the receiver, by TLS where the URL says so, and sends no request.
+func (c *Config) Check(ctx context.Context, q registry.Queue) (string, error) {
+	p, err := c.processor(q)
+	if err != nil {
+		return "", err
+	}
+	proxy, err := p.transport.Proxy(&http.Request{URL: p.url})
+	if err != nil {
+		return "", fmt.Errorf("the proxy of the environment cannot be used: %w; correct HTTP_PROXY and HTTPS_PROXY", err)
+	}
+	if proxy != nil {
+		return "behind the proxy " + proxy.Host + ", through which nothing was looked at", nil
+	}
+	port := cmp.Or(p.url.Port(), map[string]string{"http": "80", "https": "443"}[p.url.Scheme])
+	address := net.JoinHostPort(p.url.Hostname(), port)
+	conn, err := p.transport.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("connect to the receiver: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	if p.url.Scheme != "https" {
+		return address + " accepts connections", nil
+	}
+	secure := p.transport.TLSClientConfig.Clone()
+	secure.ServerName = p.url.Hostname()
+	if err := tls.Client(conn, secure).HandshakeContext(ctx); err != nil {
+		return "", fmt.Errorf("TLS with %s: %w; correct the host in URL, or name the authority with CA", address, err)
+	}
+	return address + " accepts connections, and its certificate verifies", nil
 }
 
 func (c *Config) processor(q registry.Queue) (*processor, error) {

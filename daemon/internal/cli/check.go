@@ -1,17 +1,22 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
-type checkCommand struct{ format }
+type checkCommand struct {
+	Watch time.Duration `placeholder:"DURATION" help:"Look again every so often, such as 30s, until it is interrupted."`
+	format
+}
 
 // Run prints a finding for each thing that was looked at. It returns an error if one is
 // not as it should be.
@@ -20,9 +25,32 @@ func (k *checkCommand) Run(ctx context.Context, a App) error {
 	if err != nil {
 		return err
 	}
-	out := findings{list: k.list(a.Out, nil)}
-	check(ctx, a, cfg, &out)
-	return errors.Join(out.end(), context.Cause(ctx))
+	if k.Watch < 0 {
+		return fmt.Errorf("--watch is %v; it must be positive", k.Watch)
+	}
+	for {
+		out := findings{list: k.list(a.Out, nil)}
+		check(ctx, a, cfg, &out)
+		err := out.end()
+		if k.Watch == 0 {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		if k.Output == "table" {
+			fmt.Fprintf(a.Out, "%s: %s\n\n", time.Now().Format(time.TimeOnly), cmp.Or(words(err), "all is well"))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(k.Watch):
+		}
+	}
+}
+
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // check looks at everything.
@@ -32,6 +60,9 @@ func check(ctx context.Context, a App, cfg *settings.Config, out *findings) {
 	checkFleet(ctx, a, cfg, out)
 	if cfg.Database.URL != "" {
 		checkDatabase(ctx, cfg, out)
+	}
+	for _, p := range cfg.Processors {
+		checkProcessor(ctx, p, out)
 	}
 }
 
@@ -98,6 +129,29 @@ func (f *findings) end() error {
 		return &Partial{fmt.Sprintf("warnings: %d", f.warnings)}
 	}
 	return nil
+}
+
+// processorWithin bounds what the check of a processor may take.
+const processorWithin = 10 * time.Second
+
+// checkProcessor looks at what a processor depends on.
+func checkProcessor(ctx context.Context, p settings.Processor, out *findings) {
+	ctx, cancel := context.WithTimeoutCause(ctx, processorWithin, fmt.Errorf("no answer within %v", processorWithin))
+	defer cancel()
+	what := "processor of " + p.Queue.Name
+	found, ok, err := p.Check(ctx)
+	switch {
+	case !ok:
+	case err != nil:
+		text, cure, _ := strings.Cut(strings.ReplaceAll(err.Error(), "\n", ", "), "; ")
+		out.add(consumer.Finding{
+			Severity: consumer.SeverityFault, What: what, Text: text,
+			Why:  "messages of the queue wait, fail or are dead-lettered until that is cured",
+			Cure: cmp.Or(cure, "start what it names, or correct the variables "+p.EnvPrefix+"..."),
+		})
+	default:
+		out.add(consumer.Finding{Severity: consumer.SeverityOK, What: what, Text: found})
+	}
 }
 
 // checkDatabase looks for Warren's tables.

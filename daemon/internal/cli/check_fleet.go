@@ -50,6 +50,9 @@ func checkFleet(ctx context.Context, a App, cfg *settings.Config, out *findings)
 			Why: "it is not as the others are, or does not what it is there for", Cure: a.Name + " ps shows them all",
 		})
 	}
+	for _, f := range clocks(answers, time.Now()) {
+		out.add(f)
+	}
 	for _, q := range out.counts {
 		if !strings.HasSuffix(q.Name, ".dead") {
 			checkConsumed(ctx, a, c, q, answers, out)
@@ -58,6 +61,31 @@ func checkFleet(ctx context.Context, a App, cfg *settings.Config, out *findings)
 			}
 		}
 	}
+}
+
+// clockMayDiffer is by how much clocks may differ: an answer takes its time, too.
+const clockMayDiffer = 30 * time.Second
+
+// clocks says of which daemons the clock is not as this machine's.
+func clocks(answers []fleet.Answer, now time.Time) (out []consumer.Finding) {
+	for _, an := range answers {
+		if an.Status == nil || an.Status.At.IsZero() {
+			continue
+		}
+		ahead, than := an.Status.At.Sub(now), "ahead of"
+		if ahead < 0 {
+			ahead, than = -ahead, "behind"
+		}
+		if ahead < clockMayDiffer {
+			continue
+		}
+		out = append(out, consumer.Finding{
+			Severity: consumer.SeverityWarning, What: "clock of " + an.Daemon.Name(), Text: fmt.Sprintf("%v %s this machine's", ahead.Round(time.Second), than),
+			Why:  "schedules fire, delays end and dead letters are dated by it",
+			Cure: "timedatectl on both machines says which is wrong; timedatectl set-ntp true",
+		})
+	}
+	return out
 }
 
 // askFleet asks the daemons how they are.

@@ -4,6 +4,7 @@
 package settings
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -65,6 +66,17 @@ func (p Processor) Open(log *slog.Logger) (consumer.Processor, error) {
 		return nil, fmt.Errorf("queue %s (%s...): %w", p.Queue.Name, p.EnvPrefix, err)
 	}
 	return opened, nil
+}
+
+// Check looks whether what the processor depends on is there. ok is false if it cannot
+// look.
+func (p Processor) Check(ctx context.Context) (found string, ok bool, err error) {
+	c, ok := p.config.(processors.Checker)
+	if !ok {
+		return "", false, nil
+	}
+	found, err = c.Check(ctx, p.Queue)
+	return found, true, err
 }
 
 // QueueNames are the names of the queues.

@@ -97,6 +97,27 @@ func (c Config) Open(concurrency int, log *slog.Logger) (*Sender, error) {
 	return s, err
 }
 
+// Check greets the server and logs in, and sends nothing. Of a Maildir it says no more than
+// Validate.
+func (c Config) Check(ctx context.Context) (found string, err error) {
+	p, err := c.parse()
+	if err != nil {
+		return "", err
+	}
+	if p.relay == nil {
+		return "the Maildir can be used", nil
+	}
+	session, err := p.relay.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	session.quit()
+	if p.relay.user == "" {
+		return "the SMTP server " + p.relay.address + " answers", nil
+	}
+	return "the SMTP server " + p.relay.address + " takes the login", nil
+}
+
 // A Sender sends mails. It may be used by several goroutines.
 type Sender struct {
 	from      *netmail.Address

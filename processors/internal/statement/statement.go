@@ -13,6 +13,8 @@
 package statement
 
 import (
+	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,6 +119,24 @@ func Load(variable, dir, kind string, d Dialect, verbs ...string) (*Set, error) 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 const maxNameBytes = 100
+
+// Check has the database parse every statement, and executes none. The error joins what
+// is wrong with each.
+func (s *Set) Check(ctx context.Context, db *sql.DB) (found string, err error) {
+	if err := db.PingContext(ctx); err != nil {
+		return "", err
+	}
+	var faults []error
+	for _, name := range slices.Sorted(maps.Keys(s.statements)) {
+		prepared, err := db.PrepareContext(ctx, s.statements[name].sql)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s %s: %w", s.kind, name, err))
+			continue
+		}
+		faults = append(faults, prepared.Close())
+	}
+	return fmt.Sprintf("the database knows what each %s names: %s", s.kind, strings.Join(slices.Sorted(maps.Keys(s.statements)), ", ")), errors.Join(faults...)
+}
 
 // Bind returns the statement of that name with its parameters, each a JSON value.
 // Every error is permanent, and says what there is.
