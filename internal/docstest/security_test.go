@@ -149,8 +149,9 @@ func TestDocumentedPermissionsOfAPublisher(t *testing.T) {
 	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "shop.replies") == 1 }, "the publisher has its result")
 	check := exec.Command(warren, "check")
 	check.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
-	if out, err := check.CombinedOutput(); err != nil {
-		t.Errorf("warren check: got error %v, want nil:\n%s", err, out)
+	out, _ := check.CombinedOutput() // its status tells of the dead letters
+	if text := string(out); check.ProcessState.ExitCode() != 3 || strings.Contains(text, "FAULT") || strings.Contains(text, "not asked") || !strings.Contains(text, "dead letters of orders: 2 messages") {
+		t.Errorf("warren check: got exit status %d, want 3, for the dead letters alone:\n%s", check.ProcessState.ExitCode(), out)
 	}
 
 	for what, try := range map[string]func(ch *amqp.Channel) error{
