@@ -109,7 +109,7 @@ func TestQuietAndWork(t *testing.T) {
 	close(release)
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Unacked(t, "emails") == 0 }, "what was in flight is finished")
 	v.CloseConnections(t, "maintenance")
-	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=connected") == 2 }, "it connects anew")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=connected") >= 2 }, "it connects anew")
 	o = operatorOf(t, v.URL)
 	var s *fleet.Status
 	rabbittest.Eventually(t, 20*time.Second, func() bool { // it may listen a moment later

@@ -53,7 +53,7 @@ func TestPauseIsOfTheWholeFleet(t *testing.T) {
 	third := runQueues(t, []string{v.URL}, 1, queues...)
 	v.CloseConnections(t, "maintenance")
 	rabbittest.Eventually(t, 20*time.Second, func() bool {
-		return strings.Count(first.log.String(), "msg=connected") == 2 && v.Consumers(t, "other") == 3
+		return strings.Count(first.log.String(), "msg=connected") >= 2 && v.Consumers(t, "other") == 3
 	}, "they are back")
 	publishNumbered(t, v, "emails", 50)
 	publishNumbered(t, v, "other", 50)
@@ -189,7 +189,7 @@ func TestPauseOutlivesTheBrokersRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	late := runQueues(t, []string{v.URL}, 0, Queue{Name: "emails", Processor: r.cfg.Queues[0].Processor})
-	rabbittest.Eventually(t, time.Minute, func() bool { return strings.Count(r.log.String(), "msg=connected") == 2 && paused(r, late) == 2 }, "both have it paused")
+	rabbittest.Eventually(t, time.Minute, func() bool { return strings.Count(r.log.String(), "msg=connected") >= 2 && paused(r, late) == 2 }, "both have it paused")
 	if p := late.Status().Queues[0].Paused; p.Why != "it is known why" || p.Until.IsZero() || v.Consumers(t, "emails") != 0 {
 		t.Errorf("the pause is %+v with %d consumers, want that of before, and none", p, v.Consumers(t, "emails"))
 	}

@@ -122,7 +122,7 @@ func (c *Control) Run(ctx context.Context) {
 		case b := <-c.begun:
 			c.session = b.session
 			c.listen()
-			c.look(ctx, true)
+			c.lookFirst(ctx)
 			close(b.looked)
 		case d, open := <-c.asked:
 			if !open { // the session is lost, or the queue was deleted

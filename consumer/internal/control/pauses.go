@@ -22,6 +22,8 @@ const (
 	emptyFor   = 4 * time.Second
 	lookAgain  = 400 * time.Millisecond
 	lookWithin = 5 * time.Second
+	// lookLate is how often a pause is looked at that should have ended by this clock.
+	lookLate = 10 * time.Second
 	// spread is over how long daemons look that have been told at the same moment.
 	spread = 2 * time.Second
 )
@@ -30,6 +32,7 @@ const (
 type pause struct {
 	emptySince time.Time // its queue looks empty, or what is known of it is hearsay; zero: neither
 	refused    string    // who is not obeyed, and has left something there
+	faults     int       // looks in a row that have failed
 }
 
 // lookIn is in how long the pauses have to be looked at.
@@ -40,10 +43,16 @@ func (c *Control) lookIn() time.Duration {
 	}
 	for i, q := range c.Queues {
 		switch p := q.Halt.Paused(); {
+		case c.pauses[i].faults > 0: // its queue may be without a leader yet, or it may not look
+			every = min(every, lookEvery, lookAgain<<min(c.pauses[i].faults, 10))
 		case !c.pauses[i].emptySince.IsZero():
 			every = min(every, lookAgain+rand.N(lookAgain))
 		case p != nil && !p.Until.IsZero():
-			every = min(every, lookEvery, max(time.Until(p.Until), lookAgain)+rand.N(lookAgain))
+			left := time.Until(p.Until)
+			if left < -lookLate { // by the broker's clock it is not over yet
+				left = lookLate
+			}
+			every = min(every, lookEvery, max(left, lookAgain)+rand.N(lookAgain))
 		case p != nil:
 			every = min(every, lookEvery)
 		}
@@ -83,9 +92,21 @@ func until(p *fleet.Pause) string {
 	return p.Until.UTC().Format(time.RFC3339)
 }
 
+// lookFirst looks which queues are paused over a session that nobody uses yet. After the
+// restart of a node, queues are without a leader for a moment: it looks again for as long as
+// a session is held up for it.
+func (c *Control) lookFirst(ctx context.Context) {
+	until := time.Now().Add(lookWithin - time.Second)
+	for again := c.look(ctx, true); again && time.Now().Before(until) && !c.session.IsLost(); again = c.look(ctx, false) {
+		if !broker.Sleep(ctx, lookAgain) {
+			return
+		}
+	}
+}
+
 // look looks which queues are paused: at those that may be, or at all of them. What cannot
-// be looked at stays as it was.
-func (c *Control) look(ctx context.Context, all bool) {
+// be looked at stays as it was. It tells whether it may soon be possible to look at those.
+func (c *Control) look(ctx context.Context, all bool) (again bool) {
 	now := time.Now()
 	all = all || c.asked == nil || now.Sub(c.looked) >= lookSeldom
 	if all {
@@ -93,15 +114,30 @@ func (c *Control) look(ctx context.Context, all bool) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNoLook)
 	defer cancel()
-	for i, q := range c.Queues {
-		if !all && q.Halt.Paused() == nil && c.pauses[i].emptySince.IsZero() {
-			continue
+	failed := func(p *pause, q Queue, err error) {
+		p.emptySince = time.Time{} // it stays as it is, or was told
+		p.faults++
+		again = again || !broker.IsLasting(broker.Explain(err))
+		c.Log.Debug("it cannot be looked whether the queue is paused", "queue", q.Name, "error", err)
+	}
+	err := c.session.Trial.Do(ctx, func(*broker.Conn) error { // one connection for all of them
+		for i, q := range c.Queues {
+			if p := c.pauses[i]; !all && q.Halt.Paused() == nil && p.emptySince.IsZero() && p.faults == 0 {
+				continue
+			}
+			if err := c.lookAt(ctx, q, &c.pauses[i]); err != nil {
+				failed(&c.pauses[i], q, err)
+			}
 		}
-		if err := c.lookAt(ctx, q, &c.pauses[i]); err != nil && !c.session.IsLost() {
-			c.Log.Debug("it cannot be looked whether the queue is paused", "queue", q.Name, "error", err)
+		return nil
+	})
+	for i := range c.pauses {
+		if err != nil { // there is no connection to look over
+			failed(&c.pauses[i], c.Queues[i], err)
 		}
 	}
 	c.looking.Reset(c.lookIn())
+	return again
 }
 
 // lookAt looks whether one queue is paused. A queue without its leader has a broker end
@@ -126,7 +162,7 @@ func (c *Control) take(q Queue, p *pause, state broker.PauseState) (ended bool) 
 	if state.Refused != p.refused && state.Refused != "" {
 		c.Log.Warn("refused to pause the queue: who has left a message for that is not one of WARREN_CONTROL_USERS", "queue", q.Name, "user", state.Refused)
 	}
-	p.refused = state.Refused
+	p.refused, p.faults = state.Refused, 0
 	known, now := q.Halt.Paused(), time.Now()
 	switch {
 	case state.Pause != nil:
