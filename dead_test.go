@@ -179,6 +179,12 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 		t.Errorf("an id that there is not: got %q and %q", out, fault)
 	}
 
+	// Canaries die first, and the rest stays.
+	out, fault := run(3, "", "dead", "replay", "orders", "--all", "--yes", "--canary", "2")
+	if out != "replayed 2 dead letters of orders\n" || !strings.Contains(fault, "warren: of 2 canaries ") || !strings.Contains(fault, "; the rest is where it was\n") {
+		t.Errorf("canaries that die: got %q and %q", out, fault)
+	}
+	dead(10)
 	if err := os.WriteFile(fixed, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +216,7 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 		counted != "exported 1 dead letter of orders\n" {
 		t.Errorf("export: got %q and %q", exported, counted)
 	}
-	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--yes"); out != "replayed 9 dead letters of orders\n" {
+	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--yes", "--canary=3", "--watch=2s"); out != "replayed 9 dead letters of orders\n" {
 		t.Errorf("replay: got %q", out)
 	}
 	dead(0)

@@ -9,15 +9,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/warrenmq/warren/consumer/operator"
 )
 
 type deadReplayCommand struct {
 	chosen
-	To   string  `placeholder:"QUEUE" help:"Put them into this queue, not into that which each came from."`
-	Rate float64 `placeholder:"N" help:"So many a second at most; without it, as fast as the broker takes them."`
-	Edit bool    `help:"Change the body of one dead letter in $EDITOR first; shows the difference."`
+	To     string        `placeholder:"QUEUE" help:"Put them into this queue, not into that which each came from."`
+	Rate   float64       `placeholder:"N" help:"So many a second at most; without it, as fast as the broker takes them."`
+	Canary int           `placeholder:"N" help:"Replay N first, see what becomes of them, and stop if more than one in ten of them fails."`
+	Watch  time.Duration `default:"30s" placeholder:"DURATION" help:"With --canary: how long to see (30s)."`
+	Edit   bool          `help:"Change the body of one dead letter in $EDITOR first; shows the difference."`
 }
 
 // Run puts them back.
@@ -25,6 +28,9 @@ func (r *deadReplayCommand) Run(ctx context.Context, a App) error {
 	p, which, err := r.pick()
 	if err == nil && r.Rate < 0 {
 		err = fmt.Errorf("--rate is %g; it must be positive", r.Rate)
+	}
+	if err == nil && (r.Canary < 0 || r.Canary > 0 && (r.To != "" || r.Edit)) {
+		err = errors.New("--canary takes a positive number, and neither --to nor --edit")
 	}
 	if err == nil && r.Edit && len(r.IDs) != 1 {
 		err = errors.New("--edit is for one dead letter; name its id")
@@ -50,10 +56,61 @@ func (r *deadReplayCommand) Run(ctx context.Context, a App) error {
 	if !on {
 		return err
 	}
+	first, err := r.canaries(ctx, a, b, which, options)
+	if err != nil || r.Canary > 0 && (first.Matched < r.Canary || first.Matched == r.Limit) {
+		return p.outcome(a, "replayed", first, err)
+	}
+	if r.Limit > 0 {
+		which.Most -= first.Matched
+	}
 	show, end := a.progress("replayed")
 	done, err := b.Replay(ctx, r.Queue, which, options, show)
 	end()
+	done.Done, done.Left = done.Done+first.Done, done.Left+first.Left
 	return p.outcome(a, "replayed", done, err)
+}
+
+// canaries replays the first ones, if that is wanted, and returns an error if too many fail.
+func (r *deadReplayCommand) canaries(ctx context.Context, a App, b operator.Broker, which operator.Selection, o operator.ReplayOptions) (operator.Done, error) {
+	if r.Canary == 0 {
+		return operator.Done{}, nil
+	}
+	if which.Most == 0 || which.Most > r.Canary {
+		which.Most = r.Canary
+	}
+	var ids []string
+	found := which.Found
+	which.Found = func(id string) {
+		if ids = append(ids, id); found != nil {
+			found(id)
+		}
+	}
+	done, err := b.Replay(ctx, r.Queue, which, o, func(operator.Done) {})
+	if err != nil || done.Done == 0 {
+		return done, err
+	}
+	fmt.Fprintf(a.Err, "%s replayed; seeing for %v what becomes of them\n", plural(done.Done, "canary", "canaries"), r.Watch)
+	until := time.Now().Add(r.Watch)
+	for pause := time.Second; ; pause = min(2*pause, 10*time.Second) {
+		last := time.Until(until) <= pause
+		select {
+		case <-time.After(min(pause, time.Until(until))):
+		case <-ctx.Done():
+			return done, context.Cause(ctx)
+		}
+		fate, err := b.Fate(ctx, r.Queue, ids)
+		switch {
+		case err != nil:
+			return done, err
+		case fate.Failed()*10 > len(ids):
+			return done, fmt.Errorf("of %s %d are dead again, %d wait for another attempt, and %d have no message-id to be known by",
+				plural(len(ids), "canary", "canaries"), fate.Dead, fate.Retrying, fate.Unknown)
+		case last && fate.Consumers == 0:
+			return done, fmt.Errorf("nobody consumes %s, so that nothing is known of the canaries", r.Queue)
+		case last:
+			return done, nil
+		}
+	}
 }
 
 // edited has the body of a dead letter changed, shows the difference, and returns what
