@@ -90,3 +90,15 @@ func (f *Failures) Last(n int) []Failure {
 	}
 	return out
 }
+
+// Ask returns what f returns, which is run by whoever receives from calls; nothing if ctx
+// ends before.
+func Ask[T any](ctx context.Context, calls chan<- func(), f func() T) (answer T) {
+	answers := make(chan T, 1)
+	select {
+	case calls <- func() { answers <- f() }:
+		return <-answers
+	case <-ctx.Done():
+		return answer
+	}
+}
