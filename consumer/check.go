@@ -9,7 +9,7 @@ import (
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
-// What [Check] finds.
+// Finding and the others are what [Check] finds.
 type (
 	Finding  = broker.Finding
 	Severity = broker.Severity

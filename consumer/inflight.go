@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 
 	"github.com/warrenmq/warren/consumer/internal/control"
 	"github.com/warrenmq/warren/consumer/internal/inflight"
@@ -16,7 +17,7 @@ func (l *queueLoop) attempts(ctx context.Context) []control.Attempt {
 				out = append(out, control.Attempt{MessageID: j.delivery.MessageId, Number: j.history.attempts + 1, Began: j.started, Message: &j.message})
 			}
 		}
-		for _, s := range append(l.leaving[:len(l.leaving):len(l.leaving)], l.sub) {
+		for _, s := range append(slices.Clip(l.leaving), l.sub) {
 			if s != nil {
 				s.unsettled.Unfinished(add)
 			}
