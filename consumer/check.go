@@ -9,11 +9,13 @@ import (
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
-// Finding and the others are what [Check] finds.
 type (
-	Finding  = broker.Finding
+	// Finding is what [Check] has found of one thing.
+	Finding = broker.Finding
+	// Severity is how much there is to do about it.
 	Severity = broker.Severity
-	Counts   = broker.Counts
+	// Counts are how many findings there are of each severity.
+	Counts = broker.Counts
 )
 
 // How much there is to do about a finding.

@@ -8,8 +8,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/inflight"
 )
 
-// attempts are those under way, as the loop knows them when it has time. Any goroutine may
-// ask; none are known if ctx ends before.
+// attempts are those under way; none are known if ctx ends before the loop has time.
 func (l *queueLoop) attempts(ctx context.Context) []control.Attempt {
 	return inflight.Ask(ctx, l.calls, func() (out []control.Attempt) {
 		add := func(j *job) {
