@@ -14,7 +14,7 @@ type (
 	Finding = broker.Finding
 	// Severity is how much there is to do about it.
 	Severity = broker.Severity
-	// Counts are how many findings there are of each severity.
+	// Counts are what the broker says of a queue that is there.
 	Counts = broker.Counts
 )
 
