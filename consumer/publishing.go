@@ -133,14 +133,11 @@ func (e *executor) postpone(ctx context.Context, j *job, msg amqp.Publishing, du
 // remains then is waited in the same way.
 func (e *executor) park(ctx context.Context, j *job, msg amqp.Publishing, due time.Time) error {
 	msg.Headers[broker.HeaderNotBefore] = due.Add(time.Millisecond - 1).UnixMilli() // rounded up: never early
-	if msg.Priority != 0 {
-		msg.Headers[broker.OriginalPrefix+"priority"], msg.Priority = msg.Priority, 0
-	}
-	step := e.onBroker.WaitStep(time.Until(due) + waitSlack)
+	queue := e.onBroker.PutToWait(&msg, time.Until(due)+waitSlack)
 	if s := e.sessions.Get(); e.freed != nil && s != nil && !s.Publish.Blocked() && e.publishing.Since().IsZero() {
 		e.freed(j) // or there would be as many on their way as there are slots
 	}
-	err := e.publish(ctx, e.onBroker.WaitName(step), msg, broker.ForWait)
+	err := e.publish(ctx, queue, msg, broker.ForWait)
 	if err == nil {
 		e.meters.Parked(ctx)
 		e.observeWait(j, msg, due)

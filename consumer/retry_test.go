@@ -154,3 +154,40 @@ func TestMessageWithoutAnIDIsGivenOne(t *testing.T) {
 		t.Errorf("the ids are %q, %q and, dead-lettered, %q", first, second, dead)
 	}
 }
+
+// TestAWaitQueueThatLacksItsTTL has a wait queue as RabbitMQ 3.10 leaves one whose declaration
+// was interrupted: its arguments are right, but what comes to it would never fall due.
+func TestAWaitQueueThatLacksItsTTL(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	attempts := newLedger()
+	r := run(t, []string{v.URL}, Queue{Name: "orders", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		attempts.write(d)
+		if d.Attempt == 1 {
+			return errors.New("failed")
+		}
+		return nil
+	})})
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "declares"})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return len(attempts.of("declares")) == 2 }, "the wait queue is there, and works")
+	if _, err := v.Node.Eval(fmt.Sprintf(`
+		{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"warren.wait.orders.1s">>)),
+		{Name, _} = amqqueue:get_pid(Q),
+		ok = rabbit_fifo_client:update_machine_state(amqqueue:get_pid(Q), #{name => Name, queue_resource => amqqueue:get_name(Q),
+			dead_letter_handler => at_least_once, overflow_strategy => reject_publish, delivery_limit => 1000000, created => 0,
+			become_leader_handler => {rabbit_quorum_queue, become_leader, [amqqueue:get_name(Q)]}})`, v.Name)); err != nil {
+		t.Fatal(err)
+	}
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "waits"})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return len(attempts.of("waits")) == 2 }, "what waits comes home")
+
+	// And it does not expire there.
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "home"})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return len(attempts.of("home")) == 1 }, "it has failed")
+	_, _ = r.end()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders") == 1 }, "it is home")
+	home := v.Drain(t, "orders")[0]
+	if _, kept := home.Headers["x-warren-original-expiration"]; kept || home.Expiration != "" {
+		t.Errorf("it came home with the expiration %q and the headers %v, want none of its wait", home.Expiration, home.Headers)
+	}
+}

@@ -112,6 +112,9 @@ func TestWhatWaitsIsDropped(t *testing.T) {
 	}
 	var dead []string
 	if _, err := b.Letters(t.Context(), "orders", operator.Selection{}, func(l *operator.Letter) error {
+		if text := fmt.Sprint(l.Properties(), l.Headers()); strings.Contains(text, "expiration") {
+			t.Errorf("got %s, want no expiration of the wait", text)
+		}
 		dead = append(dead, fmt.Sprint(l.ID, " ", l.Reason, " ", l.Attempts, " ", l.Error))
 		return nil
 	}); err != nil || len(dead) != 1 || !strings.HasSuffix(dead[0], " dropped 1 somebody dropped it while it waited; its last error: no stock") {
@@ -119,7 +122,7 @@ func TestWhatWaitsIsDropped(t *testing.T) {
 	}
 	var archive archiveBuffer
 	done, err = b.DiscardWaiting(t.Context(), "orders", operator.Selection{}, &archive, func(operator.Done) {})
-	if err != nil || done.Done != 2 || strings.Count(archive.String(), "\n") != 2 || archive.syncs == 0 {
+	if err != nil || done.Done != 2 || strings.Count(archive.String(), "\n") != 2 || strings.Contains(archive.String(), "expiration") || archive.syncs == 0 {
 		t.Errorf("got %+v, error %v and %s", done, err, archive.String())
 	}
 	found, err := b.Waiting(t.Context(), []string{"orders"}, operator.Selection{}, 0)

@@ -267,7 +267,7 @@ func (c *content) Properties() (all []Property) {
 	}
 	add("correlation-id", d.CorrelationId)
 	add("reply-to", d.ReplyTo)
-	add("expiration", d.Expiration)
+	add("expiration", expirationOf(d))
 	add("message-id", d.MessageId)
 	if !d.Timestamp.IsZero() {
 		add("timestamp", d.Timestamp.UTC().Format(time.RFC3339))

@@ -96,7 +96,7 @@ func lineOf(d *amqp.Delivery) Line {
 	return Line{
 		MessageID: Bytes(d.MessageId), Type: Bytes(d.Type), ContentType: Bytes(d.ContentType), ContentEncoding: Bytes(d.ContentEncoding),
 		CorrelationID: Bytes(d.CorrelationId), ReplyTo: Bytes(d.ReplyTo), AppID: Bytes(d.AppId), UserID: Bytes(d.UserId),
-		Expiration: Bytes(d.Expiration), Priority: d.Priority, Timestamp: d.Timestamp,
+		Expiration: Bytes(expirationOf(d)), Priority: d.Priority, Timestamp: d.Timestamp,
 		Headers: broker.Plain(withoutBrokers(d.Headers)), Body: Bytes(d.Body),
 	}
 }

@@ -184,13 +184,22 @@ func republished(user string, ours bool, d *amqp.Delivery) (amqp.Publishing, err
 			keep("user-id", d.UserId)
 		}
 	}
-	if d.Expiration != "" {
-		keep("expiration", d.Expiration)
+	if expiration := expirationOf(d); expiration != "" {
+		keep("expiration", expiration)
 	}
 	return amqp.Publishing{
 		Headers: headers, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: amqp.Persistent, Priority: d.Priority,
 		CorrelationId: d.CorrelationId, ReplyTo: d.ReplyTo, MessageId: d.MessageId, Timestamp: d.Timestamp, Type: d.Type, AppId: d.AppId, Body: d.Body,
 	}, nil
+}
+
+// expirationOf is the expiration that the publisher has set. That of a message that waits is
+// Warren's, and says how long.
+func expirationOf(d *amqp.Delivery) string {
+	if _, waits := d.Headers[broker.HeaderNotBefore]; waits {
+		return ""
+	}
+	return d.Expiration
 }
 
 // headerCopy names a copy that a daemon has published; see the documentation of queues.

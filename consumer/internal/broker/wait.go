@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,6 +62,19 @@ func (q Queue) WaitStep(d time.Duration) time.Duration {
 // WaitName names the queue in which messages of the work queue wait for d.
 func (q Queue) WaitName(d time.Duration) string {
 	return fmt.Sprintf("%s%s.%ds", waitPrefix, q.Name, int64(d/time.Second))
+}
+
+// PutToWait readies msg to wait for d or the next shorter wait that there is, and returns the
+// name of the queue to publish it to. It says itself when it expires there: in RabbitMQ 3.10
+// a queue whose declaration was interrupted can be without its TTL, and what came to it
+// then would never fall due, nor would what came behind that.
+func (q Queue) PutToWait(msg *amqp.Publishing, d time.Duration) string {
+	if msg.Priority != 0 {
+		msg.Headers[OriginalPrefix+"priority"], msg.Priority = msg.Priority, 0
+	}
+	d = q.WaitStep(d)
+	msg.Expiration = strconv.FormatInt(d.Milliseconds(), 10)
+	return q.WaitName(d)
 }
 
 // DeclareWait is the Declaration of a wait queue. What expires in it goes to its own
