@@ -31,7 +31,9 @@ func TestOwnProcessor(t *testing.T) {
 	}
 	in := func(env []string, name string, args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), name, args...)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+		cmd.Dir, cmd.Env = dir, append(slices.DeleteFunc(os.Environ(), func(variable string) bool {
+			return strings.HasPrefix(variable, "WARREN_") // such as those of tests
+		}), env...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
