@@ -55,8 +55,7 @@ func (b *bench) drainFor(r row) (out result, err error) {
 		}
 		defer func() {
 			for _, name := range []string{q, q + ".dead", "warren.wait." + q + ".1024s", "warren.wait." + q + ".4096s"} {
-				_, e := ch.QueueDelete(name, false, false, false)
-				err = errors.Join(err, e)
+				err = errors.Join(err, b.remove(name))
 			}
 		}()
 	}
@@ -106,6 +105,26 @@ func (b *bench) drainFor(r row) (out result, err error) {
 	}
 	text, _ := os.ReadFile(filepath.Join(b.dir, "stderr"))
 	return out, fmt.Errorf("it ended early: %s", text)
+}
+
+// remove deletes a queue. RabbitMQ 3.10 sometimes ends the connection over one that was in
+// use a moment ago (INTERNAL_ERROR), and deletes it the next time.
+func (b *bench) remove(queue string) (err error) {
+	for range 3 {
+		var conn *amqp.Connection
+		if conn, err = amqp.Dial(b.node.URL("/")); err != nil {
+			return err
+		}
+		var ch *amqp.Channel
+		if ch, err = conn.Channel(); err == nil {
+			_, err = ch.QueueDelete(queue, false, false, false)
+		}
+		_ = conn.Close()
+		if err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // watch measures from outside what starts commands, until the queue is empty.
