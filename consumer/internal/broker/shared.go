@@ -15,8 +15,14 @@ import (
 // of them has had the broker close that. Offered with Alone, it is at nobody's mercy.
 var ErrShared = errors.New("the broker closed the channel that it shared with others")
 
-// mostShared is how many messages can be under way on a shared channel.
-const mostShared = 256
+const (
+	// mostShared is how many messages can be under way on a shared channel.
+	mostShared = 256
+	// mostToOne is how many of them can be for one queue. RabbitMQ takes nothing more from
+	// a connection that has 32 messages for a quorum queue on a channel which that does not
+	// confirm: a wait without a leader would hold up those of all other queues.
+	mostToOne = 24
+)
 
 // A shared channel has messages of several goroutines under way at a time, so that the
 // broker confirms many of them at once: where every message fails and waits, it takes half
@@ -29,7 +35,8 @@ type shared struct {
 	closes  chan *amqp.Error
 
 	mu       sync.Mutex
-	returned map[string]error // by name, why it came back
+	returned map[string]error         // by name, why it came back
+	to       map[string]chan struct{} // the slots of each queue
 }
 
 func newShared(ch *amqp.Channel) (*shared, error) {
@@ -42,6 +49,7 @@ func newShared(ch *amqp.Channel) (*shared, error) {
 		returns:  ch.NotifyReturn(make(chan amqp.Return, mostShared)), // never full
 		closes:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returned: make(map[string]error),
+		to:       make(map[string]chan struct{}),
 	}, nil
 }
 
@@ -79,19 +87,22 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case ch.slots <- struct{}{}:
-	case <-ch.closes: //nolint:errcheck // why it was closed comes up with the culprit
-		return ErrShared
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	its := ch.slotsOf(o.Key)
+	for _, slots := range []chan struct{}{its, ch.slots} { // in this order: who waits for its queue is in nobody's way
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-ch.closes: //nolint:errcheck // why it was closed comes up with the culprit
+			return ErrShared
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 	failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 	stuck := c.cutWhenStuck()
 	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
 	stuck()
 	if err != nil {
-		<-ch.slots
 		if ch.IsClosed() {
 			return ErrShared
 		}
@@ -105,7 +116,6 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 		return ErrShared
 	}
 	returned := ch.answer(nameOf(o.Message.Headers))
-	<-ch.slots
 	switch {
 	case !confirm.Acked() && ch.IsClosed(): // pending confirms resolve when the channel closes
 		return ErrShared
@@ -115,6 +125,17 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 		return ErrRefused
 	}
 	return nil
+}
+
+func (s *shared) slotsOf(queue string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slots, ok := s.to[queue]
+	if !ok {
+		slots = make(chan struct{}, mostToOne)
+		s.to[queue] = slots
+	}
+	return slots
 }
 
 // answer tells, after the confirm of a message, why it was returned, if it was: the broker
