@@ -137,6 +137,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 		case <-l.retryAt:
 			l.subscribe(ctx)
 		case d, open := <-l.deliveries():
+			l.stopping = l.stopping || !open && ctx.Err() != nil // which may be noticed after the end of the deliveries
 			switch {
 			case !open && l.sub.replaced != nil:
 				l.sub.replaced = nil

@@ -3,7 +3,9 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,6 +51,50 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 	equal(t, v.Ready(t, "orders"), 16)
 	if want := "msg=stopped finished=4 returned=7 abandoned=0"; !contains(r.log, want) {
 		t.Errorf("the log lacks %q", want)
+	}
+}
+
+// TestStopThatIsSeenLate has each queue's loop be busy until both are there, the request to
+// stop and the end of its deliveries: in whatever order it meets them, the channel stays
+// until what has been started is acknowledged.
+func TestStopThatIsSeenLate(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	var queues []Queue
+	started, release := make(chan struct{}), make(chan struct{})
+	for i := range 12 {
+		queues = append(queues, Queue{Name: fmt.Sprintf("q%d", i), Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+			started <- struct{}{}
+			<-release
+			return nil
+		})})
+	}
+	r := run(t, []string{v.URL}, queues...)
+	for i, q := range queues {
+		v.Publish(t, q.Name, numbered(i))
+		<-started
+	}
+	var busy, both sync.WaitGroup
+	for _, l := range r.loops {
+		busy.Add(1)
+		both.Go(func() {
+			l.calls <- func() {
+				busy.Done()
+				busy.Wait()
+				r.stop()
+				for range l.sub.deliveries { // nothing more was published
+				}
+			}
+		})
+	}
+	both.Wait()
+	close(release)
+	_, err := r.end()
+	equal(t, err, nil)
+	if want := "returned=0 abandoned=0"; !contains(r.log, want) || contains(r.log, "consuming it anew") {
+		t.Errorf("the log lacks %q, or has a queue consumed anew", want)
+	}
+	for _, q := range queues {
+		empty(t, v, q.Name)
 	}
 }
 
