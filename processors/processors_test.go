@@ -3,6 +3,7 @@ package processors_test
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/warrenmq/warren/processors"
@@ -40,19 +41,35 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-type config struct{ processors.Config }
+type (
+	config  struct{ processors.Config }
+	another struct{ processors.Config }
+)
 
 func TestASetNeverChanges(t *testing.T) {
 	var none processors.Set
 	one := none.With("resize", func() processors.Config { return new(config) })
-	other := one.With("resize", func() processors.Config { return nil }).With("crop", func() processors.Config { return new(config) })
+	other := one.With("resize", func() processors.Config { return new(another) }).With("crop", func() processors.Config { return new(config) })
 	if len(none.Names()) != 0 || !slices.Equal(one.Names(), []string{"resize"}) || !slices.Equal(other.Names(), []string{"crop", "resize"}) {
 		t.Errorf("names %q, %q, %q; want none, resize, and crop and resize", none.Names(), one.Names(), other.Names())
 	}
-	if cfg, _ := one.Lookup("resize"); cfg == nil {
+	if cfg, _ := one.Lookup("resize"); reflect.TypeOf(cfg) != reflect.TypeFor[*config]() {
 		t.Error("replacing a processor in another Set has replaced it in the first")
 	}
-	if cfg, _ := other.Lookup("resize"); cfg != nil {
+	if cfg, _ := other.Lookup("resize"); reflect.TypeOf(cfg) != reflect.TypeFor[*another]() {
 		t.Error("With has not replaced the processor of that name")
+	}
+}
+
+func TestAConfigThatCannotBeReadInto(t *testing.T) {
+	for what, cfg := range map[string]processors.Config{"a struct": config{}, "nothing": nil} {
+		func() {
+			defer func() {
+				if text, _ := recover().(string); !strings.Contains(text, "processor resize") || !strings.Contains(text, "make it a pointer to a struct") {
+					t.Errorf("%s: With panics with %q, want the processor's name and what to do", what, text)
+				}
+			}()
+			processors.Set{}.With("resize", func() processors.Config { return cfg })
+		}()
 	}
 }

@@ -4,8 +4,10 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/warrenmq/warren/consumer"
@@ -54,8 +56,11 @@ type Queue struct {
 type Set struct{ configs map[string]func() Config }
 
 // With returns the Set with one processor more, or another one of that name. config
-// returns a new, empty Config each time.
+// returns a new, empty Config each time. With panics if that is no pointer to a struct.
 func (s Set) With(name string, config func() Config) Set {
+	if c := config(); c == nil || reflect.TypeOf(c).Kind() != reflect.Pointer || reflect.TypeOf(c).Elem().Kind() != reflect.Struct {
+		panic(fmt.Sprintf("processor %s: its Config is a %T, into which no variable can be read: make it a pointer to a struct", name, c))
+	}
 	configs := maps.Clone(s.configs)
 	if configs == nil {
 		configs = make(map[string]func() Config)
