@@ -212,6 +212,7 @@ func TestCluster(t *testing.T) {
 		run  func(*testing.T, *rabbittest.Cluster)
 	}{
 		{"the leader of the queue is killed", leaderKilled},
+		{"the leader of the queue is paused", leaderPaused},
 		{"the node of the worker is paused", nodePaused},
 		{"the node of the worker vanishes", nodeVanishes},
 		{"the node of the worker is cut off", func(t *testing.T, c *rabbittest.Cluster) { nodeCutOff(t, c, "ignore") }},
@@ -237,6 +238,19 @@ func leaderKilled(t *testing.T, c *rabbittest.Cluster) {
 		within(t, "without work, with the queue led by "+who, l.gap(killed), time.Second)
 		l.finish(t)
 	}
+}
+
+// leaderPaused pauses the leader of the queue for as long as the other nodes need to elect
+// another one, and less than they need to give the node up.
+func leaderPaused(t *testing.T, c *rabbittest.Cluster) {
+	l := startLoad(t, c, 3000)
+	c.MoveLeader(t, l.v.Name, clusterQueue, c.Nodes[1])
+	l.works(t, time.Now(), 100)
+	paused := time.Now()
+	c.Pause(c.Nodes[1])
+	l.works(t, paused.Add(time.Second), 300)
+	within(t, "without work", l.gap(paused), 6*time.Second)
+	l.finish(t)
 }
 
 func nodePaused(t *testing.T, c *rabbittest.Cluster) {

@@ -360,8 +360,15 @@ func (c *Cluster) MoveLeader(t testing.TB, vhost, queue string, to *Node) {
 }
 
 // Drain does what rabbitmq-upgrade drain does: the node's clients are sent away, and its
-// queues led by others.
-func (n *Node) Drain() error { return n.do("rabbit_maintenance:drain()") }
+// queues led by others. As an operator does, it tries again where RabbitMQ gives up because
+// a connection that it was about to close has ended by itself.
+func (n *Node) Drain() error {
+	err := n.do("rabbit_maintenance:drain()")
+	for tries := 0; err != nil && tries < 10 && strings.Contains(err.Error(), "noproc"); tries++ {
+		err = n.do("rabbit_maintenance:drain()")
+	}
+	return err
+}
 
 // Revive undoes [Node.Drain].
 func (n *Node) Revive() error { return n.do("rabbit_maintenance:revive()") }
