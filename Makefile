@@ -28,17 +28,21 @@ stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and pri
 	.ci/deps
 	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
 
-test-cluster: ## test against clusters of three nodes, killed, paused and cut off (as root, 5 minutes)
+# Which RabbitMQ chaos and clusters are of: 3.10 is this machine's, .ci/broker has the others.
+BROKER     ?= 3.10
+WITH_BROKER = $(if $(filter-out 3.10,$(BROKER)),RABBITMQ_VERSION=$(BROKER) RABBITMQ_SERVER="$$(.ci/broker $(BROKER))")
+test-cluster: ## test against a cluster of three nodes, killed, paused and cut off (as root, 6 minutes; BROKER=4.3)
 	.ci/deps
-	$(GO) test -tags cluster -run '^TestCluster' -count 1 -v -timeout 20m ./consumer
+	$(WITH_BROKER) $(GO) test -tags cluster -run '^TestCluster' -count 1 -v -timeout 20m ./consumer
 
 DURATION ?= 10m
 SEED     ?= 0
+CLUSTER  ?=
 # A mount of its own, if that can be had, ends with the run.
-CHAOS     = $(if $(filter 0,$(shell id -u)),unshare --mount) $(GO) test -tags chaos -count 1 -v -timeout 4h ./internal/chaos
-chaos: ## break workers, the node, the network and a disk at random for DURATION, and have a checker decide what came of it (SEED replays)
+CHAOS     = $(WITH_BROKER) $(if $(filter 0,$(shell id -u)),unshare --mount) $(GO) test -tags chaos -count 1 -v -timeout 4h ./internal/chaos
+chaos: ## break workers, the node, the network and a disk at random for DURATION, and have a checker decide what came of it (SEED replays; BROKER=4.3, CLUSTER=1)
 	.ci/deps
-	$(CHAOS) -run 'TestChaos$$' -args -duration $(DURATION) -seed $(SEED)
+	$(CHAOS) -run 'TestChaos$$' -args -duration $(DURATION) -seed $(SEED) $(if $(CLUSTER),-cluster)
 
 chaos-broken: ## show that the checker catches three builds that are broken on purpose, and restart a worker forty times
 	.ci/deps

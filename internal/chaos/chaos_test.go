@@ -21,9 +21,16 @@ var (
 	seed     = flag.Uint64("seed", 0, "which faults; 0: any")
 	minimum  = flag.Float64("minimum", 100, "messages a second before the first fault, or the run is void")
 	load     = flag.Float64("load", 900, "messages a second that are published at most")
+	cluster  = flag.Bool("cluster", false, "on a cluster of three nodes")
 )
 
-func TestMain(m *testing.M) { rabbittest.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *cluster {
+		rabbittest.ClusterMain(m)
+	}
+	rabbittest.Main(m)
+}
 
 // build builds a program of the module.
 func build(t *testing.T, dir, name, pkg, tags string) string {
@@ -60,14 +67,21 @@ func TestChaos(t *testing.T) {
 		s = rand.Uint64N(1_000_000) + 1
 	}
 	dir := folder(t, s)
-	t.Logf("make chaos DURATION=%v SEED=%d; ledgers and logs are in %s", *duration, s, dir)
+	replay := fmt.Sprintf("make chaos DURATION=%v SEED=%d", *duration, s)
+	if *cluster {
+		replay += " CLUSTER=1"
+	}
+	if version := os.Getenv("RABBITMQ_VERSION"); version != "" {
+		replay += " BROKER=" + version
+	}
+	t.Logf("%s; ledgers and logs are in %s", replay, dir)
 	checker := build(t, dir, "checker", "./internal/checker", "")
 	m := prepare(t, dir, build(t, dir, "warren", ".", ""), s, *load)
 	m.run(*duration)
 	status, verdict := m.check(checker, *minimum)
-	t.Logf("seed %d, %v:\n%s", s, *duration, verdict)
+	t.Logf("RabbitMQ %s, seed %d, %v:\n%s", m.vhost.Node.Version(), s, *duration, verdict)
 	if status != 0 {
-		t.Errorf("the checker: exit status %d; the ledgers and logs are in %s, and make chaos DURATION=%v SEED=%d makes the same faults", status, dir, *duration, s)
+		t.Errorf("the checker: exit status %d; the ledgers and logs are in %s, and %s makes the same faults", status, dir, replay)
 	}
 }
 

@@ -28,12 +28,13 @@ type fault struct {
 	choice int // of what else there is to choose
 }
 
-// The kinds of faults of one worker, those of all, and those that take all of them ten
-// seconds, which are rarer.
+// The kinds of faults of one worker, those of all, those that take all of them ten
+// seconds, which are rarer, and those of a cluster in their place.
 var (
 	ofWorkers = []string{"worker killed", "worker stopped", "worker paused", "link cut", "link refused", "link stalled", "link half-open out", "link half-open in", "link slow"}
 	ofAll     = []string{"node paused", "memory alarm", "connections closed", "wait queues deleted", "dead-letter queue deleted", "hostile messages"}
 	heavy     = []string{"node killed", "node restarted"}
+	ofCluster = []string{"node killed", "node restarted", "node drained", "node frozen", "node cut off", "node vanished", "two nodes killed"}
 )
 
 // diskFull is a fault of all where a small disk can be had.
@@ -66,6 +67,10 @@ func (l *lane) plan() fault {
 	// Now and then so long that heartbeats are missed.
 	if long := l.r.IntN(8) == 0; long && (strings.HasPrefix(f.kind, "link stalled") || strings.HasPrefix(f.kind, "link half-open") || f.kind == "worker paused") {
 		f.lasts += 20 * time.Second
+	}
+	// So long, now and then, that the other nodes give it up.
+	if f.kind == "node frozen" || f.kind == "node cut off" || f.kind == "node vanished" {
+		f.lasts *= 10
 	}
 	if len(l.slots) > 0 {
 		f.slot = l.slots[l.r.IntN(len(l.slots))]
@@ -103,6 +108,7 @@ func (m *machine) make(f fault) error {
 
 func (m *machine) do(f fault) error {
 	s := m.slots[f.slot]
+	node := m.nodes[f.choice%len(m.nodes)]
 	wait := func() { <-time.After(f.lasts) }
 	direction := map[string]rabbittest.Direction{"link stalled": rabbittest.BothWays, "link half-open out": rabbittest.ToNode, "link half-open in": rabbittest.FromNode}
 	switch f.kind {
@@ -116,37 +122,57 @@ func (m *machine) do(f fault) error {
 		wait()
 		s.running.signal(syscall.SIGCONT)
 	case "link cut":
-		s.proxy.Cut()
+		s.each(func(p *rabbittest.Proxy) { p.Cut() })
 	case "link refused":
-		s.proxy.Refuse()
+		s.each(func(p *rabbittest.Proxy) { p.Refuse() })
 		wait()
-		s.proxy.Restore(m.t)
+		s.restore()
 	case "link stalled", "link half-open out", "link half-open in":
-		s.proxy.Stall(direction[f.kind])
+		s.each(func(p *rabbittest.Proxy) { p.Stall(direction[f.kind]) })
 		wait()
-		s.proxy.Restore(m.t)
+		s.restore()
 	case "link slow":
-		s.proxy.Slow(time.Duration(10+f.choice%90) * time.Millisecond)
+		s.each(func(p *rabbittest.Proxy) { p.Slow(time.Duration(10+f.choice%90) * time.Millisecond) })
 		wait()
-		s.proxy.Restore(m.t)
+		s.restore()
 	case "node paused":
-		m.vhost.Node.Pause()
+		node.Pause()
 		wait()
-		m.vhost.Node.Resume()
+		node.Resume()
 	case "node killed":
-		// RabbitMQ 3.10 loses the leader of a queue for good that was declared after the last
-		// sync: no time may pass between the two.
-		_, _ = m.vhost.Node.Eval("lists:foreach(fun dets:sync/1, dets:all()), erlang:halt(137, [{flush, false}])")
-		m.vhost.Node.Kill()
-		return m.vhost.Node.Restart(context.Background())
+		kill(node)
+		return node.Restart(context.Background())
+	case "two nodes killed":
+		other := m.nodes[(f.choice+1)%len(m.nodes)]
+		kill(node)
+		kill(other)
+		wait()
+		m.cluster.Mend(m.t)
 	case "node restarted":
-		return m.vhost.Node.Restart(context.Background())
+		return node.Restart(context.Background())
+	case "node drained":
+		if err := node.Drain(); err != nil {
+			return err
+		}
+		return node.Restart(context.Background())
+	case "node frozen":
+		m.cluster.Pause(node)
+		wait()
+		m.cluster.Mend(m.t)
+	case "node cut off":
+		m.cluster.Cut(m.t, node)
+		wait()
+		m.cluster.Mend(m.t)
+	case "node vanished":
+		m.cluster.Vanish(m.t, node)
+		wait()
+		m.cluster.Mend(m.t)
 	case "memory alarm":
-		if err := m.vhost.Node.MemoryAlarm(true); err != nil {
+		if err := node.MemoryAlarm(true); err != nil {
 			return err
 		}
 		wait()
-		return m.vhost.Node.MemoryAlarm(false)
+		return node.MemoryAlarm(false)
 	case "connections closed":
 		_, err := m.vhost.Node.CloseConnections(m.vhost.Name, "chaos")
 		return err
@@ -168,6 +194,22 @@ func (m *machine) do(f fault) error {
 		panic("no fault is called " + f.kind)
 	}
 	return nil
+}
+
+// each does something to the whole network of a slot.
+func (s *slot) each(do func(*rabbittest.Proxy)) {
+	for _, p := range s.network {
+		do(p)
+	}
+}
+
+func (s *slot) restore() { s.each(func(p *rabbittest.Proxy) { p.Restore(s.m.t) }) }
+
+// kill ends a node at once. RabbitMQ 3.10 loses the leader of a queue for good that was
+// declared after the last sync: no time may pass between the two.
+func kill(n *rabbittest.Node) {
+	_, _ = n.Eval("lists:foreach(fun dets:sync/1, dets:all()), erlang:halt(137, [{flush, false}])")
+	n.Kill()
 }
 
 // stop ends a worker as systemd does.

@@ -81,7 +81,7 @@ func (m *machine) publish(ctx context.Context, seed uint64, number int) {
 
 // publishOver publishes over one connection, for as long as that lasts.
 func (m *machine) publishOver(ctx context.Context, r *rand.Rand, n *int64) error {
-	conn, err := amqp.Dial(m.vhost.URL)
+	conn, err := amqp.Dial(m.nodes[rand.IntN(len(m.nodes))].URL(m.vhost.Name))
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,9 @@ const (
 	warmUp     = 5 * time.Second
 	// drainTimeout is how long it may take until all is done, when nothing is broken any more.
 	drainTimeout = 2 * time.Minute
+	// clusterDrainTimeout is that of a cluster: what fell due while its nodes were apart comes
+	// home in the broker's rounds of three minutes.
+	clusterDrainTimeout = 7 * time.Minute
 )
 
 // A machine is one run.
@@ -50,6 +53,8 @@ type machine struct {
 	warren   string
 	handler  string
 	vhost    *rabbittest.Vhost
+	cluster  *rabbittest.Cluster // nil: there is one node
+	nodes    []*rabbittest.Node
 	database string
 	fiendURL string
 	receiver *httptest.Server
@@ -122,7 +127,13 @@ func prepare(t *testing.T, dir, warren string, seed uint64, perSecond float64) *
 	m.ledger = newLedger(t, m.path("chaos.ledger"))
 	m.hostile.Store(9_000_000_000)
 
-	m.vhost = rabbittest.NewVhost(t)
+	if *cluster {
+		m.cluster = rabbittest.StartCluster(t, 3)
+		m.vhost, m.nodes = m.cluster.NewVhost(t), m.cluster.Nodes
+	} else {
+		m.vhost = rabbittest.NewVhost(t)
+		m.nodes = []*rabbittest.Node{m.vhost.Node}
+	}
 	m.fiendURL = m.vhost.AddUser(t, fiendName, "pw", "^$", ".*", "^$")
 	m.vhost.Declare(t, "relayed", nil)
 	m.database = pgtest.Start(t).URL()
@@ -132,9 +143,11 @@ func prepare(t *testing.T, dir, warren string, seed uint64, perSecond float64) *
 	for i := range workers {
 		port, err := freeport.Port()
 		check(err)
-		m.slots = append(m.slots, &slot{
-			m: m, number: i + 1, stored: i%2 == 1, proxy: rabbittest.NewProxy(t, m.vhost.Node.Addr()), admin: fmt.Sprintf("127.0.0.1:%d", port),
-		})
+		s := &slot{m: m, number: i + 1, stored: i%2 == 1, admin: fmt.Sprintf("127.0.0.1:%d", port)}
+		for _, n := range m.nodes {
+			s.network = append(s.network, rabbittest.NewProxy(t, n.Addr()))
+		}
+		m.slots = append(m.slots, s)
 	}
 	return m
 }
@@ -211,7 +224,11 @@ func (m *machine) run(duration time.Duration) {
 	scheduled.Until = time.Now().UnixMicro()
 	last := time.UnixMicro(scheduled.Until).UTC().Format(time.RFC3339)
 	drained := time.Now()
-	m.await(drainTimeout, "all is done", func(q []queue) bool {
+	timeout := drainTimeout
+	if m.cluster != nil {
+		timeout = clusterDrainTimeout
+	}
+	m.await(timeout, "all is done", func(q []queue) bool {
 		return m.lastTick() >= last && !slices.ContainsFunc(q, func(q queue) bool { return q.undone() > 0 })
 	})
 	t.Logf("drained in %v", time.Since(drained).Round(100*time.Millisecond))
@@ -229,11 +246,17 @@ func (m *machine) run(duration time.Duration) {
 // kindsOfAll are the kinds of faults of all, in a round.
 func (m *machine) kindsOfAll(round int) []string {
 	kinds := append(slices.Clone(ofAll), heavy[round%len(heavy)])
+	if m.cluster != nil {
+		kinds = append(slices.Clone(ofAll), ofCluster...)
+	}
 	if m.small {
 		kinds = append(kinds, diskFull)
 	}
 	return append(kinds, ofAll...)
 }
+
+// aliveQueue is where daemons that know several nodes see whether one works.
+const aliveQueue = "warren.alive"
 
 // A queue is what the broker knows of one at this moment.
 type queue struct {
@@ -246,7 +269,7 @@ func (q queue) undone() int {
 	switch {
 	case strings.HasPrefix(q.name, "warren.schedule."): // has its token
 		return max(0, q.ready+q.unacked-1)
-	case strings.HasSuffix(q.name, ".dead"), q.name == "relayed":
+	case strings.HasSuffix(q.name, ".dead"), q.name == "relayed", q.name == aliveQueue:
 		return 0
 	}
 	return q.ready + q.unacked
@@ -427,8 +450,8 @@ func (m *machine) account(before measurement) {
 	wanted := m.wanted()
 	for _, q := range all {
 		e := event{Event: "left", Queue: q.name, Ready: q.ready, Unacked: q.unacked, Consumers: q.consumers, Wanted: wanted[q.name]}
-		if e.Ready+e.Unacked == 1 && strings.HasPrefix(q.name, "warren.schedule.") {
-			e.Ready, e.Unacked = 0, 0 // its token
+		if e.Ready+e.Unacked == 1 && (strings.HasPrefix(q.name, "warren.schedule.") || q.name == aliveQueue) {
+			e.Ready, e.Unacked = 0, 0 // its token, or the last sign of life
 		}
 		m.ledger.write(e)
 	}

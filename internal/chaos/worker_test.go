@@ -25,11 +25,11 @@ import (
 // A slot is a place where one worker at a time runs, with a stretch of network of its own.
 // The fields below the line belong to whoever makes faults there.
 type slot struct {
-	m      *machine
-	number int
-	stored bool // its workers have a database
-	proxy  *rabbittest.Proxy
-	admin  string // the address of its workers' admin server
+	m       *machine
+	number  int
+	stored  bool                // its workers have a database
+	network []*rabbittest.Proxy // to each node
+	admin   string              // the address of its workers' admin server
 	// ---
 	started int
 	running *worker
@@ -53,9 +53,13 @@ func (s *slot) queues() []string {
 
 func (s *slot) env(name string) []string {
 	m := s.m
+	var urls []string
+	for _, p := range s.network {
+		urls = append(urls, m.vhost.URLAt(p.Addr))
+	}
 	env := []string{
 		"PATH=" + os.Getenv("PATH"),
-		"WARREN_AMQP_URL=" + m.vhost.URLAt(s.proxy.Addr),
+		"WARREN_AMQP_URL=" + strings.Join(urls, ","),
 		"WARREN_ADMIN_ADDR=" + s.admin,
 		"WARREN_LOG_FORMAT=json",
 		"WARREN_QUEUES=" + strings.Join(s.queues(), ","),

@@ -33,6 +33,11 @@ var effects = map[string]string{
 	"node paused":        separates,
 	"node killed":        separates,
 	"node restarted":     separates,
+	"two nodes killed":   separates,
+	"node drained":       separates,
+	"node frozen":        separates,
+	"node cut off":       separates,
+	"node vanished":      separates,
 	"memory alarm":       delays,
 	// The broker ends connections that publish to a queue in the moment of its end.
 	"wait queues deleted":       separates,
