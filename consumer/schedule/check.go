@@ -22,10 +22,10 @@ func Check(conn *broker.Conn, cfg Config, report broker.Report) {
 
 // checkToken looks at the queue of a schedule's tokens.
 func checkToken(conn *broker.Conn, s Schedule, passive bool, report broker.Report) {
-	d := tokenDeclaration(s)
+	d := tokenDeclaration(s, conn.Version)
 	err := conn.OnChannel(d.Look)
 	if err == nil && !passive {
-		err = conn.OnChannel(d.Make) // changes nothing: it is there
+		err = conn.Declare(d) // changes nothing: it is there
 	}
 	if err == nil {
 		err = conn.OnChannel(func(ch *amqp.Channel) error { return broker.MayConsume(ch, s.tokenQueue()) })

@@ -200,7 +200,7 @@ func (l *loop) open(ctx context.Context, conn *broker.Conn) (*term, error) {
 	}
 	results := make(chan result, 1)
 	l.runner.left.Go(func() {
-		if err := conn.Ensure([]broker.Declaration{tokenDeclaration(l.Schedule)}, l.runner.cfg.Passive, ""); err != nil {
+		if err := conn.Ensure([]broker.Declaration{tokenDeclaration(l.Schedule, conn.Version)}, l.runner.cfg.Passive, ""); err != nil {
 			results <- result{nil, err}
 			return
 		}

@@ -92,7 +92,7 @@ func New(cfg Config, log *slog.Logger) (*Runner, error) {
 func (r *Runner) Declare(conn *broker.Conn) error {
 	var tokens []broker.Declaration
 	for _, l := range r.loops {
-		tokens = append(tokens, tokenDeclaration(l.Schedule))
+		tokens = append(tokens, tokenDeclaration(l.Schedule, conn.Version))
 	}
 	return conn.Ensure(tokens, r.cfg.Passive, "") // each explains itself
 }

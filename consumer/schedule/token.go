@@ -113,8 +113,8 @@ func (r record) token(schedule, ownRule, id string) amqp.Publishing {
 }
 
 // tokenDeclaration is that of the queue of a schedule's tokens.
-func tokenDeclaration(s Schedule) broker.Declaration {
-	d := broker.DeclareQueue(s.tokenQueue(), broker.TokenArguments())
+func tokenDeclaration(s Schedule, v broker.Version) broker.Declaration {
+	d := broker.DeclareTokens(s.tokenQueue(), v)
 	d.Remedies = &broker.Remedies{
 		Missing:      "declare it as the documentation lists, or set WARREN_QUEUE_<NAME>_DECLARE=true for one of the queues",
 		NotPermitted: "grant it with rabbitmqctl set_permissions, or declare it elsewhere and set WARREN_QUEUE_<NAME>_DECLARE=false for every queue",

@@ -56,6 +56,9 @@ type Declaration struct {
 	Look func(*amqp.Channel) error
 	// Remedies settle what keeps it from being declared. Nil means those of work queues.
 	Remedies *Remedies
+	// Before is what it may be, too, if it is there: what was declared on an older broker.
+	// Nil means nothing.
+	Before func(*amqp.Channel) error
 }
 
 // Declarations of the work queue, itself first: if it exists with other arguments, such as
@@ -133,8 +136,25 @@ func (q Queue) deadLetterArguments() amqp.Table {
 	return args
 }
 
-// TokenArguments are those of the queue of a schedule's tokens. A token is handed out
-// once for each leader that dies, which no limit shall count.
+// tokenReturns is how long the token of a leader stays with it that may be on a node which
+// has lost touch with the others. It can do nothing there: its firings are not confirmed.
+const tokenReturns = 5 * time.Second
+
+// DeclareTokens is the Declaration of the queue of a schedule's tokens.
+func DeclareTokens(name string, v Version) Declaration {
+	plain := DeclareQueue(name, TokenArguments())
+	if !v.DisconnectedArgument {
+		return plain
+	}
+	args := TokenArguments()
+	args["x-consumer-disconnected-timeout"] = tokenReturns.Milliseconds()
+	d := DeclareQueue(name, args)
+	d.Before = plain.Make
+	return d
+}
+
+// TokenArguments are those of the queue of a schedule's tokens on every version. A token is
+// handed out once for each leader that dies, which no limit shall count.
 func TokenArguments() amqp.Table {
 	return amqp.Table{
 		amqp.QueueTypeArg:            amqp.QueueTypeQuorum,
@@ -160,11 +180,14 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 			do = d.Look
 		}
 		err := do(ch)
+		if !passive && d.Before != nil && differs(err) {
+			err = c.OnChannel(d.Before)
+		}
 		if err == nil {
 			continue
 		}
 		errs = append(errs, d.Explain(err, passive, envPrefix))
-		if reply, ok := errors.AsType[*amqp.Error](err); ok && reply.Code == amqp.PreconditionFailed {
+		if differs(err) {
 			break // what belongs to it has to fit it
 		}
 	}
@@ -174,6 +197,21 @@ func (c *Conn) Ensure(decls []Declaration, passive bool, envPrefix string) error
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Declare makes one declaration. Its error is the broker's own.
+func (c *Conn) Declare(d Declaration) error {
+	err := c.OnChannel(d.Make)
+	if d.Before != nil && differs(err) {
+		err = c.OnChannel(d.Before)
+	}
+	return err
+}
+
+// differs tells whether something exists with other arguments.
+func differs(err error) bool {
+	reply, ok := errors.AsType[*amqp.Error](err)
+	return ok && reply.Code == amqp.PreconditionFailed
 }
 
 // Redeclare returns what declares one of the queue's own again, after somebody has

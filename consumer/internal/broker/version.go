@@ -18,6 +18,10 @@ type Version struct {
 	// TimeoutPolicy and TimeoutArgument are true if a policy of a queue, and an argument of
 	// a consumer, may say how long a delivery may be unacknowledged.
 	TimeoutPolicy, TimeoutArgument bool
+	// DisconnectedArgument is true if messages of a consumer on a node that is gone stay with
+	// it for a minute, unless an argument of the queue says otherwise; before 4.3 they are
+	// returned at once.
+	DisconnectedArgument bool
 	// Returns is how many messages are in their order when they are requeued by one frame.
 	Returns int
 }
@@ -31,7 +35,7 @@ func versionOf(conn *amqp.Connection) Version {
 	return Version{
 		Returns: returns,
 		Number:  number, NackCounts: !atLeast(number, 4, 3),
-		TimeoutPolicy: atLeast(number, 3, 12), TimeoutArgument: atLeast(number, 4, 3),
+		TimeoutPolicy: atLeast(number, 3, 12), TimeoutArgument: atLeast(number, 4, 3), DisconnectedArgument: atLeast(number, 4, 3),
 	}
 }
 
