@@ -15,6 +15,7 @@ import (
 	"github.com/warrenmq/warren/consumer/database"
 	"github.com/warrenmq/warren/consumer/httpapi"
 	"github.com/warrenmq/warren/consumer/state"
+	"github.com/warrenmq/warren/daemon/internal/page"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 	"github.com/warrenmq/warren/systemd"
 	"github.com/warrenmq/warren/telemetry"
@@ -149,6 +150,13 @@ func (d *daemon) startAdmin(ctx context.Context) error {
 	cfg := d.Admin
 	cfg.Metrics, cfg.Healthy, cfg.Ready = d.telemetry.Metrics, d.consumer.Healthy, d.readiness
 	cfg.API = apiRoutes(httpapi.Routes(api, d.Log))
+	served, err := d.openPage()
+	if err != nil {
+		return err
+	}
+	if served != nil {
+		cfg.Page = served
+	}
 	server, err := telemetry.NewAdmin(cfg, d.Log)
 	if err != nil {
 		return err
@@ -159,7 +167,27 @@ func (d *daemon) startAdmin(ctx context.Context) error {
 			d.Log.Error("the admin server has ended, the work goes on", "error", err)
 		}
 	})
+	if served != nil { // closed first: its streams would keep the server
+		d.teardown.add(step{name: "the page", close: served.Close})
+		d.Log.Info("the page is served", "path", d.Admin.BasePath+"/ui/")
+	}
 	return nil
+}
+
+// openPage opens the page under /ui/, if somebody may see it.
+func (d *daemon) openPage() (*page.Page, error) {
+	tokens := page.Tokens{View: d.Admin.Tokens.View, Operate: d.Admin.Tokens.Operate, Admin: d.Admin.Tokens.Admin}
+	if !tokens.Any() {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	cfg := page.Config{
+		Program: d.program.Name, Version: d.program.Version, Tokens: tokens, Addr: d.Admin.Addr, BasePath: d.Admin.BasePath, Hosts: d.Admin.Hosts,
+		Nodes: settings.Nodes, User: d.Consumer.User, Queues: d.QueueNames(), TraceURL: d.TraceURL, Archives: page.ArchivesFolder(),
+	}
+	if d.states != nil {
+		cfg.State = d.states.State
+	}
+	return page.New(cfg, d.Log)
 }
 
 // apiRoutes are the routes of the API with who may use them.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +36,13 @@ type AdminConfig struct {
 	Ready func() Readiness
 	// API are routes beside those of the server itself. They bound what they read.
 	API []Route
+	// Page serves what is below /ui/, and looks by itself who may. Nil: there is none.
+	Page http.Handler
+	// BasePath is what a proxy has before all paths, such as /warren; requests with and
+	// without it are served. Empty: nothing.
+	BasePath string
+	// Hosts are further names of this server, by which requests may call it.
+	Hosts []string
 }
 
 // A Readiness is all that has to be ready.
@@ -66,11 +74,16 @@ func (c AdminConfig) Validate() error {
 		return fmt.Errorf("WARREN_ADMIN_ADDR is %q; it must be host:port, or empty for no admin server", c.Addr)
 	}
 	err = c.Tokens.validate()
+	if p := c.BasePath; p != "" && (!strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" || strings.Trim(p, basePathCharacters) != "") {
+		err = errors.Join(err, fmt.Errorf("WARREN_ADMIN_BASE_PATH is %q; it must be a path such as /warren, of letters, digits, -, ., _ and /, without a / at its end", p))
+	}
 	if !isLoopback(host) && len(c.Tokens.granting(Watch)) == 0 {
 		err = errors.Join(err, fmt.Errorf("WARREN_ADMIN_ADDR is %q, which others can reach; set WARREN_ADMIN_TOKEN or WARREN_ADMIN_METRICS_TOKEN, or use 127.0.0.1", c.Addr))
 	}
 	return err
 }
+
+const basePathCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/"
 
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
@@ -170,7 +183,44 @@ func (c AdminConfig) Handler() (http.Handler, error) {
 		mux.HandleFunc(r.Pattern, r.Handler)
 		roles[r.Pattern] = r.Role
 	}
-	return c.checkHost(http.NewCrossOriginProtection().Handler(c.Tokens.guard(mux, roles))), nil
+	all := c.Tokens.guard(mux, roles)
+	if c.Page != nil {
+		all = c.withPage(all)
+	}
+	all = c.checkHost(http.NewCrossOriginProtection().Handler(all))
+	if c.BasePath != "" {
+		all = c.withoutBase(all)
+	}
+	return all, nil
+}
+
+// withPage serves the page, and the rest by next.
+func (c AdminConfig) withPage(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/" && r.Method == http.MethodGet:
+			http.Redirect(w, r, c.BasePath+"/ui/", http.StatusSeeOther)
+		case r.URL.Path == "/ui" || strings.HasPrefix(r.URL.Path, "/ui/"):
+			c.Page.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// withoutBase takes the base path off the paths that have it.
+func (c AdminConfig) withoutBase(next http.Handler) http.Handler {
+	stripped := http.StripPrefix(c.BasePath, next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == c.BasePath:
+			http.Redirect(w, r, c.BasePath+"/", http.StatusSeeOther)
+		case strings.HasPrefix(r.URL.Path, c.BasePath+"/"):
+			stripped.ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
 }
 
 // checkHost refuses what a browser sends to a loopback address in the belief that it is
@@ -187,8 +237,9 @@ func (c AdminConfig) checkHost(next http.Handler) http.Handler {
 			host = strings.Trim(r.Host, "[]")
 		}
 		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
-		if !isLoopback(strings.ToLower(host)) && (host != "" || !reads) {
-			http.Error(w, "WARREN_ADMIN_ADDR is a loopback address: the header Host must be one, too, or localhost", http.StatusForbidden)
+		host = strings.ToLower(host)
+		if !isLoopback(host) && !slices.Contains(c.Hosts, host) && (host != "" || !reads) {
+			http.Error(w, "WARREN_ADMIN_ADDR is a loopback address: the header Host must be one, too, or localhost, or named in WARREN_ADMIN_HOSTS", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)

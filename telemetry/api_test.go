@@ -95,3 +95,29 @@ func TestBrowsersAreKeptOut(t *testing.T) {
 		}
 	}
 }
+
+// A proxy may call the server by a name and a path that are configured.
+func TestBehindAProxy(t *testing.T) {
+	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
+	url, _ := serve(t, AdminConfig{Page: page, BasePath: "/warren", Hosts: []string{"ops.example.net"}})
+	for path, want := range map[string]int{"/ui/": 200, "/warren/ui/": 200, "/warren/metrics": 200, "/metrics": 200, "/warrenx/metrics": 404} {
+		if got := send(t, "GET", url+path, "OPS.example.net", nil); got != want {
+			t.Errorf("%s: got %d, want %d", path, got, want)
+		}
+	}
+	if got := send(t, "GET", url+"/ui/", "other.example.net", nil); got != http.StatusForbidden {
+		t.Errorf("another name: got %d, want 403", got)
+	}
+	if _, body := get(t, "GET", url+"/warren/ui/queue", ""); body != "/ui/queue" {
+		t.Errorf("the page is asked for %s", body)
+	}
+	for _, path := range []string{"warren", "/", "/a/", "/a/../b", "/a b", "//a", `/a"`} {
+		if err := (AdminConfig{Addr: "127.0.0.1:0", BasePath: path}).Validate(); err == nil || !strings.Contains(err.Error(), "WARREN_ADMIN_BASE_PATH") {
+			t.Errorf("base path %q: got %v", path, err)
+		}
+	}
+	err := AdminConfig{Addr: "127.0.0.1:0", Tokens: Tokens{All: secret, View: secret, Admin: "short"}}.Validate()
+	if err == nil || !strings.Contains(err.Error(), "WARREN_UI_VIEW_TOKEN is the same as WARREN_ADMIN_TOKEN") || !strings.Contains(err.Error(), "WARREN_UI_ADMIN_TOKEN is too short") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -40,6 +40,8 @@ type Tokens struct {
 	Metrics string // for Watch
 	Publish string // for Publish and Describe
 	State   string // for State and Describe
+	// View, Operate and Admin are for the page alone, which looks itself who bears them.
+	View, Operate, Admin string
 }
 
 // minTokenBytes is the shortest token that is not guessed.
@@ -70,7 +72,9 @@ func (t Tokens) granting(r Role) []token {
 func (t Tokens) validate() error {
 	var faults []error
 	seen := make(map[string]string)
-	for _, token := range t.list() {
+	page := []token{{"WARREN_UI_VIEW_TOKEN", t.View, nil}, {"WARREN_UI_OPERATE_TOKEN", t.Operate, nil}, {"WARREN_UI_ADMIN_TOKEN", t.Admin, nil}}
+	page = slices.DeleteFunc(page, func(t token) bool { return t.value == "" })
+	for _, token := range append(t.list(), page...) {
 		if len(token.value) < minTokenBytes {
 			faults = append(faults, fmt.Errorf("%s is too short; it must have at least %d characters", token.variable, minTokenBytes))
 		}
@@ -127,7 +131,7 @@ func bearer(r *http.Request, all []token) (borne *token) {
 
 // forbidden says which tokens would let a request through, if they were set.
 func forbidden(r Role) string {
-	some := Tokens{"x", "x", "x", "x"}.granting(r)
+	some := Tokens{All: "x", Metrics: "x", Publish: "x", State: "x"}.granting(r)
 	return "this takes the token of " + variables(some) + "; set it, or bear it"
 }
 

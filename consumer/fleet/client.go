@@ -99,6 +99,15 @@ func (c *Client) Count(queue string) (messages, consumers int, err error) {
 	return messages, consumers, broker.Explain(err)
 }
 
+// Waits are the wait queues of a work queue that are there.
+func (c *Client) Waits(queue string) ([]string, error) {
+	names, _, err := c.conn.WaitQueues(queue)
+	return names, err
+}
+
+// Blocked tells whether the broker takes no messages for now, for an alarm of its own.
+func (c *Client) Blocked() bool { return c.conn.Blocked() }
+
 // ErrNoQueue says that there is none of that name.
 var ErrNoQueue = errors.New("there is no such queue")
 

@@ -47,6 +47,7 @@ type Config struct {
 	Admin      telemetry.AdminConfig // without its handlers
 	MaxBody    int                   // bytes, of a message over HTTP
 	TraceLink  bool
+	TraceURL   string          // {trace} standing for the id of one; empty: not known
 	Database   database.Config // URL is empty: none
 	Migrate    bool            // at the start
 	StatusTTL  time.Duration   // zero: no states are kept
@@ -116,13 +117,19 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 	cfg.TraceLink = daemon.TraceLink
 	cfg.Admin = telemetry.AdminConfig{Addr: daemon.AdminAddr, Pprof: daemon.AdminPprof, Tokens: telemetry.Tokens{
 		All: daemon.AdminToken, Metrics: daemon.AdminMetrics, Publish: daemon.AdminPublish, State: daemon.AdminState,
-	}}
+		View: daemon.UIView, Operate: daemon.UIOperate, Admin: daemon.UIAdmin,
+	}, BasePath: strings.TrimSuffix(daemon.AdminBasePath, "/")}
+	for _, host := range daemon.AdminHosts {
+		if host = strings.ToLower(strings.TrimSpace(host)); host != "" {
+			cfg.Admin.Hosts = append(cfg.Admin.Hosts, host)
+		}
+	}
 	cfg.MaxBody = daemon.AdminMaxBody
 	if cfg.Admin.Addr != "" {
 		r.fault(cfg.Admin.Validate())
 	}
 
-	readOperator(r) // its variables are known, and their faults told
+	cfg.TraceURL = readOperator(r).TraceURL
 	db := readDatabase(r)
 	cfg.Migrate, cfg.StatusTTL = db.Migrate, db.StatusTTL
 	if db.StatusTTL < 0 {

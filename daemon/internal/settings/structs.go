@@ -33,6 +33,11 @@ type daemonSettings struct {
 	AdminMetrics    string        `envconfig:"ADMIN_METRICS_TOKEN" secret:"true" desc:"A token that permits only /metrics, /healthz and /readyz."`
 	AdminPublish    string        `envconfig:"ADMIN_PUBLISH_TOKEN" secret:"true" desc:"A token that permits only publishing messages."`
 	AdminState      string        `envconfig:"ADMIN_STATE_TOKEN" secret:"true" desc:"A token that permits only reading the states of messages and their results."`
+	AdminHosts      []string      `envconfig:"ADMIN_HOSTS" desc:"Further names, comma-separated, by which requests may call this server, such as that of a proxy in front of it."`
+	AdminBasePath   string        `envconfig:"ADMIN_BASE_PATH" desc:"The path under which a proxy has this server, such as /warren; not set, none."`
+	UIView          string        `envconfig:"UI_VIEW_TOKEN" secret:"true" desc:"Who signs in with it sees the page of docs/page.md, under /ui/ of the same address; at least 16 characters. Without any of these three there is no page."`
+	UIOperate       string        `envconfig:"UI_OPERATE_TOKEN" secret:"true" desc:"Who signs in with it may also pause queues, cancel attempts and replay dead letters."`
+	UIAdmin         string        `envconfig:"UI_ADMIN_TOKEN" secret:"true" desc:"Who signs in with it may also edit dead letters, and discard them."`
 	AdminMaxBody    int           `envconfig:"ADMIN_MAX_BODY_BYTES" default:"1048576" positive:"true" desc:"The longest body that the API takes for a message."`
 	AdminPprof      bool          `envconfig:"ADMIN_PPROF" default:"false" desc:"Whether /debug/pprof/ is served there, too."`
 	TraceLink       bool          `envconfig:"TRACE_LINK" default:"false" desc:"Whether a message begins a trace of its own, linked to its publisher's, rather than continuing that. The OTEL_ variables say where traces go."`

@@ -1,0 +1,109 @@
+package page
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+)
+
+const (
+	// maxStreams is how many tabs are served at once.
+	maxStreams = 100
+	// writeTimeout is how long a tab may take to read a frame.
+	writeTimeout = 10 * time.Second
+)
+
+var pid = os.Getpid()
+
+// live sends what changes on a page, as long as it is looked at.
+func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
+	select {
+	case p.streams <- struct{}{}:
+		defer func() { <-p.streams }()
+	default:
+		w.Header().Set("Retry-After", "30")
+		http.Error(w, "too many tabs are open", http.StatusServiceUnavailable)
+		return
+	}
+	query := r.URL.Query()
+	next, name, leave, err := p.liveView(query.Get("view"), query)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	defer leave()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no")
+	control := http.NewResponseController(w)
+	var before []byte
+	ticks := time.NewTicker(frameEvery)
+	defer ticks.Stop()
+	for {
+		data, over := next()
+		f := p.frame(s, name, "", data)
+		var page bytes.Buffer
+		if err := p.templates.ExecuteTemplate(&page, name, f); err != nil {
+			p.log.Error("a page cannot be made", "page", name, "error", err)
+			return
+		}
+		html := page.Bytes()
+		if bytes.Equal(html, before) {
+			html = nil // the same
+		} else {
+			before = bytes.Clone(html)
+		}
+		if err := p.event(w, control, "frame", struct {
+			At   int64  `json:"at"`
+			HTML string `json:"html,omitempty"`
+		}{time.Now().UnixMilli(), string(html)}); err != nil {
+			return
+		}
+		if over {
+			_ = p.event(w, control, "over", struct{}{})
+			return
+		}
+		select {
+		case <-ticks.C:
+		case <-r.Context().Done():
+			return
+		}
+		if p.sessions.of(r) == nil { // it has ended, or has been ended in another tab
+			_ = p.event(w, control, "bye", struct{}{})
+			return
+		}
+	}
+}
+
+func (p *Page) event(w http.ResponseWriter, control *http.ResponseController, name string, data any) error {
+	text, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, text); err != nil {
+		return err
+	}
+	return control.Flush()
+}
+
+// liveView is what makes the data of a view again and again, for the template of that name.
+func (p *Page) liveView(view string, query interface{ Get(string) string }) (next func() (data any, over bool), name string, leave func(), err error) {
+	switch view {
+	case "overview":
+		picture, leave := p.hub.look(false)
+		picture.wait(p.ctx)
+		return func() (any, bool) {
+			o := p.hub.sees(picture, time.Now())
+			o.arrange(query.Get("q"), query.Get("sort"))
+			p.mark(&o)
+			return o, false
+		}, "overview-live", leave, nil
+	}
+	return nil, "", nil, fmt.Errorf("there is no view %.40q", view)
+}
