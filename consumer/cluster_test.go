@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -248,6 +249,11 @@ func leaderPaused(t *testing.T, c *rabbittest.Cluster) {
 	l.works(t, time.Now(), 100)
 	paused := time.Now()
 	c.Pause(c.Nodes[1])
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		leader, err := c.Nodes[0].Eval(fmt.Sprintf("ra_leaderboard:lookup_leader(list_to_atom(%q))", l.v.Name+"_"+clusterQueue))
+		return err == nil && !strings.Contains(leader, c.Nodes[1].Name())
+	}, "another node leads the queue")
+	t.Logf("until another node led the queue: %v", time.Since(paused).Round(10*time.Millisecond))
 	l.works(t, paused.Add(time.Second), 300)
 	within(t, "without work", l.gap(paused), 6*time.Second)
 	l.finish(t)
