@@ -125,3 +125,33 @@ func TestAQueueWithoutALeaderIsAloneInThat(t *testing.T) {
 	empty(t, v, "before", "before.dead", "under", "under.dead")
 	equal(t, strings.Count(r.log.String(), "connection lost"), 1)
 }
+
+// TestAWaitWithoutALeaderIsAloneInThat has more messages fail than a channel may have under
+// way, in a queue whose wait confirms none of them.
+func TestAWaitWithoutALeaderIsAloneInThat(t *testing.T) {
+	t.Parallel()
+	const messages = 300
+	v := rabbittest.NewVhost(t)
+	failsOnce := func(done *ledger) ProcessorFunc {
+		return func(_ context.Context, d Delivery, _ *Scope) error {
+			if d.Attempt == 1 {
+				return errors.New("failed")
+			}
+			done.write(d)
+			return nil
+		}
+	}
+	stuck, others := newLedger(), newLedger()
+	r := runQueues(t, []string{v.URL}, 2,
+		Queue{Name: "stuck", Unbraked: true, Prefetch: messages, Processor: failsOnce(stuck)}, Queue{Name: "others", Unbraked: true, Processor: failsOnce(others)})
+	v.Publish(t, "stuck", amqp.Publishing{MessageId: "first"})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { m, _ := stuck.counts(); return m == 1 }, "its wait is there")
+	restore := v.LoseLeader(t, "warren.wait.stuck.1s")
+	v.PublishN(t, "stuck", messages, numbered)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "stuck") > 40 }, "they cannot wait")
+	v.PublishN(t, "others", 30, numbered)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { m, _ := others.counts(); return m == 30 }, "the others fail, wait and succeed")
+	restore()
+	rabbittest.Eventually(t, time.Minute, func() bool { m, _ := stuck.counts(); return m == messages+1 }, "so do they, when it has one again")
+	equal(t, strings.Count(r.log.String(), "connection lost"), 0)
+}

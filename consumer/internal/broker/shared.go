@@ -16,8 +16,9 @@ import (
 var ErrShared = errors.New("the broker closed the channel that it shared with others")
 
 const (
-	// mostShared is how many messages can be under way on a shared channel.
-	mostShared = 256
+	// mostShared is how many messages can be under way on a shared channel: as many as 85
+	// waits without a leader can hold.
+	mostShared = 2048
 	// mostToOne is how many of them can be for one queue. RabbitMQ takes nothing more from
 	// a connection that has 32 messages for a quorum queue on a channel which that does not
 	// confirm: a wait without a leader would hold up those of all other queues.
