@@ -96,9 +96,10 @@ bench-fleet: build ## measure what idle daemons cost the broker: FLEETS, daemons
 	.ci/deps
 	$(GO) run ./internal/fleet -warren bin/warren $(FLEETS)
 
-demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry
+KEEP ?=
+demo: ## see Warren at work: install what that needs, start a node, publish, fail, retry; KEEP=1 leaves its page up
 	.ci/deps demo
-	$(GO) run ./internal/demo
+	$(GO) run ./internal/demo $(if $(KEEP),-keep)
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@GO='$(GO)' .ci/fuzz $(FUZZTIME)

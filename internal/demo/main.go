@@ -1,13 +1,15 @@
 // Demo shows Warren at work on real messages: `make demo` runs it. It starts a
 // private RabbitMQ node in the folder demo, unless WARREN_AMQP_URL names a broker,
 // has the daemon work five queues, publishes to them, shows what became of each
-// message, and stops the daemon.
+// message, and stops the daemon. With -keep (`make demo KEEP=1`) it leaves the page up before,
+// with more to look at, until Ctrl-C.
 package main
 
 import (
 	"context"
 	"embed"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -36,15 +38,17 @@ var queues = []string{
 }
 
 func main() {
+	stay := flag.Bool("keep", false, "leave the page up until Ctrl-C")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, *stay); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context, stay bool) (err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -79,6 +83,9 @@ func run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 
 	d := &daemon{path: warren, root: root, env: environment(url, root)}
+	if stay {
+		d.env = append(d.env, schedules...)
+	}
 	step("Starting the daemon; its log goes to %s/warren.log", dir)
 	fmt.Println(indent(strings.Join(d.env[1:], "\n")))
 	if err := d.start(ctx); err != nil {
@@ -89,6 +96,12 @@ func run(ctx context.Context) (err error) {
 		return fmt.Errorf("%w\nthe daemon's log is in %s/warren.log", err, dir)
 	}
 
+	if stay {
+		if err := keep(ctx, b, d); err != nil {
+			return fmt.Errorf("%w\nthe daemon's log is in %s/warren.log", err, dir)
+		}
+		return nil // what hangs would take its time to stop
+	}
 	step("Stopping the daemon with SIGTERM")
 	if err := d.stop(); err != nil {
 		return err
