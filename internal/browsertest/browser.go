@@ -266,8 +266,8 @@ func (p *Page) describe(t testing.TB) string {
 	return fmt.Sprintf("A picture of the page is %s; it says:\n%.4000s", picture, text)
 }
 
-// Screenshot keeps a picture of the whole page as a PNG in the folder .cache/screenshots,
-// and returns where.
+// Screenshot keeps a picture of the whole page as a PNG in the folder .cache/screenshots, and
+// returns where.
 func (p *Page) Screenshot(t testing.TB, name string) string {
 	t.Helper()
 	path := pictures(name)

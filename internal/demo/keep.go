@@ -10,8 +10,18 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// schedules are there to be looked at; none is due while the demo is short.
-var schedules = []string{
+// Who signs in to the page with these may do so much.
+const (
+	uiAdmin   = "do-everything-here"
+	uiOperate = "pause-and-replay-here"
+	uiView    = "only-look-around-here"
+)
+
+// more are the variables of what is there to be looked at. No schedule is due soon.
+var more = []string{
+	"WARREN_UI_ADMIN_TOKEN=" + uiAdmin,
+	"WARREN_UI_OPERATE_TOKEN=" + uiOperate,
+	"WARREN_UI_VIEW_TOKEN=" + uiView,
 	"WARREN_SCHEDULES=nightly,newsletter",
 	"WARREN_SCHEDULE_NIGHTLY_CRON=0 2 * * *",
 	"WARREN_SCHEDULE_NIGHTLY_TZ=Europe/Berlin",
@@ -77,7 +87,7 @@ The page is at http://%s/ui/ until Ctrl-C. Sign in with one of these tokens:
    %-24s may do everything
    %-24s may pause, cancel and replay
    %-24s may look
-`, found[1], adminToken, operateToken, viewToken)
+`, found[1], uiAdmin, uiOperate, uiView)
 
 	beat := time.NewTicker(250 * time.Millisecond)
 	defer beat.Stop()

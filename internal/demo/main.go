@@ -84,7 +84,7 @@ func run(ctx context.Context, stay bool) (err error) {
 
 	d := &daemon{path: warren, root: root, env: environment(url, root)}
 	if stay {
-		d.env = append(d.env, schedules...)
+		d.env = append(d.env, more...)
 	}
 	step("Starting the daemon; its log goes to %s/warren.log", dir)
 	fmt.Println(indent(strings.Join(d.env[1:], "\n")))

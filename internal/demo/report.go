@@ -14,12 +14,8 @@ import (
 	"time"
 )
 
-// adminToken is what the demo's requests bear. The others are for the page.
-const (
-	adminToken   = "a-token-for-the-demo"
-	operateToken = "operate-in-the-demo"
-	viewToken    = "look-at-the-demo"
-)
+// adminToken is what the demo's requests bear.
+const adminToken = "a-token-for-the-demo"
 
 // report makes sample data with the processor sql, asks for a report of it over HTTP, and
 // follows the message until the file is there.
