@@ -233,8 +233,8 @@ func (m *machine) run(duration time.Duration) {
 	})
 	t.Logf("drained in %v", time.Since(drained).Round(100*time.Millisecond))
 	m.ledger.write(scheduled)
-	m.account(before)
 	m.collect()
+	m.account(before)
 	for _, s := range m.slots {
 		if err := s.stop(); err != nil {
 			t.Errorf("at the end: %v", err)
