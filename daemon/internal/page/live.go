@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"time"
 )
@@ -30,7 +31,7 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 		return
 	}
 	query := r.URL.Query()
-	next, name, leave, err := p.liveView(query.Get("view"), query)
+	next, name, leave, err := p.liveView(query.Get("view"), query, s)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -93,7 +94,7 @@ func (p *Page) event(w http.ResponseWriter, control *http.ResponseController, na
 }
 
 // liveView is what makes the data of a view again and again, for the template of that name.
-func (p *Page) liveView(view string, query interface{ Get(string) string }) (next func() (data any, over bool), name string, leave func(), err error) {
+func (p *Page) liveView(view string, query url.Values, s *session) (next func() (data any, over bool), name string, leave func(), err error) {
 	switch view {
 	case "overview":
 		picture, leave := p.hub.look(false)
@@ -104,6 +105,19 @@ func (p *Page) liveView(view string, query interface{ Get(string) string }) (nex
 			p.mark(&o)
 			return o, false
 		}, "overview-live", leave, nil
+	}
+	switch view {
+	case "jobs":
+		return func() (any, bool) { return p.jobsData(s), false }, "jobs-live", func() {}, nil
+	case "job":
+		j := p.jobs.find(query.Get("id"))
+		if j == nil {
+			return nil, "", nil, errors.New("there is no such job")
+		}
+		return func() (any, bool) {
+			v := j.view(s.role)
+			return v, !v.Running
+		}, "job-live", func() {}, nil
 	}
 	return nil, "", nil, fmt.Errorf("there is no view %.40q", view)
 }

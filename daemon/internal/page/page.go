@@ -76,6 +76,7 @@ type Page struct {
 	guesses  *rate.Limiter
 	hub      *hub
 	looks    looks
+	jobs     *jobs
 
 	streams chan struct{}
 
@@ -96,6 +97,7 @@ func New(cfg Config, log *slog.Logger) (*Page, error) {
 	for _, host := range cfg.Hosts {
 		p.hosts = append(p.hosts, strings.ToLower(strings.TrimSpace(host)))
 	}
+	p.jobs = newJobs(ctx)
 	p.hub = newHub(ctx, p.dial, cfg.Queues)
 
 	err := p.load()
@@ -116,6 +118,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.http.ServeH
 // returns when nothing of the page goes on.
 func (p *Page) Close() error {
 	p.stop()
+	p.jobs.close()
 
 	p.hub.close()
 	return nil
@@ -133,6 +136,21 @@ func (p *Page) routes() []route {
 		{"POST /ui/logout", acts(view, "sign out"), p.signOut},
 		{"GET /ui/{$}", looks(view, quickly), p.overview},
 		{"GET /ui/live", looks(view, sessionLasts), p.live},
+
+		{"GET /ui/dead", looks(view, sweeping), p.dead},
+		{"GET /ui/dead/letter", looks(view, sweeping), p.letter},
+		{"GET /ui/dead/replay", looks(operate, sweeping), p.replayDryRun},
+		{"POST /ui/dead/replay", acts(operate, "replay"), p.replay},
+		{"GET /ui/dead/discard", looks(admin, sweeping), p.discardDryRun},
+		{"POST /ui/dead/discard", acts(admin, "discard"), p.discard},
+		{"GET /ui/dead/edit", looks(admin, sweeping), p.edit},
+		{"POST /ui/dead/edit", acts(admin, "edit"), p.compare},
+		{"POST /ui/dead/edited", acts(admin, "replay edited"), p.replayEdited},
+
+		{"GET /ui/jobs", looks(view, quickly), p.showJobs},
+		{"GET /ui/job", looks(view, quickly), p.showJob},
+		{"POST /ui/job/cancel", acts(operate, "cancel job"), p.cancelJob},
+		{"GET /ui/archive", policy{least: admin, act: "download", lasts: time.Hour}, p.download},
 	}
 }
 
@@ -187,7 +205,7 @@ func (p *Page) load() error {
 	}
 	p.templates, err = template.New("").Funcs(template.FuncMap{
 		"text": isolated, "lines": lines, "ago": ago, "short": short, "rate": perSecond, "count": count, "size": size, "plural": plural,
-		"link":   p.link,
+		"link": p.link, "idparam": idParam, "inc": func(n int) int { return n + 1 }, "add": func(a, b int) int { return a + b },
 		"static": func(name string) string { return p.cfg.BasePath + "/ui/static/" + versions[name] },
 		"spark":  spark,
 		"sorted": sortedColumn,
@@ -242,6 +260,7 @@ type frame struct {
 	Role    string
 	Name    string
 	Notice  string
+	Refresh bool   // without JavaScript
 	Live    string // where the stream of what changes is; empty: nothing does
 	Operate bool   // may do what that role may
 	Admin   bool
@@ -348,6 +367,6 @@ func (l *looks) hold(ctx context.Context, queue string) (release func(), err err
 	case turn <- struct{}{}:
 		return func() { <-turn }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("somebody else is looking at queue %s, or moves its messages: %w", queue, context.Cause(ctx))
+		return nil, context.Cause(ctx)
 	}
 }

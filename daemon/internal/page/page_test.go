@@ -33,7 +33,7 @@ type visitor struct {
 func newPage(t *testing.T, change func(*Config)) (*Page, *logtest.Buffer) {
 	t.Helper()
 	cfg := Config{
-		Program: "warren", Version: "v1", Tokens: tokens, Addr: "127.0.0.1:9466", Archives: t.TempDir(),
+		Program: "warren", Version: "v1", Tokens: tokens, Addr: "127.0.0.1:9466", Archives: t.TempDir() + "/discarded",
 		Nodes: func() ([]string, error) { return nil, errNoBroker }, Queues: []string{"orders"},
 	}
 	if change != nil {
@@ -109,6 +109,11 @@ var policies = map[string]role{
 	"GET /ui/login": nobody, "POST /ui/login": nobody, "GET /ui/static/{file}": nobody,
 
 	"POST /ui/logout": view, "GET /ui/{$}": view, "GET /ui/live": view,
+
+	"GET /ui/dead": view, "GET /ui/dead/letter": view, "GET /ui/dead/replay": operate, "POST /ui/dead/replay": operate, "GET /ui/dead/discard": admin, "POST /ui/dead/discard": admin,
+	"GET /ui/dead/edit": admin, "POST /ui/dead/edit": admin, "POST /ui/dead/edited": admin,
+
+	"GET /ui/jobs": view, "GET /ui/job": view, "POST /ui/job/cancel": operate, "GET /ui/archive": admin,
 }
 
 // Every route is asked for by everybody.

@@ -115,6 +115,10 @@ func (p *Page) guard(rt route) http.Handler {
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
 		s := p.sessions.of(r)
+		if err := r.ParseForm(); err != nil {
+			p.fail(w, r, nil, http.StatusBadRequest, fmt.Errorf("the form cannot be read: %w", err))
+			return
+		}
 		switch {
 		case rt.policy.open:
 		case s == nil && r.Method == http.MethodGet:
@@ -133,12 +137,6 @@ func (p *Page) guard(rt route) http.Handler {
 			p.audit(r, s, rt.policy.act, "denied: takes the role "+rt.policy.least.String())
 			p.fail(w, r, s, http.StatusForbidden, fmt.Errorf("this takes the role %s, and you have signed in with the token for the role %s; nothing was done", rt.policy.least, s.role))
 			return
-		}
-		if r.Method == http.MethodPost {
-			if err := r.ParseForm(); err != nil {
-				p.fail(w, r, s, http.StatusBadRequest, fmt.Errorf("the form cannot be read: %w", err))
-				return
-			}
 		}
 		rt.handler(w, r, s)
 	})
