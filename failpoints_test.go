@@ -122,11 +122,19 @@ func fail(t *testing.T, at string) {
 	p.Restore(t)
 	until("more are done", func() bool { return ended() >= failMessages })
 	// It is told to stop with deliveries at hand that it has not begun.
-	kinds["late"] = failPrefetch
-	v.PublishN(t, "work", failPrefetch, func(i int) amqp091.Publishing {
-		return amqp091.Publishing{MessageId: fmt.Sprint("late-", i), DeliveryMode: amqp091.Persistent}
+	until("more is handed out than it works at once", func() bool {
+		if v.Unacked(t, "work") > failPrefetch/2 {
+			return true
+		}
+		if v.Ready(t, "work") == 0 { // it was quicker than this look
+			first := kinds["late"]
+			kinds["late"] += 4 * failPrefetch
+			v.PublishN(t, "work", 4*failPrefetch, func(i int) amqp091.Publishing {
+				return amqp091.Publishing{MessageId: fmt.Sprint("late-", first+i), DeliveryMode: amqp091.Persistent}
+			})
+		}
+		return false
 	})
-	until("more is handed out than it works at once", func() bool { return v.Unacked(t, "work") > failPrefetch/2 })
 	_ = d.Process.Signal(syscall.SIGTERM)
 	rabbittest.Eventually(t, 2*time.Minute, d.hasEnded, "the daemon has ended")
 
