@@ -121,17 +121,18 @@ func (c *Consumer) Run(ctx context.Context) error {
 		}
 		loops.Go(func() { r.Run(accepting, work) })
 	}
-	ended := make(chan struct{})
+	ended, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	heard, unheard := context.WithCancel(context.WithoutCancel(ctx)) // what hangs while the daemon stops can be cancelled
 	others.Go(func() {
 		loops.Wait()
-		close(ended)
+		end()
 		unheard()
 	})
 	others.Go(func() { c.control.Run(heard) })
-	others.Go(func() { c.enforce(ctx, ended, endWork, endWaiting) })
+	others.Go(func() { c.enforce(ctx, ended.Done(), endWork, endWaiting, end) })
 
-	err := c.supervise(accepting, ended)
+	err := c.supervise(accepting, ended.Done())
 	stop()
 	others.Wait()
 	if err != nil {
@@ -151,9 +152,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// enforce holds the loops to the shutdown timeout from when ctx ends, until they
-// have ended.
-func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork context.CancelCauseFunc, endWaiting context.CancelFunc) {
+// enforce holds the loops to the shutdown timeout from when ctx ends, until they have
+// ended or, since they may wait for a broker that does not answer, count as such.
+func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork context.CancelCauseFunc, endWaiting, end context.CancelFunc) {
 	select {
 	case <-ctx.Done():
 		c.log.Info("stopping, finishing what has been started", "shutdown_timeout", c.cfg.ShutdownTimeout)
@@ -167,9 +168,19 @@ func (c *Consumer) enforce(ctx context.Context, ended <-chan struct{}, endWork c
 	case <-ended:
 		return
 	}
+	returned := abandonAfter
+	for _, l := range c.loops {
+		returned = max(returned, 2*l.executor.returnFor) // longer in tests
+	}
 	select {
 	case <-time.After(abandonAfter):
 		endWaiting()
+	case <-ended:
+		return
+	}
+	select {
+	case <-time.After(returned):
+		end()
 	case <-ended:
 	}
 }

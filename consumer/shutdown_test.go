@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -168,6 +169,28 @@ func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
 	p.Stall(rabbittest.BothWays)
 	took, err := r.end()
 	if err != nil || took > rabbittest.Soon {
+		t.Errorf("stopped after %v with %v, want none, soon after the shutdown timeout", took, err)
+	}
+}
+
+// TestStopWhileTheBrokerFallsSilent has the broker answer nothing any more once it has ended
+// the consumer: what is finished then cannot be committed.
+func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	h := newHeld()
+	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr) + "?heartbeat=60"}, ShutdownTimeout: rabbittest.Soon / 4, Queues: []Queue{{Name: "orders", Processor: h}}}, nil)
+	v.Publish(t, "orders", numbered(1))
+	<-h.started
+	r.stop()
+	l := r.loops[0]
+	rabbittest.Eventually(t, 5*time.Second, func() bool {
+		return inflight.Ask(t.Context(), l.calls, func() bool { return l.sub.transacted })
+	}, "the consumer has ended")
+	p.Stall(rabbittest.BothWays)
+	close(h.release)
+	if took, err := r.end(); err != nil || took > rabbittest.Soon {
 		t.Errorf("stopped after %v with %v, want none, soon after the shutdown timeout", took, err)
 	}
 }
