@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -10,11 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
+	amqp091 "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -31,88 +30,6 @@ func checks(t *testing.T, env []string, status int, want ...string) {
 	if got != status {
 		t.Errorf("check ends with %d and says\n%s%s\nwant %d", got, stdout, stderr, status)
 	}
-}
-
-func TestCheckSaysWhyNothingHappens(t *testing.T) {
-	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=8")
-	d := start(t, env...)
-	checks(t, env, 0, "ok     daemons: 1 has answered\n", "ok     plan of orders: 8 attempts within 2m7s, then orders.dead\n", "ok     queue orders: 0 messages ready, 1 consumers\n")
-
-	if _, stderr, status := output(t, warren(t, env, "pause", "orders", "--yes", "--why", "mail server moves")); status != 0 {
-		t.Fatalf("pause: exit status %d, %s", status, stderr)
-	}
-	v.Publish(t, "orders", amqp091.Publishing{Body: []byte("{}")})
-	v.Publish(t, "orders.dead", amqp091.Publishing{Body: []byte("{}")})
-	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders") == 1 && v.Ready(t, "orders.dead") == 1 }, "both messages wait")
-	cause := []string{
-		"WARN   consumers of orders: paused for ", ": mail server moves; 1 message ready\n       why:  no daemon takes a message from it until it is resumed\n       cure: warren resume orders\n",
-		"WARN   dead letters of orders: 1 message\n", "       cure: warren dead groups orders shows why; then warren dead replay orders, or discard\n",
-	}
-	checks(t, env, 3, cause...)
-	d.signal(t, syscall.SIGTERM)
-	checks(t, env, 3, cause...) // nobody is left to ask
-
-	if _, stderr, status := output(t, warren(t, env, "resume", "orders", "--yes")); status != 0 {
-		t.Fatalf("resume: exit status %d, %s", status, stderr)
-	}
-	checks(t, env, 3, "WARN   consumers of orders: there are none, and 1 message ready\n", "       cure: systemctl start warren, on a machine whose WARREN_QUEUES has it\n")
-
-	stdout, stderr, status := output(t, warren(t, env, "check", "-o", "json"))
-	var all []struct {
-		Severity, What, Found, Why, Cure string
-		Queue                            *struct{ Messages, Consumers int }
-	}
-	if err := json.Unmarshal([]byte(stdout), &all); err != nil || status != 3 || stderr != "warren: warnings: 2\n" {
-		t.Fatalf("check -o json: exit status %d, %s%s, error %v", status, stdout, stderr, err)
-	}
-	warned := 0
-	for _, f := range all {
-		if f.Severity == "warning" {
-			warned++
-			if f.What == "" || f.Found == "" || f.Why == "" || f.Cure == "" {
-				t.Errorf("a warning says %+v, want what, why and what cures it", f)
-			}
-		}
-		if f.What == "queue orders" && (f.Queue == nil || f.Queue.Messages != 1) {
-			t.Errorf("queue orders: got %+v, want 1 message", f.Queue)
-		}
-	}
-	if warned != 2 {
-		t.Errorf("got %d warnings of %s, want 2", warned, stdout)
-	}
-}
-
-func TestCheckFindsAnExclusiveConsumer(t *testing.T) {
-	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=")
-	start(t, env...).signal(t, syscall.SIGTERM)
-	if _, err := v.Channel(t).Consume("orders", "", false, true, false, false, nil); err != nil {
-		t.Fatal(err)
-	}
-	checks(t, env, 3, "WARN   consumers of orders: 1, of which 0 answer: the others are other programs", "one that consumes exclusively", "       cure: rabbitmqctl list_consumers")
-}
-
-func TestCheckFindsTheWrongVirtualHost(t *testing.T) {
-	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=")
-	env[0] += "-other"
-	checks(t, env, 1, "FAULT  node "+v.Node.Addr()+": ", "virtual host")
-}
-
-// What a processor depends on is down: the daemon says so itself.
-func TestCheckFindsABrake(t *testing.T) {
-	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "exit 69", "WARREN_ADMIN_ADDR=")
-	d := start(t, env...)
-	v.Publish(t, "orders", amqp091.Publishing{MessageId: "m", Body: []byte("{}")})
-	v.Publish(t, "orders", amqp091.Publishing{MessageId: "n", Body: []byte("{}")})
-	var stdout string
-	rabbittest.Eventually(t, time.Minute, func() bool {
-		stdout, _, _ = output(t, warren(t, env, "check"))
-		return strings.Contains(stdout, "WARN   daemons: ") && strings.Contains(stdout, " has orders braked for ") && strings.Contains(stdout, "69")
-	}, "check says that the queue is braked, and why")
-	d.signal(t, syscall.SIGTERM)
 }
 
 // Each processor looks at what it depends on, and changes nothing.
@@ -168,16 +85,48 @@ func TestCheckLooksAtWhatProcessorsNeed(t *testing.T) {
 	}
 }
 
-func TestCheckFindsAnAlarm(t *testing.T) {
+// The address of the admin server is free, a daemon's, or another program's.
+func TestCheckLooksAtTheAdminAddress(t *testing.T) {
 	v := rabbittest.NewVhost(t)
-	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=")
-	start(t, env...).signal(t, syscall.SIGTERM)
-	if err := v.Node.MemoryAlarm(true); err != nil {
-		t.Fatal(err)
+	other := listen(t)
+	addr := other.Addr().String()
+	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR="+addr)
+	checks(t, env, 1, "FAULT  admin address "+addr+": another program has it\n", "       cure: ss -ltnp ")
+	_ = other.Close()
+	checks(t, env, 0, "ok     admin address "+addr+": is free\n")
+	start(t, env...)
+	checks(t, env, 0, "ok     admin address "+addr+": a daemon has it\n")
+	env = commandQueue(v, "hooks", "cat", "WARREN_ADMIN_ADDR="+addr)
+	checks(t, env, 0, "note   admin address "+addr+": a daemon has it, but none that works these queues has answered from this machine\n")
+}
+
+// With --look, check says why dead letters are there, and what waits; without, it does not look.
+func TestCheckLooksIntoQueues(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	env := commandQueue(v, "orders", "echo try again later >&2; exit 75", "WARREN_ADMIN_ADDR=", "WARREN_QUEUE_ORDERS_RETRY_BASE=1h")
+	start(t, env...)
+	v.PublishN(t, "orders.dead", 300, func(i int) amqp091.Publishing {
+		return deadLetter(fmt.Sprint(i), "exhausted", fmt.Sprintf("451 try again in %d s", i), "{}")
+	})
+	v.Publish(t, "orders", amqp091.Publishing{MessageId: "waits", Body: []byte("{}")})
+	want := []string{
+		"WARN   dead letters of orders: 300 messages\n", "note   waits of orders: 1 messages wait for a delay or their next attempt",
+		"note   failures of orders: the last ", "attempt 1 at waits (retry): exit status 75: ",
 	}
-	checks(t, env, 1, "FAULT  publishing: ", "alarm")
-	if err := v.Node.MemoryAlarm(false); err != nil {
-		t.Fatal(err)
+	checkOutput := func(args ...string) (stdout string) {
+		rabbittest.Eventually(t, time.Minute, func() bool {
+			stdout, _, _ = output(t, warren(t, env, append([]string{"check"}, args...)...))
+			return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(stdout, w) })
+		}, fmt.Sprintf("check %q has %q", args, want))
+		return stdout
 	}
-	checks(t, env, 0, "ok     publishing: permitted\n")
+	if got := checkOutput(); strings.Contains(got, "of the first") || strings.Contains(got, "looked at, the next") {
+		t.Errorf("without --look:\n%s", got)
+	}
+	want = append(want, "note   causes of the dead letters of orders: of the first 200: 200 exhausted since ", "h (451 try again in <n> s)\n",
+		"note   waits of orders: of 1 looked at, the next is due in ", "; waits has been tried 1 times (exit status 75: ")
+	checkOutput("--look")
+	if n := v.Ready(t, "orders.dead"); n != 300 {
+		t.Errorf("%d dead letters are left, want 300", n)
+	}
 }

@@ -61,6 +61,7 @@ order-\x1b]0;18  3h   20     exhausted  451 4.3.0 try again later, this server �
 	if want := regexp.MustCompile(`^GROUP     COUNT  FIRST  LAST  SAMPLE          REASON     ERROR
 [0-9a-f]{8}  2      3h     3h    order-\\x1b\]0;…  exhausted  451 <n> try again late…
 [0-9a-f]{8}  1      3h     3h    9               permanent  550 no such mailbox
+[0-9a-f]{8}: 451 <n> try again later, this server is very busy today and asks for patience
 $`); !want.MatchString(groups) {
 		t.Errorf("groups: got\n%s", groups)
 	}

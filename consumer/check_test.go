@@ -76,6 +76,13 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		"FAIL queue other: exists with another", "WARREN_QUEUE_OTHER_DECLARE=false",
 		"FAIL queue absent: is missing", "FAIL exchange shop: is missing")
 	wantLines(t, findings(t, []string{writer}, Queue{Name: "orders"}), "FAIL queue orders: not permitted", "read")
+	denied := v.AddUser(t, "denied-"+user, "pw", "^warren\\.", ".*", ".*")
+	wantLines(t, findings(t, []string{denied}, Queue{Name: "new"}), "FAIL queue new: not permitted", "FAIL queue new.dead: not permitted", "ok wait queues of new: 0 of 12 are there")
+	denied = v.AddUser(t, "waits-"+user, "pw", "^new", ".*", ".*")
+	wantLines(t, findings(t, []string{denied}, Queue{Name: "new"}), "ok queue new: is missing; warren declares it when it starts", "FAIL wait queues of new: wait queue warren.wait.new.", "not permitted")
+	if _, err := v.Channel(t).QueueDeclarePassive("new", true, false, false, false, nil); err == nil {
+		t.Error("Check has declared the queue")
+	}
 	wantLines(t, findings(t, []string{reader}, Queue{Name: "orders"}), `FAIL publishing: not permitted`)
 	wantLines(t, findings(t, []string{v.URLAt(down.Addr)}, Queue{Name: "orders"}), "FAIL queues: not looked at: no node can be used")
 }

@@ -13,7 +13,7 @@ func (l *queueLoop) attempts(ctx context.Context) []control.Attempt {
 	return inflight.Ask(ctx, l.calls, func() (out []control.Attempt) {
 		add := func(j *job) {
 			if !j.started.IsZero() && j.holder == nil {
-				out = append(out, control.Attempt{MessageID: j.delivery.MessageId, Number: j.history.attempts + 1, Began: j.started, Message: &j.message})
+				out = append(out, control.Attempt{MessageID: j.delivery.MessageId, Number: j.history.attempts + 1, Began: j.started, InVain: j.history.deliveryCount, Message: &j.message})
 			}
 		}
 		for _, s := range append(slices.Clip(l.leaving), l.sub) {

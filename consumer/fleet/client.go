@@ -108,6 +108,12 @@ func (c *Client) Waits(queue string) ([]string, error) {
 // Blocked tells whether the broker takes no messages for now, for an alarm of its own.
 func (c *Client) Blocked() bool { return c.conn.Blocked() }
 
+// BrokerTime is how late it is by the clock of the broker's node, to the second.
+func (c *Client) BrokerTime(ctx context.Context) (time.Time, error) {
+	now, err := c.conn.Clock(ctx, ReplyPrefix)
+	return now, broker.Explain(err)
+}
+
 // ErrNoQueue says that there is none of that name.
 var ErrNoQueue = errors.New("there is no such queue")
 

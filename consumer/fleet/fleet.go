@@ -121,6 +121,8 @@ type Attempt struct {
 	MessageID string    `json:"message_id"`
 	Attempt   int       `json:"attempt"`
 	Began     time.Time `json:"began"`
+	// InVain is how often the broker counts the message as handed out in vain before.
+	InVain int64 `json:"in_vain,omitempty"`
 }
 
 // A Failure is an attempt that has failed.
@@ -137,7 +139,11 @@ type Schedule struct {
 	Schedule string    `json:"schedule"`
 	Leading  bool      `json:"leading"`
 	Next     time.Time `json:"next,omitzero"`
-	Fault    string    `json:"fault,omitempty"`
+	Last     time.Time `json:"last,omitzero"` // the planned time that it has fired last
+	// AheadMillis is how far what is done lies ahead of the daemon's clock: nothing is fired
+	// until then.
+	AheadMillis int64  `json:"ahead_ms,omitempty"`
+	Fault       string `json:"fault,omitempty"`
 }
 
 // A Daemon is which one answers.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // A QueueState is what the broker says of a queue.
@@ -79,6 +81,20 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 			if !q.BrakedSince.IsZero() {
 				note("%s has %s braked for %v: %s", name, q.Queue, max(0, a.Status.At.Sub(q.BrakedSince)).Round(time.Second), q.Fault)
 			}
+			for _, at := range q.Attempts {
+				if at.InVain >= broker.SuspectAfter {
+					note("%s works on %s of %s, which was handed out %d times in vain before: it may end the process", name, at.MessageID, q.Queue, at.InVain)
+				}
+			}
+		}
+		for _, s := range a.Status.Schedules {
+			switch {
+			case s.Fault != "":
+				note("%s cannot fire schedule %s: %s", name, s.Schedule, s.Fault)
+			case s.AheadMillis > 0:
+				note("%s fires nothing of schedule %s for %v: what was fired before lies that far ahead of its clock",
+					name, s.Schedule, (time.Duration(s.AheadMillis) * time.Millisecond).Round(time.Second))
+			}
 		}
 	}
 	if len(versions) > 1 {
@@ -98,11 +114,36 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 		case q.Consumers == 0:
 			note("nobody consumes %s; %d messages ready", q.Queue, q.Messages)
 		case q.Consumers > working[q.Queue]:
-			note("%s has %d consumers, but only %d daemons that answer consume it: the others are not Warren, older, busy or not asked", q.Queue, q.Consumers, working[q.Queue])
+			note("%s has %d consumers, of which %d answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
+				q.Queue, q.Consumers, working[q.Queue])
+		}
+		if busy := BusyWith(answers, q.Queue, q.Messages); busy != "" {
+			note("%s: %s", q.Queue, busy)
 		}
 	}
 	return notes
 }
+
+// BusyWith says that a queue gets more than its daemons do, if that is so: all of them are
+// busy, and much more is ready.
+func BusyWith(answers []Answer, queue string, ready int) string {
+	var inFlight, slots, daemons int
+	for _, a := range answers {
+		for i := 0; a.Status != nil && i < len(a.Status.Queues); i++ {
+			if q := &a.Status.Queues[i]; q.Queue == queue {
+				inFlight, slots, daemons = inFlight+int(q.InFlight), slots+q.Slots, daemons+1
+			}
+		}
+	}
+	if slots == 0 || inFlight < slots || ready < muchMore*slots {
+		return ""
+	}
+	return fmt.Sprintf("all %d slots (daemons: %d) are busy, and %d messages ready: more comes than is done", slots, daemons, ready)
+}
+
+// muchMore is how many messages for each slot are a queue that grows, and not one that is
+// worked.
+const muchMore = 10
 
 // groups are daemons by what they have in common, the fewest first: those are the ones to
 // look at.

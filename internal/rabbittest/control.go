@@ -88,6 +88,15 @@ func (n *Node) alarmLocked(on bool) error {
 	return nil
 }
 
+// DiskAlarm raises or clears the node's alarm of free disk space, which does the same. Whoever
+// raises it clears it.
+func (n *Node) DiskAlarm(on bool) error {
+	if on {
+		return n.do("rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})")
+	}
+	return n.do("rabbit_alarm:clear_alarm({resource_limit, disk, node()})")
+}
+
 // CloseConnections makes the node close every connection to the vhost, or every
 // connection there is if vhost is empty, with AMQP's CONNECTION_FORCED and the
 // given reason. It returns how many it closed.

@@ -71,11 +71,12 @@ type Conn struct {
 	User    string               // the broker's name for this process; empty: not known
 	Server  []attribute.KeyValue // the node, for spans
 
-	socket  net.Conn
-	closes  chan *amqp.Error
-	blocked atomic.Bool
-	idle    chan *confirming
-	metered *Instruments
+	socket     net.Conn
+	closes     chan *amqp.Error
+	blocked    atomic.Bool
+	blockedFor atomic.Pointer[string] // the alarm, in the words of the broker: low on memory
+	idle       chan *confirming
+	metered    *Instruments
 
 	sharedMu sync.Mutex
 	shared   *shared // nil: not needed yet
@@ -165,6 +166,7 @@ func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error)
 	blocks := c.NotifyBlocked(make(chan amqp.Blocking, 1))
 	c.watching.Go(func() {
 		for b := range blocks { // closed with the connection
+			c.blockedFor.Store(&b.Reason)
 			c.blocked.Store(b.Active)
 			if o.OnBlocked != nil {
 				o.OnBlocked(b.Active, b.Reason)

@@ -50,6 +50,11 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 		report(Finding{Severity: SeverityOK, What: what, Text: fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers), Queue: &Counts{name, state.Messages, state.Consumers}})
 		return
 	}
+	if IsMissing(err) && !q.Passive {
+		if denied := c.OnChannel(func(ch *amqp.Channel) error { return MayDeclare(ch, name) }); denied != nil {
+			err = denied
+		}
+	}
 	ReportLook(report, Declaration{What: what, Remedies: q.remedies()}, err, !q.Passive, q.EnvPrefix, "")
 }
 
@@ -57,7 +62,7 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 // Those that have not been needed yet are not there.
 func (c *Conn) inspectWaits(q Queue, report Report) {
 	what := "wait queues of " + q.Name
-	there, waiting := 0, 0
+	there, waiting, missing := 0, 0, time.Duration(0)
 	for _, d := range q.Waits() {
 		decl := q.DeclareWait(d)
 		ready, err := c.ready(q.WaitName(d))
@@ -68,8 +73,15 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 		case err == nil:
 			there, waiting = there+1, waiting+ready
 		case IsMissing(err):
+			missing = d
 		default:
 			report.Fault(what, decl.Explain(err, false, q.EnvPrefix).Error())
+			return
+		}
+	}
+	if missing > 0 {
+		if err := c.OnChannel(func(ch *amqp.Channel) error { return MayDeclare(ch, q.WaitName(missing)) }); err != nil {
+			report.Fault(what, q.DeclareWait(missing).Explain(err, false, q.EnvPrefix).Error())
 			return
 		}
 	}
@@ -114,6 +126,16 @@ func MayConsume(ch *amqp.Channel, queue string) error {
 	return err
 }
 
+// MayDeclare asks for a queue that is missing with an argument that the broker must refuse. It
+// looks at the permission first, so that nothing is declared whatever it answers.
+func MayDeclare(ch *amqp.Channel, queue string) error {
+	_, err := ch.QueueDeclare(queue, true, false, false, false, amqp.Table{amqp.QueueMaxLenArg: "none"})
+	if reply, ok := errors.AsType[*amqp.Error](err); ok && reply.Code == amqp.PreconditionFailed {
+		return nil
+	}
+	return err
+}
+
 // MayPublish publishes in a transaction, and rolls it back. A broker with an alarm would
 // not answer: what has not been answered soon counts as that.
 func (c *Conn) MayPublish(ctx context.Context) error {
@@ -129,13 +151,22 @@ func (c *Conn) MayPublish(ctx context.Context) error {
 			return ch.TxRollback()
 		})
 	}()
-	select {
-	case err := <-answers:
-		return err
-	case <-time.After(answerTimeout):
-		return ErrBlocked
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	late := time.After(answerTimeout)
+	looks := time.NewTicker(answerTimeout / 100)
+	defer looks.Stop()
+	for {
+		select {
+		case err := <-answers:
+			return err
+		case <-late:
+			return ErrBlocked
+		case <-looks.C:
+			if why := c.blockedFor.Load(); why != nil && c.Blocked() {
+				return fmt.Errorf("the broker has an alarm, it is %s, and takes no messages; rabbitmq-diagnostics alarms on its nodes shows on which, df -h and their memory why", *why)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type Attempt struct {
 	MessageID string
 	Number    int
 	Began     time.Time
+	InVain    int64 // so often it was handed out before
 	Message   *inflight.Message
 }
 
@@ -69,7 +70,7 @@ func (c *Control) status(ctx context.Context, r fleet.Request) *fleet.Status {
 				if len(s.Attempts) == min(r.Attempts, fleet.MaxAttempts) {
 					break
 				}
-				s.Attempts = append(s.Attempts, fleet.Attempt{MessageID: broker.Shortened(a.MessageID, 255), Attempt: a.Number, Began: a.Began.UTC()})
+				s.Attempts = append(s.Attempts, fleet.Attempt{MessageID: broker.Shortened(a.MessageID, 255), Attempt: a.Number, Began: a.Began.UTC(), InVain: a.InVain})
 			}
 		}
 		for _, f := range q.Failures.Last(min(r.Failures, fleet.MaxFailures)) {
@@ -80,7 +81,9 @@ func (c *Control) status(ctx context.Context, r fleet.Request) *fleet.Status {
 		out.Queues = append(out.Queues, s)
 	}
 	for _, s := range c.Schedules() {
-		out.Schedules = append(out.Schedules, fleet.Schedule{Schedule: s.Schedule, Leading: s.Leading, Next: s.Next.UTC(), Fault: broker.Shortened(s.Fault, maxErrorText)})
+		out.Schedules = append(out.Schedules, fleet.Schedule{
+			Schedule: s.Schedule, Leading: s.Leading, Next: s.Next.UTC(), Last: s.Last.UTC(), AheadMillis: s.Ahead.Milliseconds(), Fault: broker.Shortened(s.Fault, maxErrorText),
+		})
 	}
 	return out
 }

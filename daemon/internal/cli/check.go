@@ -15,6 +15,7 @@ import (
 
 type checkCommand struct {
 	Watch time.Duration `placeholder:"DURATION" help:"Look again every so often, such as 30s, until it is interrupted."`
+	Look  bool          `help:"Look at the first messages of the dead letters and of what waits, too: why they are there, and since when. The broker counts such looks, as docs/dead-letters.md says."`
 	format
 }
 
@@ -30,7 +31,7 @@ func (k *checkCommand) Run(ctx context.Context, a App) error {
 	}
 	for {
 		out := findings{list: k.list(a.Out, nil)}
-		check(ctx, a, cfg, &out)
+		k.check(ctx, a, cfg, &out)
 		err := out.end()
 		if k.Watch == 0 {
 			return errors.Join(err, context.Cause(ctx))
@@ -54,10 +55,14 @@ func words(err error) string {
 }
 
 // check looks at everything.
-func check(ctx context.Context, a App, cfg *settings.Config, out *findings) {
+func (k *checkCommand) check(ctx context.Context, a App, cfg *settings.Config, out *findings) {
 	out.add(consumer.Finding{Severity: consumer.SeverityOK, What: "configuration", Text: "queues " + strings.Join(cfg.QueueNames(), ", ")})
 	consumer.Check(ctx, cfg.Consumer, out.add)
 	checkFleet(ctx, a, cfg, out)
+	if k.Look {
+		look(ctx, a, cfg, out)
+	}
+	checkAdmin(cfg, out)
 	if cfg.Database.URL != "" {
 		checkDatabase(ctx, cfg, out)
 	}
@@ -71,6 +76,8 @@ type findings struct {
 	list     *listing
 	counts   []consumer.Counts // of queues that are there
 	severity map[string]consumer.Severity
+	asked    bool // the daemons were
+	here     bool // one on this machine that works these queues has answered
 	faults   int
 	warnings int
 	err      error // of printing

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func checkFleet(ctx context.Context, a App, cfg *settings.Config, out *findings)
 			})
 		}
 	}
-	if len(out.counts) == 0 || out.severity["publishing"] != consumer.SeverityOK {
+	if out.severity["publishing"] != consumer.SeverityOK {
 		return // said already; and what cannot be published cannot be asked
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, fleetWithin, fmt.Errorf("no answer within %v", fleetWithin))
@@ -50,43 +51,115 @@ func checkFleet(ctx context.Context, a App, cfg *settings.Config, out *findings)
 			Why: "it is not as the others are, or does not what it is there for", Cure: a.Name + " ps shows them all",
 		})
 	}
-	for _, f := range clocks(answers, time.Now()) {
-		out.add(f)
+	checkClocks(ctx, c, answers, out)
+	out.asked, out.here = err == nil, isHere(cfg, answers)
+	if err == nil {
+		checkSchedules(a, cfg, answers, out)
 	}
 	for _, q := range out.counts {
 		if !strings.HasSuffix(q.Name, ".dead") {
 			checkConsumed(ctx, a, c, q, answers, out)
 			if err == nil {
 				checkOthers(q, answers, out)
+				checkFailures(a, q.Name, answers, out)
 			}
 		}
 	}
 }
 
+// isHere tells whether one of the daemons is on this machine, and works one of the queues.
+func isHere(cfg *settings.Config, answers []fleet.Answer) bool {
+	for _, an := range answers {
+		for i := 0; an.Status != nil && an.Daemon.Host == fleet.Host() && i < len(an.Status.Queues); i++ {
+			if slices.Contains(cfg.QueueNames(), an.Status.Queues[i].Queue) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // clockMayDiffer is by how much clocks may differ: an answer takes its time, too.
 const clockMayDiffer = 30 * time.Second
 
-// clocks says of which daemons the clock is not as this machine's.
-func clocks(answers []fleet.Answer, now time.Time) (out []consumer.Finding) {
+// checkClocks compares the clocks of this machine and the daemons with the broker's or, if that is
+// not to be had, with each other.
+func checkClocks(ctx context.Context, c *fleet.Client, answers []fleet.Answer, out *findings) {
+	now, than := time.Now(), "this machine's"
+	if c != nil {
+		asked := time.Now()
+		of, err := c.BrokerTime(ctx)
+		if err == nil {
+			now, than = of.Add(time.Since(asked)), "the broker's"
+			if f, wrong := clockOf("this machine", time.Now(), now, than); wrong {
+				out.add(f)
+			} else {
+				out.add(consumer.Finding{Severity: consumer.SeverityOK, What: f.What, Text: "as the broker's"})
+			}
+		} else {
+			out.add(consumer.Finding{
+				Severity: consumer.SeverityNote, What: "clock of the broker", Text: "not known: " + err.Error(),
+				Why: "the clocks of the daemons are compared with this machine's instead", Cure: "docs/security.md has the permissions of an operator",
+			})
+		}
+	}
 	for _, an := range answers {
 		if an.Status == nil || an.Status.At.IsZero() {
 			continue
 		}
-		ahead, than := an.Status.At.Sub(now), "ahead of"
-		if ahead < 0 {
-			ahead, than = -ahead, "behind"
+		if f, wrong := clockOf(an.Daemon.Name(), an.Status.At, now, than); wrong {
+			out.add(f)
 		}
-		if ahead < clockMayDiffer {
-			continue
-		}
-		out = append(out, consumer.Finding{
-			Severity: consumer.SeverityWarning, What: "clock of " + an.Daemon.Name(), Text: fmt.Sprintf("%v %s this machine's", ahead.Round(time.Second), than),
-			Why:  "schedules fire, delays end and dead letters are dated by it",
-			Cure: "timedatectl on both machines says which is wrong; timedatectl set-ntp true",
-		})
 	}
-	return out
 }
+
+// clockOf says how far a clock that shows at is from another one, and whether that is too far.
+func clockOf(who string, at, now time.Time, than string) (f consumer.Finding, wrong bool) {
+	ahead, way := at.Sub(now), "ahead of"
+	if ahead < 0 {
+		ahead, way = -ahead, "behind"
+	}
+	return consumer.Finding{
+		Severity: consumer.SeverityWarning, What: "clock of " + who, Text: fmt.Sprintf("%v %s %s", ahead.Round(time.Second), way, than),
+		Why:  "schedules fire, delays end and dead letters are dated by it",
+		Cure: "timedatectl on both machines says which is wrong; timedatectl set-ntp true",
+	}, ahead >= clockMayDiffer
+}
+
+// checkSchedules says who fires each schedule, and when.
+func checkSchedules(a App, cfg *settings.Config, answers []fleet.Answer, out *findings) {
+	for _, s := range cfg.Consumer.Schedules {
+		what, having := "schedule "+s.Name, 0
+		for _, an := range answers {
+			for i := 0; an.Status != nil && i < len(an.Status.Schedules); i++ {
+				of := &an.Status.Schedules[i]
+				if of.Schedule != s.Name {
+					continue
+				}
+				if having++; !of.Leading {
+					continue
+				}
+				text := an.Daemon.Name() + " fires it"
+				if !of.Last.IsZero() {
+					text += ", the last time for " + of.Last.Format(time.RFC3339)
+				}
+				if !of.Next.IsZero() {
+					text += ", the next for " + of.Next.Format(time.RFC3339)
+				}
+				out.add(consumer.Finding{Severity: consumer.SeverityOK, What: what, Text: text})
+			}
+		}
+		if having == 0 {
+			out.add(consumer.Finding{
+				Severity: consumer.SeverityWarning, What: what, Text: "no daemon that has answered has it",
+				Why: "nobody fires it until one does", Cure: "systemctl start " + a.Name + ", on a machine whose WARREN_SCHEDULES has it",
+			})
+		}
+	}
+}
+
+// askedAttempts is how many attempts of each queue the daemons are asked for.
+const askedAttempts = 20
 
 // askFleet asks the daemons how they are.
 func askFleet(ctx context.Context, a App, cfg *settings.Config) ([]fleet.Answer, *fleet.Client, error) {
@@ -95,7 +168,7 @@ func askFleet(ctx context.Context, a App, cfg *settings.Config) ([]fleet.Answer,
 		return nil, nil, err
 	}
 	const atMost = 1500 * time.Millisecond
-	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus}, 0, atMost)
+	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: askedAttempts, Failures: 1}, 0, atMost)
 	if errors.Is(err, fleet.ErrNobody) {
 		err = nil
 	}
@@ -121,6 +194,13 @@ func checkConsumed(ctx context.Context, a App, c *fleet.Client, q consumer.Count
 			Severity: consumer.SeverityWarning, What: what, Text: "there are none, and " + ready,
 			Why: "nothing is done until a daemon consumes it", Cure: "systemctl start " + a.Name + ", on a machine whose WARREN_QUEUES has it",
 		})
+	default:
+		if busy := fleet.BusyWith(answers, q.Name, q.Messages); busy != "" {
+			out.add(consumer.Finding{
+				Severity: consumer.SeverityNote, What: "work of " + q.Name, Text: busy,
+				Why: "the queue grows, or takes long to be worked off", Cure: "add daemons, or raise CONCURRENCY where the work waits for other systems; " + a.Name + " top shows the rates",
+			})
+		}
 	}
 }
 
@@ -146,6 +226,31 @@ func checkOthers(q consumer.Counts, answers []fleet.Answer, out *findings) {
 		Text: fmt.Sprintf("%d, of which %d answer: the others are other programs, older daemons, or obey somebody else", q.Consumers, working),
 		Why:  "they get a share of the messages; one that consumes exclusively, or is the single active consumer, gets all of them",
 		Cure: "rabbitmqctl list_consumers shows whose they are",
+	})
+}
+
+// recently is how old a failure may be that check tells of.
+const recently = time.Hour
+
+// checkFailures tells of the last attempt at a message of the queue that has failed.
+func checkFailures(a App, queue string, answers []fleet.Answer, out *findings) {
+	var last fleet.Failure
+	var by fleet.Answer
+	for _, an := range answers {
+		for i := 0; an.Status != nil && i < len(an.Status.Queues); i++ {
+			q := &an.Status.Queues[i]
+			if q.Queue == queue && len(q.Failures) > 0 && q.Failures[0].At.After(last.At) {
+				last, by = q.Failures[0], an
+			}
+		}
+	}
+	if by.Status == nil || by.Status.At.Sub(last.At) > recently {
+		return
+	}
+	out.add(consumer.Finding{
+		Severity: consumer.SeverityNote, What: "failures of " + queue,
+		Text: fmt.Sprintf("the last %s ago on %s, attempt %d at %s (%s): %s", short(max(0, by.Status.At.Sub(last.At))), by.Daemon.Name(), last.Attempt, last.MessageID, last.Verdict, last.Error),
+		Why:  "each failed attempt is made again later, or the message is dead-lettered", Cure: a.Name + " top " + queue + " shows more",
 	})
 }
 

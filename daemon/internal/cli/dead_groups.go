@@ -33,5 +33,18 @@ func (g *deadGroupsCommand) Run(ctx context.Context, a App) error {
 		}
 	}
 	a.warnOfLimit(g.Queue, looked)
-	return list.end()
+	if err := list.end(); err != nil || g.Output != "table" {
+		return err
+	}
+	for i, group := range groups { // the cause is what a group is about: the largest have it in full
+		if text := visible(group.Error); i < wholeCauses && list.table.cuts(text) {
+			if _, err := fmt.Fprintf(a.Out, "%s: %s\n", group.ID, text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
+
+// wholeCauses is how many groups have their error below the table if it does not fit there.
+const wholeCauses = 5

@@ -141,6 +141,15 @@ func (t *table) flush() error {
 	return nil
 }
 
+// cuts tells whether the table has less than the whole text in its last column.
+func (t *table) cuts(text string) bool {
+	left := t.width
+	for _, width := range t.widths {
+		left -= width + 2
+	}
+	return utf8.RuneCountInString(text) > max(left, 8)
+}
+
 func (t *table) print(cells []string) error {
 	var line strings.Builder
 	left := t.width
