@@ -26,6 +26,8 @@ func TestPage(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *browsertest.Browser){
 		"sign in":     signIn,
 		"other sites": otherSites,
+		"dead":        actOnDeadLetters,
+		"roles":       rolesAreDenied,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, b) })
 	}
