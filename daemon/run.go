@@ -182,7 +182,7 @@ func (d *daemon) openPage() (*page.Page, error) {
 	}
 	cfg := page.Config{
 		Program: d.program.Name, Version: d.program.Version, Tokens: tokens, Addr: d.Admin.Addr, BasePath: d.Admin.BasePath, Hosts: d.Admin.Hosts,
-		Nodes: settings.Nodes, User: d.Consumer.User, Queues: d.QueueNames(), TraceURL: d.TraceURL, Archives: page.ArchivesFolder(),
+		Nodes: settings.Nodes, User: d.Consumer.User, Queues: d.QueueNames(), TraceURL: d.TraceURL, Archives: page.ArchivesFolder(), Settings: d.Changed,
 	}
 	if d.states != nil {
 		cfg.State = d.states.State

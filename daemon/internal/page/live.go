@@ -107,6 +107,13 @@ func (p *Page) liveView(view string, query url.Values, s *session) (next func() 
 		}, "overview-live", leave, nil
 	}
 	switch view {
+	case "queue":
+		queue := query.Get("queue")
+		if len(queue) > 255 {
+			return nil, "", nil, errors.New("the name of the queue is none")
+		}
+		picture, leave := p.hub.look(true)
+		return func() (any, bool) { return p.queueView(picture, queue, time.Now()), false }, "queue-live", leave, nil
 	case "jobs":
 		return func() (any, bool) { return p.jobsData(s), false }, "jobs-live", func() {}, nil
 	case "job":

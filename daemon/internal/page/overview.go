@@ -37,6 +37,7 @@ type overview struct {
 type queueRow struct {
 	Queue     string
 	Known     bool // how long it is
+	Waits     bool // it is known what waits
 	Ready     int
 	Waiting   int
 	Dead      int
@@ -118,7 +119,7 @@ func (h *hub) sees(p *picture, now time.Time) overview {
 	var states []fleet.QueueState
 	for _, name := range names {
 		s := p.states[name]
-		row := queueRow{Queue: name, Known: s.seen, Ready: s.Messages, Waiting: s.waiting, Dead: s.dead, Consumers: s.Consumers, QueueSum: sums[name]}
+		row := queueRow{Queue: name, Known: s.seen, Waits: !s.waitsAt.IsZero(), Ready: s.Messages, Waiting: s.waiting, Dead: s.dead, Consumers: s.Consumers, QueueSum: sums[name]}
 		row.QueueSum.Queue = name
 		if row.Paused == nil {
 			row.Paused = s.Paused

@@ -147,6 +147,17 @@ func (p *Page) routes() []route {
 		{"POST /ui/dead/edit", acts(admin, "edit"), p.compare},
 		{"POST /ui/dead/edited", acts(admin, "replay edited"), p.replayEdited},
 
+		{"GET /ui/queue", looks(view, sweeping), p.queue},
+		{"POST /ui/queue/pause", acts(operate, "pause"), p.pause},
+		{"POST /ui/queue/resume", acts(operate, "resume"), p.resume},
+		{"POST /ui/queue/cancel", acts(operate, "cancel"), p.cancelAttempt},
+		{"GET /ui/waiting", looks(view, sweeping), p.waiting},
+		{"POST /ui/waiting/release", acts(operate, "release"), p.release},
+		{"POST /ui/waiting/drop", acts(admin, "drop"), p.drop},
+		{"POST /ui/daemon/quiet", acts(operate, "quiet"), p.quiet},
+		{"POST /ui/daemon/work", acts(operate, "work"), p.work},
+		{"GET /ui/message", looks(view, sweeping), p.message},
+
 		{"GET /ui/jobs", looks(view, quickly), p.showJobs},
 		{"GET /ui/job", looks(view, quickly), p.showJob},
 		{"POST /ui/job/cancel", acts(operate, "cancel job"), p.cancelJob},

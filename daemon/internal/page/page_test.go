@@ -114,6 +114,9 @@ var policies = map[string]role{
 	"GET /ui/dead/edit": admin, "POST /ui/dead/edit": admin, "POST /ui/dead/edited": admin,
 
 	"GET /ui/jobs": view, "GET /ui/job": view, "POST /ui/job/cancel": operate, "GET /ui/archive": admin,
+
+	"GET /ui/queue": view, "POST /ui/queue/pause": operate, "POST /ui/queue/resume": operate, "POST /ui/queue/cancel": operate,
+	"GET /ui/waiting": view, "POST /ui/waiting/release": operate, "POST /ui/waiting/drop": admin, "POST /ui/daemon/quiet": operate, "POST /ui/daemon/work": operate, "GET /ui/message": view,
 }
 
 // Every route is asked for by everybody.

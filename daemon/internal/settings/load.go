@@ -46,11 +46,14 @@ type Config struct {
 	Log        *slog.Logger
 	Admin      telemetry.AdminConfig // without its handlers
 	MaxBody    int                   // bytes, of a message over HTTP
-	TraceLink  bool
-	TraceURL   string          // {trace} standing for the id of one; empty: not known
-	Database   database.Config // URL is empty: none
-	Migrate    bool            // at the start
-	StatusTTL  time.Duration   // zero: no states are kept
+	// Changed are the variables of each queue that are not as they are by default, with
+	// their values, but for those of secrets.
+	Changed   map[string][]string
+	TraceLink bool
+	TraceURL  string          // {trace} standing for the id of one; empty: not known
+	Database  database.Config // URL is empty: none
+	Migrate   bool            // at the start
+	StatusTTL time.Duration   // zero: no states are kept
 }
 
 // A Processor is the processor of a queue, validated.
@@ -137,6 +140,10 @@ func load(r *reader, p Program, stderr io.Writer) (*Config, error) {
 	}
 	for _, name := range readNames(r, "queue", daemon.Queues) {
 		cfg.readQueue(r, name, p.Processors, db.URL)
+	}
+	cfg.Changed = make(map[string][]string)
+	for _, q := range cfg.Consumer.Queues {
+		cfg.Changed[q.Name] = r.changed("queue " + q.Name)
 	}
 	for _, name := range readNames(r, "schedule", daemon.Schedules) {
 		if s, ok := readSchedule(r, name); ok {

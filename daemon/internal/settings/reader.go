@@ -71,6 +71,21 @@ func (r *reader) digest(owner string) string {
 	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
+// changed are the variables that were read for the owner and are not as they are by default.
+func (r *reader) changed(owner string) (all []string) {
+	for _, v := range r.vars {
+		text, _, err := v.lookup()
+		if err != nil || r.owners[v.Name] != owner || text == v.Default {
+			continue
+		}
+		if text = masked(text); v.is("secret") {
+			text = "******"
+		}
+		all = append(all, v.Name+"="+text)
+	}
+	return all
+}
+
 // refuseUnknown reports each variable with the prefix that nobody asked for. Those whose
 // names begin as one of except does are left alone.
 func (r *reader) refuseUnknown(except ...string) {

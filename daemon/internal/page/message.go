@@ -1,0 +1,150 @@
+package page
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/consumer/state"
+)
+
+// A found is where a message was looked for, and what was found there.
+type found struct {
+	Where    string
+	ID       string
+	Err      error
+	Looked   string // in words
+	Attempts []attemptRow
+	Letters  []letterRow
+	Waits    []waitRow
+	State    *stateView
+	Nothing  bool
+}
+
+type stateView struct {
+	state.Message
+	Word string
+}
+
+// message looks for a message wherever it may be, and shows what it finds as it finds it.
+func (p *Page) message(w http.ResponseWriter, r *http.Request, s *session) {
+	id, err := readID(r.FormValue("id"))
+	if err != nil {
+		p.fail(w, r, s, http.StatusBadRequest, err)
+		return
+	}
+	out := p.begin(w, r, p.frame(s, "message", "Find a message", id))
+	out.send("message-top", nil)
+	if id != "" {
+		out.send("found", p.foundState(r, id))
+		picture, leave := p.hub.look(false)
+		defer leave()
+		picture.wait(r.Context())
+		out.send("found", p.foundInFlight(r, id))
+		names := p.hub.names(picture)
+		out.send("found", p.foundWaiting(r, id, names))
+		out.send("found", p.foundDead(r, id, names, picture))
+	}
+	out.send("bottom", nil)
+}
+
+func (p *Page) foundState(r *http.Request, id string) found {
+	f := found{Where: "The store of states", ID: id}
+	if p.cfg.State == nil {
+		f.Looked = "This daemon keeps no states: WARREN_DATABASE_URL is not set."
+		return f
+	}
+	m, there, err := p.cfg.State(r.Context(), id, "")
+	f.Err, f.Nothing = explained(r.Context(), err), !there
+	if there {
+		f.State = &stateView{m, string(m.State)}
+	}
+	return f
+}
+
+func (p *Page) foundInFlight(r *http.Request, id string) found {
+	f := found{Where: "In flight", ID: id}
+	ctx, cancel := context.WithTimeout(r.Context(), quickly)
+	defer cancel()
+	c, err := p.dial(ctx)
+	if err != nil {
+		f.Err = explained(ctx, err)
+		return f
+	}
+	defer c.Close()
+	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: fleet.MaxAttempts}, 0, answersWithin)
+	if f.Err = explained(ctx, err); err != nil {
+		return f
+	}
+	unseen := 0
+	for _, a := range answers {
+		for i := 0; a.Status != nil && i < len(a.Status.Queues); i++ {
+			q := a.Status.Queues[i]
+			unseen += max(0, int(q.InFlight)-len(q.Attempts))
+			for _, at := range q.Attempts {
+				if at.MessageID == id {
+					f.Attempts = append(f.Attempts, attemptRow{fleet.AttemptOf{Of: fleet.Of{Daemon: a.Daemon.Name(), Queue: q.Queue}, Attempt: at, Age: max(0, a.Status.At.Sub(at.Began))}, idParam(id)})
+				}
+			}
+		}
+	}
+	f.Nothing = len(f.Attempts) == 0
+	f.Looked = plural(len(answers), "daemon has", "daemons have") + " answered."
+	if unseen > 0 {
+		f.Looked += fmt.Sprintf(" Of each queue the oldest %d are known; %s not.", fleet.MaxAttempts, plural(unseen, "younger one is", "younger ones are"))
+	}
+	return f
+}
+
+func (p *Page) foundWaiting(r *http.Request, id string, queues []string) found {
+	f := found{Where: "Waiting", ID: id}
+	b, err := p.broker()
+	if err == nil {
+		var list operator.WaitingList
+		list, err = b.Waiting(r.Context(), queues, operator.Selection{IDs: []string{id}}, 0)
+		for _, m := range list.Messages[:min(len(list.Messages), perPage)] {
+			f.Waits = append(f.Waits, waitRow{m, idParam(m.MessageID)})
+		}
+		if len(list.Missing) > 0 {
+			f.Looked = fmt.Sprintf("What is due for queues that are missing cannot be seen: %s.", list.Missing)
+		}
+	}
+	f.Err, f.Nothing = explained(r.Context(), err), len(f.Waits) == 0
+	return f
+}
+
+func (p *Page) foundDead(r *http.Request, id string, queues []string, picture *picture) found {
+	f := found{Where: "Dead letters", ID: id}
+	looked, all := 0, 0
+	for _, queue := range queues {
+		picture.mu.Lock()
+		s := picture.states[queue]
+		picture.mu.Unlock()
+		if s.seen && s.dead == 0 || len(f.Letters) >= perPage {
+			continue
+		}
+		err := p.looking(r, queue, func(b operator.Broker) error {
+			found, err := b.Letters(r.Context(), queue, operator.Selection{IDs: []string{id}, Most: perPage}, func(l *operator.Letter) error {
+				f.Letters = append(f.Letters, letterRow{Letter: operator.Letter{ID: id, Queue: queue, Reason: l.Reason, Error: cut(l.Error, 400), Attempts: l.Attempts, DeadAt: l.DeadAt}, Param: idParam(id)})
+				return nil
+			})
+			looked, all = looked+1, all+found.All
+			return err
+		})
+		if err != nil {
+			f.Err = err
+			if r.Context().Err() != nil {
+				break
+			}
+		}
+	}
+	f.Nothing = len(f.Letters) == 0
+	f.Looked = fmt.Sprintf("Looked at %s of %s.", plural(all, "dead letter", "dead letters"), plural(looked, "queue", "queues"))
+	return f
+}
+
+// Updated is when that was so.
+func (s stateView) Updated() time.Time { return s.At }
