@@ -219,6 +219,9 @@ func (s *slot) stop() error {
 		return err
 	}
 	const abandoned = 2 // what cannot be published, since a queue has no leader, say
+	if s.running.lines == 0 {
+		return nil // the program had not begun
+	}
 	if status := s.running.state.ExitCode(); status != 0 && status != abandoned {
 		return fmt.Errorf("worker %s: exit status %d after SIGTERM, want 0; see its log", s.running.name, status)
 	}

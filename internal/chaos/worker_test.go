@@ -41,6 +41,7 @@ type worker struct {
 	pid   int
 	ended chan struct{} // closed when it has ended and its log is read
 	state *os.ProcessState
+	lines int // of its log
 }
 
 // queues are what a worker of the slot works.
@@ -121,7 +122,7 @@ func (s *slot) start() error {
 		if err != nil {
 			return
 		}
-		s.m.readLog(name, stderr, log)
+		w.lines = s.m.readLog(name, stderr, log)
 		_ = cmd.Wait()
 		w.state = cmd.ProcessState
 		_ = log.Close()
@@ -146,14 +147,14 @@ func (w *worker) await(timeout time.Duration) error {
 	}
 }
 
-// readLog reads what a worker logs to its end. What the processor log says goes into the
-// ledger, the rest into out.
-func (m *machine) readLog(worker string, in io.Reader, out io.Writer) {
+// readLog reads what a worker logs to its end, and returns how many lines that were. What the
+// processor log says goes into the ledger, the rest into out.
+func (m *machine) readLog(worker string, in io.Reader, out io.Writer) (n int) {
 	lines := bufio.NewReaderSize(in, 1<<20)
-	for {
+	for ; ; n++ {
 		text, err := lines.ReadBytes('\n')
 		if err != nil {
-			return // a line cut off by SIGKILL is none
+			return n // a line cut off by SIGKILL is none
 		}
 		var line struct {
 			Time  time.Time `json:"time"`
