@@ -144,7 +144,22 @@ func fail(t *testing.T, at string) {
 			queues = append(queues, "warren.wait."+q+"."+step)
 		}
 	}
-	until("all is drained", func() bool {
+	// What is on its way from a wait to its home is in neither of them.
+	underWay := func() (ids []string) {
+		done := lines(t, ledger)
+		for kind, n := range kinds {
+			for i := range n {
+				if id := fmt.Sprint(kind, "-", i); kind != "never" && !slices.Contains(done, id) {
+					ids = append(ids, id)
+				}
+			}
+		}
+		return ids
+	}
+	until("all is drained and done", func() bool {
+		if len(underWay()) > 0 {
+			return false
+		}
 		for _, q := range queues {
 			if there(t, v, q) && v.Ready(t, q)+v.Unacked(t, q) > 0 {
 				return false
