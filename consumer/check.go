@@ -2,11 +2,10 @@ package consumer
 
 import (
 	"context"
-	"time"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/internal/doctor"
 	"github.com/warrenmq/warren/consumer/internal/waits"
-	"github.com/warrenmq/warren/consumer/schedule"
 )
 
 type (
@@ -32,30 +31,9 @@ const (
 // are or ctx ends.
 func Check(ctx context.Context, cfg Config, report func(Finding)) {
 	cfg = cfg.withDefaults()
-	schedules := cfg.schedules(broker.Dialer{Program: cfg.Program, Worker: cfg.Worker})
-	tell := broker.Report(report)
-	for _, s := range cfg.Schedules {
-		tell.OK("schedule "+s.Name, s.Outlook(time.Now(), cfg.Version))
+	queues := make([]doctor.Queue, len(cfg.Queues))
+	for i, q := range cfg.Queues {
+		queues[i] = doctor.Queue{Queue: q.onBroker(), Plan: waits.Plan(q.RetryBase, q.RetryMax, q.MaxAttempts)}
 	}
-	conn := schedules.Dialer.Inspect(ctx, cfg.Nodes, tell)
-	if conn == nil {
-		tell.Fault("queues", "not looked at: no node can be used")
-		return
-	}
-	defer conn.Close()
-	// The library's calls know of no context, and a broker with an alarm answers nothing.
-	defer context.AfterFunc(ctx, func() { _ = conn.CloseDeadline(time.Now()) })()
-
-	// The nodes are of one cluster: what one says of the queues, each would.
-	for _, q := range cfg.Queues {
-		conn.Inspect(q.onBroker(), tell)
-		tell.OK("plan of "+q.Name, waits.Plan(q.RetryBase, q.RetryMax, q.MaxAttempts)+", then "+q.onBroker().DeadLetterQueue())
-	}
-	conn.ReportReplicas(len(cfg.Nodes), tell)
-	schedule.Check(conn, schedules, tell)
-	if err := conn.MayPublish(ctx); err != nil {
-		tell.Fault("publishing", broker.Explain(err).Error())
-		return
-	}
-	tell.OK("publishing", "permitted")
+	doctor.Check(ctx, cfg.Nodes, queues, cfg.schedules(broker.Dialer{Program: cfg.Program, Worker: cfg.Worker}), report)
 }
