@@ -14,6 +14,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/waits"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -49,7 +50,7 @@ func TestDocumentedAttributes(t *testing.T) {
 		return nil
 	})})
 	v.Publish(t, "orders", amqp.Publishing{CorrelationId: "c", ReplyTo: "nobody"},
-		amqp.Publishing{Type: "hopeless", UserId: "guest", Headers: amqp.Table{headerRedelivered: true}})
+		amqp.Publishing{Type: "hopeless", UserId: "guest", Headers: amqp.Table{headerRedelivered: true, broker.HeaderReplayed: int64(1)}})
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return len(recorder.Ended()) == 6 }, "two attempts with a wait and a reply, and one with a dead letter")
 	made := map[string]bool{}
 	for _, s := range recorder.Ended() {

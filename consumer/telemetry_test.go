@@ -24,6 +24,7 @@ import (
 	"github.com/warrenmq/warren/consumer/internal/meters"
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/internal/starved"
+	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -103,6 +104,30 @@ func TestATraceFollowsItsMessage(t *testing.T) {
 			t.Errorf("the log lacks %q", want)
 		}
 	}
+}
+
+// TestAReplayGoesOnWithItsTrace finds the attempt that follows a replay from that which died,
+// and back: it hangs on the dead letter's span, also where first attempts begin a trace.
+func TestAReplayGoesOnWithItsTrace(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	_, recorder := runTraced(t, v, true, Queue{Name: "orders", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		if d.Headers["x-warren-replayed"] == nil {
+			return Permanent(errors.New("no"))
+		}
+		return nil
+	})})
+	v.Publish(t, "orders", amqp.Publishing{MessageId: "m-1", Headers: amqp.Table{"traceparent": publishersTrace}})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == 1 }, "the message is dead-lettered")
+	done, err := operator.Broker{Nodes: []string{v.URL}}.Replay(t.Context(), "orders", operator.Selection{}, operator.ReplayOptions{}, func(operator.Done) {})
+	if err != nil || done.Done != 1 {
+		t.Fatalf("replayed %d, error %v", done.Done, err)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return len(recorder.Ended()) == 3 }, "it is worked again")
+	equal(t, ended(recorder), "process orders, send orders.dead, process orders")
+	died, dead, again := recorder.Ended()[0], recorder.Ended()[1], recorder.Ended()[2]
+	equal(t, again.Parent().SpanID(), dead.SpanContext().SpanID())
+	equal(t, again.SpanContext().TraceID(), died.SpanContext().TraceID())
+	equal(t, []string{attr(died, "warren.replayed"), attr(again, "warren.replayed"), attr(again, "warren.attempt")}, []string{"", "1", "1"})
 }
 
 func TestATraceBeginsWithAMessageThatHasNone(t *testing.T) {

@@ -52,6 +52,7 @@ const (
 	attrAttempt       = attribute.Key("warren.attempt")     // 1 is the first
 	attrRedelivered   = attribute.Key("warren.redelivered") // true: another worker may have done some of it
 	attrDeliveryCount = attribute.Key("warren.delivery_count")
+	attrReplayed      = attribute.Key("warren.replayed") // so often from the dead letters
 )
 
 // tracing makes the spans of one queue. A span for each attempt hangs on the
@@ -118,6 +119,9 @@ func (t *tracing) startAttempt(ctx context.Context, j *job, attempt int) (contex
 	)
 	if j.history.redelivered {
 		attributes = append(attributes, attrRedelivered.Bool(true))
+	}
+	if n, _ := broker.Integer(d.Headers[broker.HeaderReplayed]); n > 0 {
+		attributes = append(attributes, attrReplayed.Int64(n))
 	}
 	if d.Redelivered {
 		span.AddEvent("redelivered", trace.WithAttributes(attrDeliveryCount.Int64(j.history.deliveryCount)))

@@ -16,7 +16,6 @@ import (
 // Unix milliseconds.
 const (
 	headerFailedAt = "x-warren-failed-at"
-	headerReplayed = "x-warren-replayed" // so often
 )
 
 // A Selection says which messages are meant. Zero means all.

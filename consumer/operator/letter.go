@@ -60,7 +60,7 @@ func newLetter(queue, user string, d *amqp.Delivery) *Letter {
 	ours := isOurs(user, d)
 	if ours {
 		l.Attempts = int(integer(d.Headers, broker.HeaderAttempt))
-		l.Replayed = int(integer(d.Headers, headerReplayed))
+		l.Replayed = int(integer(d.Headers, broker.HeaderReplayed))
 		l.Error, _ = d.Headers[broker.HeaderError].(string)
 		if reason, there := d.Headers[broker.HeaderReason].(string); there {
 			l.Reason = reason

@@ -248,7 +248,7 @@ func (l *Letter) replayed(user string, o ReplayOptions) (amqp.Publishing, error)
 	for _, name := range []string{broker.HeaderAttempt, broker.HeaderError, broker.HeaderReason, headerFailedAt, headerCopy} {
 		delete(msg.Headers, name)
 	}
-	msg.Headers[headerReplayed] = int64(l.Replayed + 1)
+	msg.Headers[broker.HeaderReplayed] = int64(l.Replayed + 1)
 	if o.Body == nil {
 		return msg, nil
 	}

@@ -20,6 +20,7 @@ const (
 	HeaderExchange   = "x-warren-exchange"
 	HeaderRoutingKey = "x-warren-routing-key"
 	HeaderReason     = "x-warren-reason"
+	HeaderReplayed   = "x-warren-replayed" // from the dead letters, so often
 	// HeaderUnreadable stands in place of headers that the AMQP library would close the
 	// connection for, and says why.
 	HeaderUnreadable = "x-warren-unreadable"
