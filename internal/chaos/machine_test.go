@@ -224,6 +224,7 @@ func (m *machine) run(duration time.Duration) {
 	scheduled.Until = time.Now().UnixMicro()
 	last := time.UnixMicro(scheduled.Until).UTC().Format(time.RFC3339)
 	drained := time.Now()
+	m.elect()
 	timeout := drainTimeout
 	if m.cluster != nil {
 		timeout = clusterDrainTimeout
@@ -340,6 +341,18 @@ func (m *machine) await(timeout time.Duration, what string, holds func([]queue) 
 			return false
 		}
 		<-time.After(250 * time.Millisecond)
+	}
+}
+
+// elect does what docs/clusters.md tells operators to do about queues that the broker has
+// left without a leader.
+func (m *machine) elect() {
+	value, err := m.vhost.Node.Eval(`[begin ra:trigger_election(amqqueue:get_pid(Q)), binary_to_list(element(4, amqqueue:get_name(Q))) end ||
+		Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue, element(1, ra:members(amqqueue:get_pid(Q), 5000)) =/= ok]`)
+	if err != nil {
+		m.t.Errorf("look for queues without a leader: %v", err)
+	} else if value != "[]" {
+		m.t.Logf("the broker has left these queues without a leader, and was told to elect one: %s", value)
 	}
 }
 

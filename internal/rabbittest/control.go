@@ -101,13 +101,17 @@ func (n *Node) DiskAlarm(on bool) error {
 // connection there is if vhost is empty, with AMQP's CONNECTION_FORCED and the
 // given reason. It returns how many it closed.
 func (n *Node) CloseConnections(vhost, reason string) (int, error) {
+	// One may end by itself between the two, or answer nothing for as long as a node of its
+	// cluster is away.
+	call := func(function string) string {
+		return "rpc:call(node(), rabbit_networking, " + function + ", 2000)"
+	}
 	chosen := "true"
 	if vhost != "" {
-		chosen = fmt.Sprintf("(catch rabbit_networking:connection_info(Pid, [vhost])) =:= [{vhost, %s}]", term(vhost))
+		chosen = fmt.Sprintf(call("connection_info, [Pid, [vhost]]")+" =:= [{vhost, %s}]", term(vhost))
 	}
-	// One may end by itself between the two.
 	value, err := n.Eval(fmt.Sprintf(
-		"length([Pid || Pid <- rabbit_networking:connections(), %s, (catch rabbit_networking:close_connection(Pid, binary_to_list(%s))) =:= ok])",
+		"length([Pid || Pid <- rabbit_networking:connections(), %s, "+call("close_connection, [Pid, binary_to_list(%s)]")+" =:= ok])",
 		chosen, term(reason)))
 	if err != nil {
 		return 0, err
