@@ -14,6 +14,10 @@ import (
 const (
 	// maxStreams is how many tabs are served at once.
 	maxStreams = 100
+	// A frame of a large fleet takes longer to make, and follows later: after so many times
+	// that, but no later than what a tab takes for live.
+	frameShare   = 200
+	slowestFrame = 5 * time.Second
 	// writeTimeout is how long a tab may take to read a frame.
 	writeTimeout = 10 * time.Second
 )
@@ -41,9 +45,8 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 	w.Header().Set("X-Accel-Buffering", "no")
 	control := http.NewResponseController(w)
 	var before []byte
-	ticks := time.NewTicker(frameEvery)
-	defer ticks.Stop()
 	for {
+		begun := time.Now()
 		data, over := next()
 		f := p.frame(s, name, "", data)
 		var page bytes.Buffer
@@ -67,8 +70,9 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 			_ = p.event(w, control, "over", struct{}{})
 			return
 		}
+		pause := min(max(frameEvery, frameShare*time.Since(begun)), slowestFrame)
 		select {
-		case <-ticks.C:
+		case <-time.After(pause):
 		case <-r.Context().Done():
 			return
 		}

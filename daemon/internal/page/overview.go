@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -302,10 +303,14 @@ func spark(in, out []float64) template.HTML {
 			return ""
 		}
 		var points strings.Builder
+		var number []byte
 		step := float64(width) / (samples - 1)
 		begin := float64(width) - step*float64(len(values)-1)
 		for i, v := range values {
-			fmt.Fprintf(&points, "%.1f,%.1f ", begin+step*float64(i), float64(height-1)-v/most*(height-2))
+			number = strconv.AppendFloat(number[:0], begin+step*float64(i), 'f', 1, 64)
+			number = append(number, ',')
+			number = strconv.AppendFloat(number, float64(height-1)-v/most*(height-2), 'f', 1, 64)
+			points.Write(append(number, ' '))
 		}
 		return fmt.Sprintf(`<polyline class="%s" points="%s"/>`, class, strings.TrimSpace(points.String()))
 	}
