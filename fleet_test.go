@@ -337,3 +337,38 @@ func TestTopOnATerminal(t *testing.T) {
 	}
 	_ = d
 }
+
+// TestTopComesBack takes the broker away from top, which says so, and gives it back.
+func TestTopComesBack(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	proxy := rabbittest.NewProxy(t, v.Node.Addr())
+	start(t, commandQueue(v, "orders", "sleep 1000", "WARREN_ADMIN_ADDR=")...)
+	v.Publish(t, "orders", amqp091.Publishing{MessageId: "earlier"})
+	top := warren(t, []string{"WARREN_AMQP_URL=" + v.URLAt(proxy.Addr)}, "top", "-o", "jsonl", "-n", "100000")
+	var shown, said logtest.Buffer
+	top.Stdout, top.Stderr = &shown, &said
+	if err := top.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("it printed\n%s%s", shown.String(), said.String())
+		}
+	}()
+	has := func(text string) {
+		t.Helper()
+		rabbittest.Eventually(t, time.Minute, func() bool { return strings.Contains(shown.String(), text) }, "it shows "+text)
+	}
+	has(`"message_id":"earlier"`)
+	proxy.Refuse()
+	has(`"no connection: `)
+	proxy.Restore(t)
+	v.Publish(t, "orders", amqp091.Publishing{MessageId: "later"})
+	has(`"message_id":"later"`)
+	if err := top.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := top.Wait(); err != nil || said.String() != "" {
+		t.Errorf("it ended with %v and %q", err, said.String())
+	}
+}

@@ -36,6 +36,9 @@ func Dial(ctx context.Context, program, user string, nodes []string) (*Client, e
 	return &Client{conn, context.AfterFunc(ctx, func() { _ = conn.CloseDeadline(time.Now()) })}, nil
 }
 
+// IsLost tells whether the connection has ended.
+func (c *Client) IsLost() bool { return c.conn.IsClosed() }
+
 // Close ends the connection.
 func (c *Client) Close() {
 	c.stop()

@@ -56,6 +56,7 @@ type topQueue struct {
 type topState struct {
 	view   fleet.View
 	queues []string // that are wanted; none: all
+	link   *topLink // nil: there is none, in tests
 
 	mu     sync.Mutex
 	states map[string]fleet.QueueState // by queue, dead-letter queues too
@@ -72,27 +73,34 @@ func (t *topCommand) Run(ctx context.Context, a App) error {
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	late := time.AfterFunc(t.Timeout, func() { stop(fmt.Errorf("no answer within %v; is the broker up?", t.Timeout)) })
-	c, err := fleet.Dial(ctx, a.Name, user, nodes)
-	late.Stop()
-	if err != nil {
+	link := &topLink{dial: func(ctx context.Context) (*fleet.Client, error) {
+		ctx, late := context.WithCancelCause(ctx) // the client ends with it, in time or by then
+		timer := time.AfterFunc(t.Timeout, func() { late(fmt.Errorf("no answer within %v; is the broker up?", t.Timeout)) })
+		defer timer.Stop()
+		c, err := fleet.Dial(ctx, a.Name, user, nodes)
+		if err != nil {
+			err = cmp.Or(context.Cause(ctx), err)
+			late(nil)
+		}
+		return c, err
+	}}
+	if link.client, err = link.dial(ctx); err != nil {
 		return err
 	}
-	defer c.Close()
 
-	state := &topState{queues: t.Queues, states: make(map[string]fleet.QueueState)}
+	state := &topState{queues: t.Queues, states: make(map[string]fleet.QueueState), link: link}
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer stop(nil)
 	watching.Go(func() {
-		stop(c.Watch(ctx, fleet.Request{Attempts: topAttempts, Failures: topFailures}, func(an fleet.Answer) { state.view.Add(an, time.Now()) }))
+		stop(link.watch(ctx, fleet.Request{Attempts: topAttempts, Failures: topFailures}, func(an fleet.Answer) { state.view.Add(an, time.Now()) }))
 	})
-	watching.Go(func() { state.look(ctx, c) })
+	watching.Go(func() { state.look(ctx) })
 
 	in, isIn := a.In.(*os.File)
 	out, isOut := a.Out.(*os.File)
 	if t.Frames == 0 && t.Output == "table" && isIn && isOut && onTerminal(in) && onTerminal(out) {
-		err = t.live(ctx, c, state, in, out)
+		err = t.live(ctx, state, in, out)
 	} else {
 		err = t.print(ctx, a, state)
 	}
@@ -137,12 +145,13 @@ func (t *topCommand) print(ctx context.Context, a App, state *topState) error {
 }
 
 // look asks the broker for the lengths of queues, until ctx ends.
-func (s *topState) look(ctx context.Context, c *fleet.Client) {
+func (s *topState) look(ctx context.Context) {
 	missing := make(map[string]time.Time) // and are not asked for again at once
 	for {
+		c, _ := s.link.current()
 		for _, q := range s.view.Queues() {
 			for _, name := range []string{q.Queue, q.Queue + ".dead"} {
-				if !s.wants(q.Queue) || time.Since(missing[name]) < time.Minute {
+				if c == nil || !s.wants(q.Queue) || time.Since(missing[name]) < time.Minute {
 					continue
 				}
 				var state fleet.QueueState
@@ -202,6 +211,9 @@ func (s *topState) frame(now time.Time) topFrame {
 		}
 	}
 	f.Notes = emptyIfNil(fleet.Notes(answers, states, now))
+	if _, fault := s.link.current(); fault != nil {
+		f.Notes = slices.Insert(f.Notes, 0, fmt.Sprintf("no connection: %v; it is tried again and again", fault))
+	}
 	return f
 }
 

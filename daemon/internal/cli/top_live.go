@@ -12,16 +12,15 @@ import (
 
 // A topScreen is top on a terminal. Small letters move, capital ones act.
 type topScreen struct {
-	client *fleet.Client
 	state  *topState
 	screen *screen
 
 	chosen   topItem
 	at       int // of what is chosen, among what can be
 	items    []topItem
-	question string                                // nothing else is heard until it is answered
-	act      func(context.Context) (string, error) // what a yes does
-	said     string                                // what came of the last act
+	question string                                               // nothing else is heard until it is answered
+	act      func(context.Context, *fleet.Client) (string, error) // what a yes does
+	said     string                                               // what came of the last act
 	answers  chan string
 	acting   sync.WaitGroup
 }
@@ -29,7 +28,7 @@ type topScreen struct {
 const topHelp = "q quit  j k choose  C cancel the message  P pause or resume the queue"
 
 // live shows the fleet until q is pressed or ctx ends.
-func (t *topCommand) live(ctx context.Context, c *fleet.Client, state *topState, in, out *os.File) error {
+func (t *topCommand) live(ctx context.Context, state *topState, in, out *os.File) error {
 	s, err := openScreen(in, out)
 	if err != nil {
 		return err
@@ -41,7 +40,7 @@ func (t *topCommand) live(ctx context.Context, c *fleet.Client, state *topState,
 		defer close(ended)
 		readKeys(reading, in, keys)
 	}()
-	top := &topScreen{client: c, state: state, screen: s, at: -1, answers: make(chan string, 1)}
+	top := &topScreen{state: state, screen: s, at: -1, answers: make(chan string, 1)}
 	defer func() {
 		stop()
 		<-ended
@@ -135,7 +134,11 @@ func (s *topScreen) press(ctx context.Context, key byte) bool {
 		if key == 'y' || key == 'Y' {
 			s.said = "..."
 			s.acting.Go(func() {
-				text, err := act(ctx)
+				client, err := s.state.link.current()
+				var text string
+				if client != nil {
+					text, err = act(ctx, client)
+				}
 				if err != nil {
 					text = err.Error()
 				}
@@ -177,9 +180,9 @@ func (s *topScreen) askCancel() {
 		return
 	}
 	s.question = fmt.Sprintf("cancel %s on %s, and dead-letter it?", visible(at.MessageID), visible(at.Daemon))
-	s.act = func(ctx context.Context) (string, error) {
+	s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
 		r := fleet.Request{Verb: fleet.VerbCancel, MessageID: at.MessageID, Queue: at.Queue, Daemons: []string{at.Daemon}}
-		answers, err := s.client.Ask(ctx, r, 1, 3*time.Second)
+		answers, err := c.Ask(ctx, r, 1, 3*time.Second)
 		switch {
 		case err != nil:
 			return "", err
@@ -207,11 +210,13 @@ func (s *topScreen) askPause() {
 	}
 	if paused {
 		s.question = "resume " + visible(queue) + "?"
-		s.act = func(ctx context.Context) (string, error) { return queue + " is resumed", s.client.Resume(ctx, queue) }
+		s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
+			return queue + " is resumed", c.Resume(ctx, queue)
+		}
 		return
 	}
 	s.question = "pause " + visible(queue) + " for the whole fleet, until it is resumed?"
-	s.act = func(ctx context.Context) (string, error) {
-		return queue + " is paused", s.client.Pause(ctx, queue, "", 0)
+	s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
+		return queue + " is paused", c.Pause(ctx, queue, "", 0)
 	}
 }
