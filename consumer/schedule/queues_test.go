@@ -29,7 +29,7 @@ func TestScheduleOfAMissingQueue(t *testing.T) {
 	r.end()
 	got := firings(t, v, "jobs", "tick")
 	withoutGaps(t, got, time.Second)
-	if len(got) < 4 {
+	if len(got) < 2 { // from a lag of over 3 s to one under 2 s
 		t.Errorf("%d firings, want those that were missed, too", len(got))
 	}
 }
