@@ -102,6 +102,31 @@ func (c *Client) Count(queue string) (messages, consumers int, err error) {
 	return messages, consumers, broker.Explain(err)
 }
 
+// Counts calls each with how many messages of the queues are ready and how many consumers they
+// have, in their order; there is false for those that are not there.
+func (c *Client) Counts(queues []string, each func(queue string, messages, consumers int, there bool)) error {
+	for len(queues) > 0 {
+		err := c.conn.OnChannel(func(ch *amqp.Channel) error { // which ends with a queue that is missing
+			for len(queues) > 0 {
+				q, err := ch.QueueDeclarePassive(queues[0], true, false, false, false, nil)
+				if err != nil {
+					return err
+				}
+				each(queues[0], q.Messages, q.Consumers, true)
+				queues = queues[1:]
+			}
+			return nil
+		})
+		if broker.IsMissing(err) {
+			each(queues[0], 0, 0, false)
+			queues = queues[1:]
+		} else if err != nil {
+			return broker.Explain(err)
+		}
+	}
+	return nil
+}
+
 // Waits are the wait queues of a work queue that are there.
 func (c *Client) Waits(queue string) ([]string, error) {
 	names, _, err := c.conn.WaitQueues(queue)

@@ -152,9 +152,6 @@ func whole(form url.Values, name string, least, most int) (int, error) {
 	return n, nil
 }
 
-// A deadQueues are the queues with their dead letters.
-type deadQueues struct{ Queues []queueRow }
-
 type deadData struct {
 	pick
 	New      bool // the newest first

@@ -23,6 +23,8 @@ const (
 	frameEvery = fleet.WatchEvery
 	// waitsEvery is how often it is found out which wait queues of a queue there are.
 	waitsEvery = time.Minute
+	// mostDiscovered is for how many queues that is found out in one look.
+	mostDiscovered = 5
 	// settled is how long no further daemon answers until the first picture is whole, and
 	// firstPicture how long it may take.
 	settled      = 250 * time.Millisecond
@@ -73,8 +75,10 @@ type picture struct {
 type queueLengths struct {
 	fleet.QueueState
 	dead, waiting int
-	waits         []string // its wait queues
-	waitsAt       time.Time
+	waits         []string  // its wait queues
+	waitsAt       time.Time // since when they are known
+	retries       int64     // that there had been by then
+	noDeadAt      time.Time // since when there are no dead letters to count
 	seen          bool
 }
 
@@ -245,12 +249,7 @@ func (h *hub) lengths(ctx context.Context, p *picture, c *fleet.Client) {
 		}
 		begun := time.Now()
 		names, counts := h.names(p), p.counts()
-		for _, name := range names {
-			if ctx.Err() != nil {
-				return
-			}
-			p.lookAt(ctx, c, name, counts[name])
-		}
+		p.lookAt(ctx, c, names, counts)
 		p.mu.Lock()
 		p.looked = time.Now()
 		p.mu.Unlock()
@@ -262,55 +261,81 @@ func (h *hub) lengths(ctx context.Context, p *picture, c *fleet.Client) {
 	}
 }
 
-// lookAt asks for the lengths of one queue, and of what belongs to it.
-func (p *picture) lookAt(ctx context.Context, c *fleet.Client, name string, n counts) {
+// lookAt asks for the lengths of queues, and of what belongs to them.
+func (p *picture) lookAt(ctx context.Context, c *fleet.Client, names []string, all map[string]counts) {
+	now := time.Now()
+	states := make([]queueLengths, len(names))
+	var ask []string
 	p.mu.Lock()
-	s := p.states[name]
+	for i, name := range names {
+		s := p.states[name]
+		states[i] = s
+		if ask = append(ask, name); now.Sub(s.noDeadAt) > waitsEvery {
+			ask = append(ask, name+".dead")
+		}
+		ask = append(ask, s.waits...)
+	}
 	p.mu.Unlock()
-	var err error
-	s.Queue = name
-	if s.Messages, s.Consumers, err = c.Count(name); errors.Is(err, fleet.ErrNoQueue) {
-		s.Missing = true
-	} else if err != nil {
+	type length struct {
+		messages, consumers int
+		there               bool
+	}
+	found := make(map[string]length, len(ask))
+	err := c.Counts(ask, func(queue string, messages, consumers int, there bool) {
+		found[queue] = length{messages, consumers, there}
+	})
+	if err != nil {
 		return // the connection is lost, as whoever watches will say
-	} else {
-		s.Missing = false
 	}
-	s.dead, _, err = c.Count(name + ".dead")
-	if err != nil && !errors.Is(err, fleet.ErrNoQueue) {
-		return
-	}
-	if s.seen && time.Since(s.waitsAt) > waitsEvery { // not at first: there are many to look for
-		if names, err := c.Waits(name); err == nil {
-			s.waits, s.waitsAt = names, time.Now()
+	discover := mostDiscovered
+	for i, name := range names {
+		if ctx.Err() != nil {
+			return
 		}
-	}
-	s.Paused = nil
-	if s.Consumers == 0 && n.daemons == 0 { // nobody else would say so
-		s.Paused, _ = c.Paused(ctx, name)
-	}
-	s.waiting = 0
-	for _, wait := range s.waits {
-		if n, _, err := c.Count(wait); err == nil {
-			s.waiting += n
+		s, n := &states[i], all[name]
+		it, dead := found[name], found[name+".dead"]
+		s.Queue, s.Messages, s.Consumers, s.Missing, s.Paused = name, it.messages, it.consumers, !it.there, nil
+		if s.dead = dead.messages; !dead.there && now.Sub(s.noDeadAt) > waitsEvery {
+			s.noDeadAt = now
 		}
+		if s.Consumers == 0 && n.daemons == 0 { // nobody else would say so
+			s.Paused, _ = c.Paused(ctx, name)
+		}
+		s.waiting = 0
+		for _, wait := range s.waits {
+			s.waiting += found[wait].messages
+		}
+		// Finding out takes long, and is not for the first look. Most queues have none until
+		// an attempt fails.
+		since := now.Sub(s.waitsAt)
+		if s.seen && discover > 0 && (since > waitsEvery && n.retries != s.retries || since > 10*waitsEvery) {
+			if waits, err := c.Waits(name); err == nil {
+				s.waits, s.waitsAt, s.retries = waits, now, n.retries
+			}
+			discover--
+		}
+		s.seen = true
 	}
-	s.seen = true
+	now = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.states[name] = s
-	hist := p.history[name]
-	if hist == nil {
-		hist = new(history)
-		p.history[name] = hist
+	for i, name := range names {
+		s := states[i]
+		p.states[name] = s
+		h := p.history[name]
+		if h == nil {
+			h = new(history)
+			p.history[name] = h
+		}
+		h.add(sample{now, s.Messages, s.Messages + s.waiting + int(all[name].inFlight), all[name]})
 	}
-	hist.add(sample{time.Now(), s.Messages, s.Messages + s.waiting + int(n.inFlight), n})
 }
 
 // counts are what daemons have done with a queue since those that report have begun.
 type counts struct {
 	daemons               int
 	inFlight, ended, left int64 // attempts that have ended, and messages that have left for good
+	retries               int64 // attempts that were not the last
 }
 
 func (p *picture) counts() map[string]counts {
@@ -322,8 +347,11 @@ func (p *picture) counts() map[string]counts {
 			c.inFlight += q.InFlight
 			for verdict, n := range q.Counts {
 				c.ended += n
-				if verdict == "ack" || verdict == "dead" {
+				switch verdict {
+				case "ack", "dead":
 					c.left += n
+				case "retry":
+					c.retries += n
 				}
 			}
 			all[q.Queue] = c

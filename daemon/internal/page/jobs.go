@@ -105,7 +105,6 @@ func (t *jobs) close() { t.done.Wait() }
 
 var (
 	errCancelled = errors.New("cancelled")
-	errStopping  = errors.New("the daemon was stopped")
 	errTooMany   = errors.New("too many jobs are under way; wait until one has ended")
 )
 

@@ -43,10 +43,13 @@ func (p *Page) message(w http.ResponseWriter, r *http.Request, s *session) {
 		picture, leave := p.hub.look(false)
 		defer leave()
 		picture.wait(r.Context())
-		out.send("found", p.foundInFlight(r, id))
-		names := p.hub.names(picture)
-		out.send("found", p.foundWaiting(r, id, names))
-		out.send("found", p.foundDead(r, id, names, picture))
+		flying, there := p.foundInFlight(r, id)
+		out.send("found", flying)
+		if there {
+			names := p.hub.names(picture)
+			out.send("found", p.foundWaiting(r, id, names))
+			out.send("found", p.foundDead(r, id, names, picture))
+		}
 	}
 	out.send("bottom", nil)
 }
@@ -65,19 +68,21 @@ func (p *Page) foundState(r *http.Request, id string) found {
 	return f
 }
 
-func (p *Page) foundInFlight(r *http.Request, id string) found {
-	f := found{Where: "In flight", ID: id}
+// foundInFlight asks the daemons. there is false if the broker cannot be used, as whoever looks
+// further would find, too.
+func (p *Page) foundInFlight(r *http.Request, id string) (f found, there bool) {
+	f = found{Where: "In flight", ID: id}
 	ctx, cancel := context.WithTimeout(r.Context(), quickly)
 	defer cancel()
 	c, err := p.dial(ctx)
 	if err != nil {
 		f.Err = explained(ctx, err)
-		return f
+		return f, false
 	}
 	defer c.Close()
 	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: fleet.MaxAttempts}, 0, answersWithin)
 	if f.Err = explained(ctx, err); err != nil {
-		return f
+		return f, true
 	}
 	unseen := 0
 	for _, a := range answers {
@@ -96,7 +101,7 @@ func (p *Page) foundInFlight(r *http.Request, id string) found {
 	if unseen > 0 {
 		f.Looked += fmt.Sprintf(" Of each queue the oldest %d are known; %s not.", fleet.MaxAttempts, plural(unseen, "younger one is", "younger ones are"))
 	}
-	return f
+	return f, true
 }
 
 func (p *Page) foundWaiting(r *http.Request, id string, queues []string) found {

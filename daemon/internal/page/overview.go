@@ -139,7 +139,7 @@ func (h *hub) sees(p *picture, now time.Time) overview {
 			o.Banners = append(o.Banners, fmt.Sprintf("%s: %s ready, and nobody works them.", name, plural(row.Ready, "message is", "messages are")))
 		}
 		if s.seen && !s.Missing && s.Consumers > 0 {
-			s.QueueState.Paused = row.Paused
+			s.Paused = row.Paused
 			states = append(states, s.QueueState)
 		}
 		o.Incomplete = o.Incomplete || !s.seen

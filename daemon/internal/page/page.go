@@ -307,11 +307,10 @@ func (p *Page) renderFrame(w http.ResponseWriter, r *http.Request, status int, n
 
 // A sheet is a page that is sent part by part, for what takes a while.
 type sheet struct {
-	p    *Page
-	w    http.ResponseWriter
-	r    *http.Request
-	f    frame
-	name string
+	p *Page
+	w http.ResponseWriter
+	r *http.Request
+	f frame
 }
 
 // begin sends the top of a page.

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -348,5 +350,40 @@ func TestText(t *testing.T) {
 	}
 	if got := string(lines("a\r\n\tb\x00")); got != "a\n\tb"+`<span class="ctl">\x00</span>` {
 		t.Errorf("got %q", got)
+	}
+}
+
+// A broker that accepts connections and says nothing costs no more than its timeout, and the
+// page says so.
+func TestABrokerThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	p, _ := newPage(t, func(c *Config) {
+		c.Nodes = func() ([]string, error) { return []string{"amqp://guest:guest@" + listener.Addr().String() + "/"}, nil }
+	})
+	who := signedIn(t, p, tokens.Operate)
+	begun := time.Now()
+	wantText(t, who.get("/ui/"), "no daemon has answered yet")
+	if took := time.Since(begun); took > 10*firstPicture {
+		t.Errorf("the overview took %v", took)
+	}
+	var asked sync.WaitGroup
+	for _, at := range []string{"/ui/dead?queue=orders", "/ui/queue?queue=orders", "/ui/message?id=a", "/ui/dead/replay?queue=orders&all=yes"} {
+		asked.Go(func() {
+			if body := who.ask(http.MethodGet, at, nil).Body.String(); !strings.Contains(body, "banner bad") || !strings.HasSuffix(strings.TrimSpace(body), "</html>") {
+				t.Errorf("%s: got %s", at, body)
+			}
+		})
+	}
+	asked.Wait()
+	if w := who.ask(http.MethodPost, "/ui/queue/pause", url.Values{"queue": {"orders"}}); w.Code != http.StatusBadGateway {
+		t.Errorf("pause: got %d: %s", w.Code, w.Body)
+	}
+	if took := time.Since(begun); took > 2*sweeping {
+		t.Errorf("all of it took %v", took)
 	}
 }

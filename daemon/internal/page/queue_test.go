@@ -3,7 +3,6 @@ package page
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -34,7 +33,7 @@ func work(t *testing.T, v *rabbittest.Vhost) {
 	c, err := consumer.New(consumer.Config{
 		Nodes: []string{v.URL}, Program: "warren", Version: "v1",
 		Queues: []consumer.Queue{{Name: "orders", Processor: consumer.ProcessorFunc(process), Concurrency: 4, Settings: "abcd"}},
-	}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
