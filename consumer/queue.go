@@ -480,6 +480,7 @@ func (l *queueLoop) settleAs(work context.Context, j *job, a action) {
 	case reject:
 		j.sub.unsettled.Remove(j.delivery.DeliveryTag)
 		_ = j.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
+		j.sub.commit()
 	default:
 		l.giveBackJob(work, j)
 	}
