@@ -130,3 +130,40 @@ func TestCheckLooksIntoQueues(t *testing.T) {
 		t.Errorf("%d dead letters are left, want 300", n)
 	}
 }
+
+// The management plugin is asked for what AMQP does not tell; here with answers as those of
+// RabbitMQ 3.10 are, since the node of the tests goes without it.
+func TestCheckAsksTheManagementPlugin(t *testing.T) {
+	v := rabbittest.NewVhost(t)
+	plugin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "monitor" || password != "hunter2" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		switch r.URL.EscapedPath() {
+		case "/api/nodes":
+			fmt.Fprint(w, `[{"name":"rabbit@mq1","running":true,"mem_alarm":false,"disk_free_alarm":false},{"name":"rabbit@mq2","running":true,"disk_free_alarm":true},{"name":"rabbit@mq3","running":false}]`)
+		case "/api/queues/" + v.Name + "/orders":
+			fmt.Fprint(w, `{"type":"quorum","policy":"limits","operator_policy":null,"effective_policy_definition":{"delivery-limit":5,"max-length":1000},"members":["rabbit@mq1"],"online":["rabbit@mq1"]}`)
+		case "/api/queues/" + v.Name + "/orders.dead":
+			fmt.Fprint(w, `{"type":"quorum","effective_policy_definition":[],"members":["rabbit@mq1","rabbit@mq2","rabbit@mq3"],"online":["rabbit@mq1","rabbit@mq2"]}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	t.Cleanup(plugin.Close)
+	url := strings.Replace(plugin.URL, "://", "://monitor:hunter2@", 1)
+	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=", "WARREN_MANAGEMENT_URL="+url)
+	start(t, env...)
+	checks(t, env, 3, "WARN   node rabbit@mq2: has a disk alarm\n", "WARN   node rabbit@mq3: does not run\n", "ok     cluster: 2 of 3 nodes run\n",
+		"WARN   replicas of orders: 1, in a cluster of 3 nodes\n", "WARN   policies of orders: limits: delivery-limit 5, max-length 1000\n", "WARN   replicas of orders.dead: 2 of 3 are online\n")
+	env[len(env)-1] = strings.Replace(env[len(env)-1], "hunter2", "wr0ng", 1)
+	stdout, stderr, status := output(t, warren(t, env, "check"))
+	if status != 3 || !strings.Contains(stdout, "WARN   management plugin: not asked: it refuses the user; ") || strings.Contains(stdout+stderr, "wr0ng") {
+		t.Errorf("with a wrong password: exit status %d and\n%s%s", status, stdout, stderr)
+	}
+	env[len(env)-1] = "WARREN_MANAGEMENT_URL=mq1:wr0ng"
+	if stdout, stderr, status := output(t, warren(t, env, "check")); status != 1 || !strings.Contains(stderr, "WARREN_MANAGEMENT_URL is no URL of an HTTP API") || strings.Contains(stdout+stderr, "wr0ng") {
+		t.Errorf("with what is no URL: exit status %d and\n%s%s", status, stdout, stderr)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
@@ -16,6 +18,18 @@ type Broker struct {
 	User string
 	// Nodes are the URLs of its nodes, the preferred one first.
 	Nodes []string
+}
+
+// Vhost is the virtual host that the URL of the first node names.
+func (b Broker) Vhost() string {
+	if len(b.Nodes) == 0 {
+		return ""
+	}
+	uri, err := amqp.ParseURI(b.Nodes[0])
+	if err != nil {
+		return ""
+	}
+	return uri.Vhost
 }
 
 // dial connects to the first node that can be used.

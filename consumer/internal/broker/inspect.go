@@ -98,7 +98,7 @@ func (c *Conn) ReportReplicas(nodes int, report Report) {
 		return
 	}
 	report.OK("replicas", fmt.Sprintf("not known to AMQP; on a node, rabbitmqctl list_queues -p %s name members shows "+
-		"which queues have fewer than there are nodes, and rabbitmq-queues grow adds them", c.Config.Vhost))
+		"which queues have fewer than there are nodes, and rabbitmq-queues grow adds them; or set WARREN_MANAGEMENT_URL", c.Config.Vhost))
 }
 
 // ReportLook reports what looking at something came to. Where it may be declared,

@@ -59,6 +59,7 @@ func (k *checkCommand) check(ctx context.Context, a App, cfg *settings.Config, o
 	out.add(consumer.Finding{Severity: consumer.SeverityOK, What: "configuration", Text: "queues " + strings.Join(cfg.QueueNames(), ", ")})
 	consumer.Check(ctx, cfg.Consumer, out.add)
 	checkFleet(ctx, a, cfg, out)
+	checkManagement(ctx, cfg, out)
 	if k.Look {
 		look(ctx, a, cfg, out)
 	}

@@ -188,8 +188,8 @@ func Broker() (nodes []string, user string, err error) {
 // that is not known.
 func TraceURL() (string, error) {
 	r := newReader()
-	url := readOperator(r).TraceURL
-	return url, r.err()
+	s := readOperator(r).TraceURL
+	return s, r.err()
 }
 
 func readOperator(r *reader) operatorSettings {
@@ -199,7 +199,19 @@ func readOperator(r *reader) operatorSettings {
 	if s.TraceURL != "" && !strings.Contains(s.TraceURL, "{trace}") {
 		r.faultf("%sTRACE_URL is %q; it must have {trace} where the id of a trace belongs, as in https://jaeger.example.net/trace/{trace}", prefix, s.TraceURL)
 	}
+	if s.ManagementURL != "" {
+		if u, err := url.Parse(s.ManagementURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" { // whose text may have the password
+			r.faultf("%sMANAGEMENT_URL is no URL of an HTTP API; it must be http:// or https://, with user:password@host:port, special characters percent-encoded", prefix)
+		}
+	}
 	return s
+}
+
+// ManagementURL reads only where the management plugin answers; empty: nowhere.
+func ManagementURL() (string, error) {
+	r := newReader()
+	s := readOperator(r).ManagementURL
+	return s, r.err()
 }
 
 // NodesFrom says where they are read from.

@@ -18,6 +18,8 @@ type brokerSettings struct {
 // operatorSettings are the variables of what is asked for at a terminal.
 type operatorSettings struct {
 	TraceURL string `envconfig:"TRACE_URL" desc:"Where a trace can be seen, {trace} standing for its id: https://jaeger.example.net/trace/{trace}. The subcommand dead show prints it."`
+	// ManagementURL is for the subcommand check alone.
+	ManagementURL string `envconfig:"MANAGEMENT_URL" secret:"true" desc:"The HTTP API of RabbitMQ's management plugin, such as http://monitor:password@mq1:15672, with a user that has the tag monitoring: check then also tells policies, replicas and alarms. Nothing needs it."`
 }
 
 // daemonSettings are the variables of the daemon as a whole.
