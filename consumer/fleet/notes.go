@@ -57,6 +57,7 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 	var notes []string
 	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	versions, working := make(map[string][]string), make(map[string]int)
+	leaving := make(map[string]int) // consumers that daemons may have besides
 	settings := make(map[string]map[string][]string) // daemons by queue and digest
 	for _, a := range answers {
 		name := a.Daemon.Name()
@@ -77,6 +78,11 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 				note("%s does not consume %s: %s", name, q.Queue, q.Reason)
 			case q.Paused == nil && a.Status.Quiet == nil:
 				working[q.Queue]++
+				if q.InFlight > 0 {
+					// A consumer that was replaced by one with another prefetch counts until
+					// what it was handed is done, which may be for as long as an attempt takes.
+					leaving[q.Queue]++
+				}
 			}
 			if !q.BrakedSince.IsZero() {
 				note("%s has %s braked for %v: %s", name, q.Queue, max(0, a.Status.At.Sub(q.BrakedSince)).Round(time.Second), q.Fault)
@@ -113,7 +119,7 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 			note("%s is paused %s; %d messages ready", q.Queue, q.Paused.Text(now), q.Messages)
 		case q.Consumers == 0:
 			note("nobody consumes %s; %d messages ready", q.Queue, q.Messages)
-		case q.Consumers > working[q.Queue]:
+		case q.Consumers > working[q.Queue]+leaving[q.Queue]:
 			note("%s has %d consumers, of which %d answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
 				q.Queue, q.Consumers, working[q.Queue])
 		}

@@ -19,6 +19,13 @@ func TestNotes(t *testing.T) {
 		t.Errorf("of a fleet that is well: got %q, want nothing", got)
 	}
 
+	busy := emails
+	busy.InFlight = 3
+	atWork := []Answer{daemon(1, "v1", busy), daemon(2, "v1", emails)}
+	if got := Notes(atWork, []QueueState{{Queue: "emails", Consumers: 3}}, now); len(got) != 0 {
+		t.Errorf("of a daemon with a delivery of the consumer that it had before: got %q, want nothing", got)
+	}
+
 	other, braked, away := emails, emails, emails
 	other.Settings = "bbbb"
 	braked.BrakedSince, braked.Fault = now.Add(-time.Minute), "connection refused"
