@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/internal/halt"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -211,4 +214,30 @@ func TestWorksWithoutControl(t *testing.T) {
 	if n := strings.Count(r.log.String(), "what operators ask of all daemons is not heard here"); n != 1 || !contains(r.log, "warren.control") {
 		t.Errorf("it says %d times that it is not heard, want once, with what is not permitted", n)
 	}
+}
+
+// TestWhatIsRejectedWhileItsQueueIsPaused has work fail for good on a channel that is left,
+// whose message Warren cannot publish again: the broker is told to dead-letter it.
+func TestWhatIsRejectedWhileItsQueueIsPaused(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	started, release := make(chan struct{}, 2), make(chan struct{})
+	r := run(t, []string{v.URL}, Queue{Name: "large", Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+		started <- struct{}{}
+		<-release
+		return Permanent(errors.New("no use"))
+	})})
+	raw := rabbittest.DialRaw(t, v.URL)
+	if err := raw.Publish("", "large", rabbittest.RawProperties(map[string]any{"headers": fullHeaders(raw.FrameMax(), 0), "delivery-mode": byte(2)}), nil); err != nil {
+		t.Fatal(err)
+	}
+	<-started
+	l := r.loops[0]
+	l.state.Halt.Pause(&halt.Pause{})
+	rabbittest.Eventually(t, 5*time.Second, func() bool {
+		return inflight.Ask(t.Context(), l.calls, func() bool { return len(l.leaving) == 1 })
+	}, "the channel is left")
+	close(release)
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "large")+v.Ready(t, "large.dead") == 1 }, "it is settled")
+	equal(t, v.Ready(t, "large.dead"), 1)
 }
