@@ -48,7 +48,7 @@ func (p *Page) message(w http.ResponseWriter, r *http.Request, s *session) {
 		if there {
 			names := p.hub.names(picture)
 			out.send("found", p.foundWaiting(r, id, names))
-			out.send("found", p.foundDead(r, id, names, picture))
+			out.send("found", p.foundDead(r, id, names))
 		}
 	}
 	out.send("bottom", nil)
@@ -121,14 +121,26 @@ func (p *Page) foundWaiting(r *http.Request, id string, queues []string) found {
 	return f
 }
 
-func (p *Page) foundDead(r *http.Request, id string, queues []string, picture *picture) found {
+func (p *Page) foundDead(r *http.Request, id string, queues []string) found {
 	f := found{Where: "Dead letters", ID: id}
+	c, err := p.dial(r.Context())
+	if err != nil {
+		f.Err = explained(r.Context(), err)
+		return f
+	}
+	defer c.Close()
+	// What the hub has counted may be older than the letter that is looked for.
+	dead := make(map[string]int)
+	names := make([]string, len(queues))
+	for i, queue := range queues {
+		names[i] = queue + ".dead"
+	}
+	if f.Err = c.Counts(names, func(name string, messages, _ int, _ bool) { dead[name] = messages }); f.Err != nil {
+		return f
+	}
 	looked, all := 0, 0
 	for _, queue := range queues {
-		picture.mu.Lock()
-		s := picture.states[queue]
-		picture.mu.Unlock()
-		if s.seen && s.dead == 0 || len(f.Letters) >= perPage {
+		if dead[queue+".dead"] == 0 || len(f.Letters) >= perPage {
 			continue
 		}
 		err := p.looking(r, queue, func(b operator.Broker) error {

@@ -281,7 +281,7 @@ type frame struct {
 func (p *Page) frame(s *session, name, title string, data any) frame {
 	nav, _, _ := strings.Cut(name, "-")
 	return frame{
-		Title: title, Nav: nav, Program: p.cfg.Program, Version: p.cfg.Version, Machine: fleet.Host(), Role: roleOf(s).String(), Name: nameOf(s), Notice: p.sessions.noted(s),
+		Title: plainly(title), Nav: nav, Program: p.cfg.Program, Version: p.cfg.Version, Machine: fleet.Host(), Role: roleOf(s).String(), Name: nameOf(s), Notice: p.sessions.noted(s),
 		Operate: roleOf(s) >= operate, Admin: roleOf(s) >= admin, Data: data,
 	}
 }

@@ -21,6 +21,20 @@ func isolated(text string) template.HTML {
 	return template.HTML("<bdi>" + marked(text, false) + "</bdi>") //nolint:gosec // marked escapes
 }
 
+// plainly is text from others where no element can be, such as in a title. What would not
+// be seen as itself is its number there, too.
+func plainly(text string) string {
+	var out strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			out.WriteRune(r)
+		} else {
+			fmt.Fprintf(&out, `\u%04x`, r)
+		}
+	}
+	return out.String()
+}
+
 // lines is text from others that keeps its lines and tabs, for a pre.
 func lines(text string) template.HTML {
 	return template.HTML(marked(strings.ReplaceAll(text, "\r\n", "\n"), true)) //nolint:gosec // marked escapes
