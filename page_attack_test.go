@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	amqp091 "github.com/rabbitmq/amqp091-go"
+
+	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/internal/browsertest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -95,5 +98,78 @@ func otherSites(t *testing.T, b *browsertest.Browser) {
 		if err != nil || answer.StatusCode != http.StatusSeeOther || "http://"+at.Host != s.url || answer.Header.Get("X") != "" {
 			t.Errorf("signing in with next=%s leads to %v, %v", next, at, err)
 		}
+	}
+}
+
+// evil is text that wants to be more than text: elements, a script, quotes that end an
+// attribute, the direction of letters, and what a terminal takes for commands.
+func evil(where string) string {
+	return "<script>pwned('" + where + "')</script><img src=x onerror=pwned()>\"'><b onclick=pwned()>{{.}}\u202egnp.exe\u2066\u200b\x1b[31m\x00&lt;"
+}
+
+// hostilePublishers write such text wherever a message, or a daemon that only pretends to
+// be one, can have any.
+func hostilePublishers(t *testing.T, b *browsertest.Browser) {
+	v := rabbittest.NewVhost(t)
+	queue := evil("q")
+	env, _ := mailQueue(t, v)
+	s := serve(t, b, v, append(env, "WARREN_TRACE_URL=https://jaeger.example.net/trace/{trace}")...)
+	pause := &fleet.Pause{By: evil("by"), Why: evil("why"), Since: time.Now()}
+	haunt(t, v, func(now time.Time) fleet.Answer {
+		return fleet.Answer{Daemon: fleet.Daemon{Host: evil("host"), PID: 1, Program: evil("program"), Version: evil("version"), Began: now}, Status: &fleet.Status{
+			At: now, Node: evil("node"), Broker: evil("broker"), Level: evil("level"), Quiet: pause,
+			Queues: []fleet.QueueStatus{{
+				Queue: queue, Reason: evil("reason"), Fault: evil("fault"), BrakedSince: now, Settings: evil("settings"), Paused: pause, InFlight: 1, Slots: 1,
+				Counts:   map[string]int64{evil("verdict"): 1},
+				Attempts: []fleet.Attempt{{MessageID: evil("attempt"), Attempt: 1, Began: now}},
+				Failures: []fleet.Failure{{At: now, MessageID: evil("failure"), Attempt: 1, Verdict: evil("verdict"), Error: evil("error")}},
+			}},
+			Schedules: []fleet.Schedule{{Schedule: evil("schedule"), Leading: true, Next: now.Add(time.Hour), Fault: evil("fault")}},
+		}}
+	})
+	v.Declare(t, queue, nil)
+	letter := amqp091.Publishing{
+		MessageId: evil("id"), Type: evil("type"), ContentType: evil("content"), ContentEncoding: evil("encoding"), CorrelationId: evil("correlation"), ReplyTo: evil("reply"),
+		Expiration: "", AppId: evil("app"), Body: []byte(`{"` + evil("body")[:20] + `": "<script>pwned()</script>"}` + evil("body")),
+		Headers: amqp091.Table{
+			"x-warren-reason": evil("reason"), "x-warren-error": evil("error") + "\n" + evil("line"), "x-warren-exchange": evil("exchange"), "x-warren-routing-key": evil("key"),
+			"x-warren-worker": evil("worker"), "x-warren-failed-at": evil("at"), "traceparent": evil("trace"), evil("header")[:100]: evil("value"), "nested": amqp091.Table{evil("n")[:100]: []any{evil("v")}},
+		},
+	}
+	declareDead(t, v, queue, letter)
+	v.Publish(t, "mails.dead", letter)
+
+	p := s.open(t, adminToken, browsertest.Look{})
+	p.Do(t, "await page.goto($1 + '/ui/'); await page.getByTestId('schedule-row').first().waitFor()", s.url)
+	views := s.views(t, p)
+	for _, faults := range p.Faults(t) {
+		t.Errorf("while views were looked for: %s", faults)
+	}
+	seen := 0
+	for _, view := range views {
+		is := browsertest.Get[struct {
+			Text    string
+			Foreign []string // elements that are none of ours
+		}](t, p, `await page.goto($1)
+			await page.locator('footer').waitFor()
+			return page.evaluate(() => ({
+				Text: document.title + document.body.innerText,
+				Foreign: [...document.querySelectorAll('script, img, iframe, object, embed, b')].map(e => e.outerHTML).filter(h => !h.startsWith('<script src="/ui/static/'))
+					.concat([...document.querySelectorAll('*')].filter(e => e.getAttributeNames().some(n => n.startsWith('on') || n === 'style' || n === 'srcdoc')).map(e => e.outerHTML.slice(0, 200))),
+			}))`, view)
+		for _, fault := range append(is.Foreign, p.Faults(t)...) {
+			t.Errorf("%s: %s", view, fault)
+		}
+		if at := strings.IndexFunc(is.Text, func(r rune) bool {
+			return r < ' ' && r != '\n' && r != '\t' || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+		}); at >= 0 {
+			t.Errorf("%s has a control character: %.80q", view, is.Text[at:])
+		}
+		if strings.Contains(is.Text, "<script>pwned(") {
+			seen++
+		}
+	}
+	if seen < 5 {
+		t.Errorf("evil text is seen as text on %d of %d views, want 5 and more: %q", seen, len(views), views)
 	}
 }

@@ -23,13 +23,20 @@ const (
 // TestPage does with the page, in a real Chromium, what people do with it.
 func TestPage(t *testing.T) {
 	b := browsertest.Start(t)
-	for name, test := range map[string]func(*testing.T, *browsertest.Browser){
-		"sign in":     signIn,
-		"other sites": otherSites,
-		"dead":        actOnDeadLetters,
-		"roles":       rolesAreDenied,
+	for _, test := range []struct {
+		name string
+		of   func(*testing.T, *browsertest.Browser)
+	}{
+		{"sign in", signIn},
+		{"queue", liveQueue},
+		{"dead letters", actOnDeadLetters},
+		{"no scripts", withoutScripts},
+		{"views", everyView},
+		{"roles", rolesAreDenied},
+		{"other sites", otherSites},
+		{"publishers", hostilePublishers},
 	} {
-		t.Run(name, func(t *testing.T) { test(t, b) })
+		t.Run(test.name, func(t *testing.T) { test.of(t, b) })
 	}
 }
 

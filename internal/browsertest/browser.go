@@ -304,17 +304,20 @@ type Cost struct {
 // Cost measures that.
 func (p *Page) Cost(t testing.TB) Cost {
 	t.Helper()
-	return Get[Cost](t, p, `
-		const client = await context.newCDPSession(page)
-		await client.send('Performance.enable')
-		const { metrics } = await client.send('Performance.getMetrics')
-		await client.detach()
-		const loaded = await page.evaluate(() => {
-			const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
-			return { Requests: all.length, Bytes: all.reduce((n, e) => n + e.transferSize, 0),
-				Paint: performance.getEntriesByName('first-contentful-paint')[0]?.startTime }
-		})
-		return { ...loaded, Script: 1000 * metrics.find(m => m.name === 'ScriptDuration').value }`)
+	cost := Get[Cost](t, p, `return page.evaluate(() => {
+		const all = [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
+		return { Requests: all.length, Bytes: all.reduce((n, e) => n + e.transferSize, 0), Paint: performance.getEntriesByName('first-contentful-paint')[0]?.startTime }
+	})`)
+	content, err := p.b.call(map[string]any{"what": "metrics", "page": p.number})
+	var metrics struct{ ScriptDuration float64 } // seconds
+	if err == nil {
+		err = json.Unmarshal(content, &metrics)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cost.Script = 1000 * metrics.ScriptDuration
+	return cost
 }
 
 // root is the module's folder.

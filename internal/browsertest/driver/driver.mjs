@@ -29,7 +29,10 @@ async function open(number, { origin, ...options }) {
   context.on('request', r => !`${r.url()}/`.startsWith(`${origin}/`) && faults.push(`request to elsewhere: ${r.method()} ${r.url()}`))
   context.on('requestfailed', r => r.failure()?.errorText !== 'net::ERR_ABORTED' && faults.push(`request: ${r.url()}: ${r.failure()?.errorText}`))
   context.on('response', r => r.status() >= (r.request().isNavigationRequest() ? 500 : 400) && faults.push(`response: ${r.status()} ${r.url()}`))
-  pages.set(number, { page: await context.newPage(), context, faults })
+  const page = await context.newPage()
+  const client = await context.newCDPSession(page)
+  await client.send('Performance.enable') // scripts are timed from now on
+  pages.set(number, { page, context, client, faults })
 }
 
 const Script = Object.getPrototypeOf(async () => {}).constructor
@@ -38,10 +41,12 @@ async function run({ page: number, script, args, options, what }) {
   if (what === 'open') {
     return open(number, options)
   }
-  const { page, context, faults } = pages.get(number)
+  const { page, context, client, faults } = pages.get(number)
   switch (what) {
     case 'faults':
       return faults.splice(0)
+    case 'metrics':
+      return Object.fromEntries((await client.send('Performance.getMetrics')).metrics.map(m => [m.name, m.value]))
     case 'close':
       pages.delete(number)
       return context.close()
