@@ -287,7 +287,7 @@ func TestStoppingDuringAJob(t *testing.T) {
 	t.Parallel()
 	v, p, log := withBroker(t, 30)
 	who := signedIn(t, p, tokens.Operate)
-	w := who.ask(http.MethodPost, "/ui/dead/replay", url.Values{"queue": {"orders"}, "all": {"yes"}, "rate": {"4"}})
+	w := who.ask(http.MethodPost, "/ui/dead/replay", url.Values{"queue": {"orders"}, "all": {"yes"}, "rate": {"1"}})
 	_, id, _ := strings.Cut(w.Header().Get("Location"), "id=")
 	j := p.jobs.find(id)
 	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return j.view(admin).Done.Done > 0 }, "some are replayed")

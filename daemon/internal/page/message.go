@@ -80,7 +80,7 @@ func (p *Page) foundInFlight(r *http.Request, id string) (f found, there bool) {
 		return f, false
 	}
 	defer c.Close()
-	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: fleet.MaxAttempts}, 0, answersWithin)
+	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: fleet.MaxAttempts}, 0, obeyedWithin)
 	if f.Err = explained(ctx, err); err != nil {
 		return f, true
 	}

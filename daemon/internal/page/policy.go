@@ -119,6 +119,8 @@ func (p *Page) guard(rt route) http.Handler {
 			p.fail(w, r, nil, http.StatusBadRequest, fmt.Errorf("the form cannot be read: %w", err))
 			return
 		}
+		// All has been read. What the server allows for that must not end what follows.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		switch {
 		case rt.policy.open:
 		case s == nil && r.Method == http.MethodGet:

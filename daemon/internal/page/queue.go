@@ -21,8 +21,10 @@ const (
 	// how many the list of them does.
 	shownWaits  = 20
 	listedWaits = 200
-	// answersWithin is how long daemons may take to do what they are asked.
-	answersWithin = 3 * time.Second
+	// answersWithin is how long a daemon may take to do what it is asked, and obeyedWithin how
+	// long all may take to leave a queue, or to come back.
+	answersWithin = 8 * time.Second
+	obeyedWithin  = 3 * time.Second
 	// maxPause is the longest pause that ends by itself.
 	maxPause = 30 * 24 * time.Hour
 )
@@ -281,7 +283,7 @@ func (p *Page) resume(w http.ResponseWriter, r *http.Request, s *session) {
 
 // await waits until a queue has as many consumers as it should, or no longer.
 func await(ctx context.Context, c *fleet.Client, queue string, enough func(consumers int) bool) (messages, consumers int, err error) {
-	late := time.After(answersWithin)
+	late := time.After(obeyedWithin)
 	for {
 		if messages, consumers, err = c.Count(queue); err != nil || enough(consumers) {
 			return messages, consumers, err
