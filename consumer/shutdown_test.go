@@ -195,6 +195,40 @@ func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
 	}
 }
 
+// TestStopThatLosesItsConnection has nothing wake the loop over and over while it waits for
+// what has been started.
+func TestStopThatLosesItsConnection(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	h := newHeld()
+	r := run(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
+	v.Publish(t, "orders", numbered(1))
+	<-h.started
+	r.stop()
+	l := r.loops[0]
+	ask := func(f func() bool) func() bool {
+		return func() bool { return inflight.Ask(t.Context(), l.calls, f) }
+	}
+	rabbittest.Eventually(t, 5*time.Second, ask(func() bool { return l.sub.transacted }), "the consumer has ended")
+	p.Refuse()
+	rabbittest.Eventually(t, 5*time.Second, ask(func() bool { return l.sub.ch.IsClosed() }), "the connection is lost")
+	rabbittest.Eventually(t, 5*time.Second, ask(func() bool {
+		select {
+		case <-l.cancelled():
+			return false
+		default:
+			return true
+		}
+	}), "nothing more is read of what the channel had to say")
+	close(h.release)
+	_, err := r.end()
+	equal(t, err, nil)
+	if want := "msg=stopped finished=1"; !contains(r.log, want) {
+		t.Errorf("the log lacks %q", want)
+	}
+}
+
 // TestReturnsDoNotUseUpTheDeliveryLimit gives back messages that have used up more
 // than half of their delivery limit. Where that counts, they go home in another way.
 func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {

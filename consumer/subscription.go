@@ -187,7 +187,8 @@ func (s *subscription) commit() {
 // why and has the queue consumed anew.
 func (l *queueLoop) leave() {
 	if l.stopping {
-		return // the end of the deliveries is what counts
+		l.sub.cancels = nil // with the channel lost, it would be ready for ever
+		return              // the end of the deliveries is what counts
 	}
 	err := errCancelled
 	select {
