@@ -57,7 +57,10 @@ order-\x1b]0;18  3h   20     exhausted  451 4.3.0 try again later, this server �
 	if counted != "3 dead letters, of 3 looked at\n" {
 		t.Errorf("list: standard error is %q", counted)
 	}
-	groups, _ := run(0, "dead", "groups", "mails")
+	groups, counted := run(0, "dead", "groups", "mails")
+	if counted != "2 groups of 3 dead letters, of 3 looked at\n" {
+		t.Errorf("groups: standard error is %q", counted)
+	}
 	if want := regexp.MustCompile(`^GROUP     COUNT  FIRST  LAST  SAMPLE          REASON     ERROR
 [0-9a-f]{8}  2      3h     3h    order-\\x1b\]0;…  exhausted  451 <n> try again late…
 [0-9a-f]{8}  1      3h     3h    9               permanent  550 no such mailbox
@@ -118,6 +121,9 @@ body, 49 bytes of JSON
 	}
 	if _, fault = run(1, "dead", "list", "mails", "-f", "reasn = x"); !strings.Contains(fault, `the filter is wrong at character 1 ("reasn = x"): there is no field reasn`) {
 		t.Errorf("list: got %q", fault)
+	}
+	if _, said := run(0, "waiting", "list", "mials"); said != "warren: there is no queue mials: check the name, and the virtual host of WARREN_AMQP_URL\n" {
+		t.Errorf("waiting list of no queue: got %q", said)
 	}
 	if n := v.Ready(t, "mails.dead"); n != 3 {
 		t.Errorf("%d dead letters are left, want 3", n)

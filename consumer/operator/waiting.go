@@ -74,6 +74,8 @@ type WaitingList struct {
 	// Missing are the queues that have wait queues but are not there. What falls due for
 	// one is kept, and comes home once it is declared, but no client can see it.
 	Missing []string
+	// Unknown are those that are not there, and for which nothing has ever waited.
+	Unknown []string
 }
 
 // Waiting returns what waits in the broker for the queues of these names, and is meant: of each
@@ -81,11 +83,10 @@ type WaitingList struct {
 // their order, and come home in time; those that fall due while they are looked at do so a
 // moment later. It blocks until it is done or ctx ends.
 func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, most int) (list WaitingList, err error) {
-	waits, missing, err := b.waitQueues(ctx, queues)
+	waits, err := b.waitQueues(ctx, queues, &list)
 	if err != nil {
 		return list, err
 	}
-	list.Missing = missing
 	for _, name := range waits {
 		if err := b.lookIntoWait(ctx, name, queues, which, most, &list); err != nil {
 			return WaitingList{}, fmt.Errorf("look into %s: %w", name, err)
@@ -118,25 +119,29 @@ func (b Broker) lookIntoWait(ctx context.Context, name string, queues []string, 
 	return s.end(err)
 }
 
-// waitQueues are the wait queues there are for work queues, and which of these are missing.
-func (b Broker) waitQueues(ctx context.Context, queues []string) (names, missing []string, err error) {
+// waitQueues are the wait queues there are for work queues. Which of these are missing or
+// unknown is written into the list.
+func (b Broker) waitQueues(ctx context.Context, queues []string, list *WaitingList) (names []string, err error) {
 	conn, err := b.dial(ctx, "waiting")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.CloseDeadline(time.Now()) })()
 	for _, queue := range queues {
 		own, gone, err := conn.WaitQueues(queue)
 		if err != nil {
-			return nil, nil, errors.Join(context.Cause(ctx), err)
+			return nil, errors.Join(context.Cause(ctx), err)
 		}
-		if names = append(names, own...); gone {
-			missing = append(missing, queue)
+		switch names = append(names, own...); {
+		case gone:
+			list.Missing = append(list.Missing, queue)
+		case len(own) == 0 && !conn.Has(queue):
+			list.Unknown = append(list.Unknown, queue)
 		}
 	}
 	shared, err := conn.OldWaitQueues()
-	return append(names, shared...), missing, err
+	return append(names, shared...), err
 }
 
 // Release puts messages that wait for a work queue into it, to be worked now. Each is published,
@@ -213,7 +218,7 @@ func (b Broker) DiscardWaiting(ctx context.Context, queue string, which Selectio
 // ofWaits acts on the wait queues of a work queue, until one fails, and returns what they came to
 // together.
 func (b Broker) ofWaits(ctx context.Context, queue string, which Selection, progress func(Done), act func(name string, which Selection, progress func(Done)) (Done, error)) (all Done, err error) {
-	names, _, err := b.waitQueues(ctx, []string{queue})
+	names, err := b.waitQueues(ctx, []string{queue}, new(WaitingList))
 	if err != nil {
 		return all, err
 	}

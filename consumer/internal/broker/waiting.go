@@ -24,6 +24,12 @@ func (c *Conn) WaitQueues(queue string) (names []string, missing bool, err error
 	return names, missing, nil
 }
 
+// Has tells whether the queue is there, as far as that can be known.
+func (c *Conn) Has(queue string) bool {
+	_, err := c.ready(queue)
+	return !isGone(err)
+}
+
 // Stranded counts the messages that wait for a work queue which is missing and have not
 // fallen due. Those that have are kept as well, but no client can see them. It returns a
 // negative number if the queue is not missing.

@@ -36,9 +36,10 @@ func (g *deadGroupsCommand) Run(ctx context.Context, a App) error {
 	if err := list.end(); err != nil || g.Output != "table" {
 		return err
 	}
+	fmt.Fprintf(a.Err, "%s of %s, of %d looked at\n", plural(len(groups), "group", "groups"), plural(looked.Matched, "dead letter", "dead letters"), looked.All)
 	for i, group := range groups { // the cause is what a group is about: the largest have it in full
 		if text := visible(group.Error); i < wholeCauses && list.table.cuts(text) {
-			if _, err := fmt.Fprintf(a.Out, "%s: %s\n", group.ID, text); err != nil {
+			if _, err := fmt.Fprintf(a.Out, "%s: %s\n", group.ID, fit(text, 1000)); err != nil {
 				return err
 			}
 		}

@@ -59,6 +59,9 @@ func (l *waitingListCommand) Run(ctx context.Context, a App) error {
 	for _, queue := range found.Missing {
 		fmt.Fprintf(a.Err, "%s: queue %s is missing; what has fallen due for it is kept but cannot be listed, and comes home within three minutes once the queue is declared, by a worker that has it in WARREN_QUEUES\n", a.Name, printable(queue))
 	}
+	for _, queue := range found.Unknown {
+		fmt.Fprintf(a.Err, "%s: there is no queue %s: check the name, and the virtual host of WARREN_AMQP_URL\n", a.Name, printable(queue))
+	}
 	if l.JSON {
 		l.Output = "jsonl"
 	}
