@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +119,46 @@ func furnish(t *testing.T, b *browsertest.Browser) *site {
 	return s
 }
 
+// documented are the pictures of docs/screenshots. With WARREN_TEST_SCREENSHOTS set,
+// TestPage/views makes them anew.
+var documented = []string{"dead.png", "overview.png"}
+
+const screenshots = "docs/screenshots"
+
+func document(t *testing.T, picture, name string) {
+	t.Helper()
+	content, err := os.ReadFile(picture)
+	if err == nil {
+		content, err = browsertest.Small(content)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(screenshots, name), content, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestScreenshotsAreFew bounds what a clone has to carry for pictures.
+func TestScreenshotsAreFew(t *testing.T) {
+	files, err := os.ReadDir(screenshots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	var bytes int64
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		names, bytes = append(names, f.Name()), bytes+info.Size()
+	}
+	if !slices.Equal(names, documented) || bytes > 300_000 {
+		t.Errorf("%s has %q with %d bytes, want %q with at most 300,000", screenshots, names, bytes, documented)
+	}
+}
+
 // everyView looks at each view as axe-core does, light and dark, wide and narrow; keeps a
 // picture of each; and prints what each costs.
 func everyView(t *testing.T, b *browsertest.Browser) {
@@ -136,16 +178,22 @@ func everyView(t *testing.T, b *browsertest.Browser) {
 	for _, look := range looks {
 		p := s.open(t, adminToken, look)
 		for _, name := range names {
+			before := p.Cost(t).Script
 			p.Do(t, "await page.goto($1); await page.locator('footer').waitFor()", all[name])
 			if wide := browsertest.Get[int](t, p, "return page.evaluate(() => document.documentElement.scrollWidth - innerWidth)"); wide > 0 {
 				t.Errorf("%s is %d pixels wider than the window of %s", name, wide, look)
 			}
 			if look == (browsertest.Look{}) {
 				c := p.Cost(t)
-				t.Logf("%-20s %2d requests, %6d bytes, %5.1f ms of script, first paint after %4.0f ms", name, c.Requests, c.Bytes, c.Script, c.Paint)
+				t.Logf("%-20s %2d requests, %6d bytes, %5.1f ms of script, first paint after %4.0f ms", name, c.Requests, c.Bytes, c.Script-before, c.Paint)
 			}
-			p.Accessible(t)
-			p.Screenshot(t, fmt.Sprintf("%s-%s", name, look))
+			if look.Dark == look.Phone { // what differs are colours and widths, and each is there
+				p.Accessible(t)
+			}
+			picture := p.Screenshot(t, fmt.Sprintf("%s-%s", name, look))
+			if look == (browsertest.Look{}) && os.Getenv("WARREN_TEST_SCREENSHOTS") != "" && slices.Contains(documented, name+".png") {
+				document(t, picture, name+".png")
+			}
 		}
 	}
 }
