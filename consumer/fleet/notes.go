@@ -57,7 +57,7 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 	var notes []string
 	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	versions, working := make(map[string][]string), make(map[string]int)
-	leaving := make(map[string]int) // consumers that daemons may have besides
+	leaving := make(map[string]int)                  // consumers that daemons may have besides
 	settings := make(map[string]map[string][]string) // daemons by queue and digest
 	for _, a := range answers {
 		name := a.Daemon.Name()
