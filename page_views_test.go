@@ -52,7 +52,7 @@ func nameOf(t *testing.T, view string) string {
 		name = "overview"
 	}
 	for _, parameter := range []string{"filter", "show", "q", "sort", "id"} {
-		if u.Query().Has(parameter) && !(parameter == "id" && u.Path != "/ui/message") {
+		if u.Query().Has(parameter) && (parameter != "id" || u.Path == "/ui/message") {
 			name += "-" + parameter
 		}
 	}

@@ -64,14 +64,14 @@ func lookAtWaits(ctx context.Context, b operator.Broker, queue string, out *find
 		return
 	}
 	next, last := found.Messages[0], found.Messages[len(found.Messages)-1]
-	text := fmt.Sprintf("of %d looked at, the next is due in %s, the last in %s", len(found.Messages), short(time.Until(next.Due)), short(time.Until(last.Due)))
+	text, failed := fmt.Sprintf("of %d looked at, the next is due in %s, the last in %s", len(found.Messages), short(time.Until(next.Due)), short(time.Until(last.Due))), ""
 	for _, m := range found.Messages {
 		if m.Error != "" {
-			text += fmt.Sprintf("; %s has been tried %d times (%s)", m.MessageID, m.Attempts, fit(m.Error, defaultWidth))
+			failed = fmt.Sprintf("; %s has been tried %d times (%s)", m.MessageID, m.Attempts, fit(m.Error, defaultWidth))
 			break
 		}
 	}
-	out.add(consumer.Finding{Severity: consumer.SeverityNote, What: what, Text: text})
+	out.add(consumer.Finding{Severity: consumer.SeverityNote, What: what, Text: text + failed})
 }
 
 func notLookedAt(what string, err error) consumer.Finding {
