@@ -155,3 +155,38 @@ func TestAWaitWithoutALeaderIsAloneInThat(t *testing.T) {
 	rabbittest.Eventually(t, time.Minute, func() bool { m, _ := stuck.counts(); return m == messages+1 }, "so do they, when it has one again")
 	equal(t, strings.Count(r.log.String(), "connection lost"), 0)
 }
+
+// TestAWaitThatDoesNotAnswerIsAloneInThat begins a session while a wait does not answer:
+// the broker makes a channel known to a queue with its first message for it, and does
+// nothing else on the channel until the queue has answered, for 65 s.
+func TestAWaitThatDoesNotAnswerIsAloneInThat(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	failsOnce := func(done *ledger) ProcessorFunc {
+		return func(_ context.Context, d Delivery, _ *Scope) error {
+			if d.Attempt == 1 {
+				return errors.New("failed")
+			}
+			done.write(d)
+			return nil
+		}
+	}
+	stuck, others := newLedger(), newLedger()
+	r := runQueues(t, []string{v.URLAt(p.Addr)}, 2,
+		Queue{Name: "stuck", Unbraked: true, Processor: failsOnce(stuck)}, Queue{Name: "others", Unbraked: true, Processor: failsOnce(others)})
+	for queue, done := range map[string]*ledger{"stuck": stuck, "others": others} {
+		v.Publish(t, queue, amqp.Publishing{MessageId: "first"})
+		rabbittest.Eventually(t, rabbittest.Soon, func() bool { m, _ := done.counts(); return m == 1 }, "its wait is there")
+	}
+	resume := v.SuspendLeader(t, "warren.wait.stuck.1s")
+	p.Cut()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 4 }, "consuming again")
+	v.PublishN(t, "stuck", 30, numbered)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "stuck") > 7 }, "they cannot wait")
+	v.PublishN(t, "others", 30, numbered)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { m, _ := others.counts(); return m == 31 }, "the others fail, wait and succeed")
+	resume()
+	rabbittest.Eventually(t, time.Minute, func() bool { m, _ := stuck.counts(); return m == 31 }, "so do they, when it answers again")
+	equal(t, strings.Count(r.log.String(), "connection lost"), 1)
+}

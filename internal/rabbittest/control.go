@@ -143,6 +143,12 @@ func (n *Node) leader(act, vhost, queue string) error {
 		rabbit_quorum_queue = amqqueue:get_type(Q), ra:%s(quorum_queues, amqqueue:get_pid(Q)) end`, term(vhost), term(queue), act)
 }
 
+// suspendLeader suspends or resumes it.
+func (n *Node) suspendLeader(act, vhost, queue string) error {
+	return n.do(`begin {ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)),
+		rabbit_quorum_queue = amqqueue:get_type(Q), sys:%s(amqqueue:get_pid(Q)) end`, term(vhost), term(queue), act)
+}
+
 // The names that the node's own log gives to whoever changed something.
 const actor = `<<"rabbittest">>`
 

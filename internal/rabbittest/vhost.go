@@ -182,6 +182,23 @@ func (v *Vhost) LoseLeader(t testing.TB, queue string) (restore func()) {
 	return restore
 }
 
+// SuspendLeader has the leader of a quorum queue answer nobody, as one does that most of
+// its members have lost. resume, which the end of the test calls at the latest, has it go
+// on with all that came meanwhile.
+func (v *Vhost) SuspendLeader(t testing.TB, queue string) (resume func()) {
+	t.Helper()
+	if err := v.Node.suspendLeader("suspend", v.Name, queue); err != nil {
+		t.Fatalf("suspend the leader of queue %s: %v", queue, err)
+	}
+	resume = sync.OnceFunc(func() {
+		if err := v.Node.suspendLeader("resume", v.Name, queue); err != nil {
+			t.Errorf("resume the leader of queue %s: %v", queue, err)
+		}
+	})
+	t.Cleanup(resume)
+	return resume
+}
+
 // AddUser adds a user with the given permissions (regular expressions on names;
 // empty permits nothing) in the vhost, until the test ends. It returns the AMQP URL
 // for that user. Names of users are shared by the whole node.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -36,8 +37,18 @@ type shared struct {
 	closes  chan *amqp.Error
 
 	mu       sync.Mutex
-	returned map[string]error         // by name, why it came back
-	to       map[string]chan struct{} // the slots of each queue
+	returned map[string]error // by name, why it came back
+	lanes    map[string]*lane // by queue
+}
+
+// A lane is for the messages for one queue. The first of them, and those after one that was
+// refused, go over a channel of their own, one at a time: the broker makes a channel known
+// to a quorum queue with its first message, and does nothing else on the channel until the
+// queue has answered. One without a majority of its members does not for 65 s.
+type lane struct {
+	slots   chan struct{} // of messages under way
+	trying  chan struct{} // taken by the one that has a channel of its own
+	answers atomic.Bool   // the queue has taken a message, and refused none since
 }
 
 func newShared(ch *amqp.Channel) (*shared, error) {
@@ -50,7 +61,7 @@ func newShared(ch *amqp.Channel) (*shared, error) {
 		returns:  ch.NotifyReturn(make(chan amqp.Return, mostShared)), // never full
 		closes:   ch.NotifyClose(make(chan *amqp.Error, 1)),
 		returned: make(map[string]error),
-		to:       make(map[string]chan struct{}),
+		lanes:    make(map[string]*lane),
 	}, nil
 }
 
@@ -88,16 +99,24 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	if err != nil {
 		return err
 	}
-	its := ch.slotsOf(o.Key)
-	for _, slots := range []chan struct{}{its, ch.slots} { // in this order: who waits for its queue is in nobody's way
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		case <-ch.closes: //nolint:errcheck // why it was closed comes up with the culprit
-			return ErrShared
-		case <-ctx.Done():
-			return context.Cause(ctx)
+	its := ch.lane(o.Key)
+	if !its.answers.Load() {
+		if err := ch.take(ctx, its.trying); err != nil {
+			return err
 		}
+		if !its.answers.Load() {
+			defer func() { <-its.trying }()
+			err := c.roundTrip(ctx, o, c.borrow, c.giveBack)
+			its.answers.Store(err == nil)
+			return err
+		}
+		<-its.trying
+	}
+	for _, slots := range []chan struct{}{its.slots, ch.slots} { // in this order: who waits for its queue is in nobody's way
+		if err := ch.take(ctx, slots); err != nil {
+			return err
+		}
+		defer func() { <-slots }()
 	}
 	failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 	stuck := c.cutWhenStuck()
@@ -123,20 +142,33 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	case returned != nil:
 		return returned
 	case !confirm.Acked():
+		its.answers.Store(false)
 		return ErrRefused
 	}
 	return nil
 }
 
-func (s *shared) slotsOf(queue string) chan struct{} {
+// take takes a slot, and returns an error if the channel is closed or ctx ends before.
+func (s *shared) take(ctx context.Context, slots chan struct{}) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	case <-s.closes: // why it was closed comes up with the culprit
+		return ErrShared
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *shared) lane(queue string) *lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slots, ok := s.to[queue]
+	l, ok := s.lanes[queue]
 	if !ok {
-		slots = make(chan struct{}, mostToOne)
-		s.to[queue] = slots
+		l = &lane{slots: make(chan struct{}, mostToOne), trying: make(chan struct{}, 1)}
+		s.lanes[queue] = l
 	}
-	return slots
+	return l
 }
 
 // answer tells, after the confirm of a message, why it was returned, if it was: the broker
