@@ -39,8 +39,7 @@ type Browser struct {
 	// Version is Chromium's.
 	Version string
 
-	dir     string // that of the driver and its packages
-	answers io.Closer
+	dir string // that of the driver and its packages
 
 	mu    sync.Mutex
 	stdin io.WriteCloser

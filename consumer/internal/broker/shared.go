@@ -132,7 +132,7 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	select {
 	case <-confirm.Done():
 		failpoint.Publishing(failpoint.Confirmed, string(o.Purpose))
-	case <-ch.closes: //nolint:errcheck // as above
+	case <-ch.closes: //nolint:errcheck // as in take
 		return ErrShared
 	}
 	returned := ch.answer(nameOf(o.Message.Headers))
@@ -153,7 +153,7 @@ func (s *shared) take(ctx context.Context, slots chan struct{}) error {
 	select {
 	case slots <- struct{}{}:
 		return nil
-	case <-s.closes: // why it was closed comes up with the culprit
+	case <-s.closes: //nolint:errcheck // why it was closed comes up with the culprit
 		return ErrShared
 	case <-ctx.Done():
 		return context.Cause(ctx)
