@@ -63,7 +63,7 @@ func TestWhatHasLostItsQueueIsKeptCountedAndComesHome(t *testing.T) {
 	}
 	rabbittest.Eventually(t, time.Minute, func() bool { return held() == fmt.Sprint(messages) }, "all have fallen due, and the broker has them")
 	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"lost", "nobody"}, operator.Selection{}, 100)
-	equal(t, fmt.Sprint(found, err), "{[] 0 [lost]} <nil>")
+	equal(t, fmt.Sprint(found, err), "{[] 0 [lost] [nobody]} <nil>")
 	equal(t, stranded(), counted)
 
 	q.Passive = false

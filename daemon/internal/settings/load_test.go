@@ -184,12 +184,14 @@ func TestAddressesOfNodes(t *testing.T) {
 
 // What is not as it is by default is known of each queue, and no secret is in it.
 func TestChangedVariables(t *testing.T) {
-	t.Setenv("WARREN_QUEUES", "orders,emails")
-	t.Setenv("WARREN_QUEUE_ORDERS_PROCESSOR", "webhook")
-	t.Setenv("WARREN_QUEUE_ORDERS_URL", "https://user:hunter2@shop.example.net/")
-	t.Setenv("WARREN_QUEUE_ORDERS_CONCURRENCY", "3")
-	t.Setenv("WARREN_QUEUE_ORDERS_TIMEOUT", "5m") // the usual one
-	t.Setenv("WARREN_QUEUE_EMAILS_PROCESSOR", "log")
+	setenv(t,
+		"WARREN_QUEUES=orders,emails",
+		"WARREN_QUEUE_ORDERS_PROCESSOR=webhook",
+		"WARREN_QUEUE_ORDERS_URL=https://user:hunter2@shop.example.net/",
+		"WARREN_QUEUE_ORDERS_CONCURRENCY=3",
+		"WARREN_QUEUE_ORDERS_TIMEOUT=5m", // the usual one
+		"WARREN_QUEUE_EMAILS_PROCESSOR=log",
+	)
 	cfg, err := Load(Program{Name: "warren", Version: "v1", Processors: processors.Standard()}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
