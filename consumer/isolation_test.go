@@ -126,21 +126,23 @@ func TestAQueueWithoutALeaderIsAloneInThat(t *testing.T) {
 	equal(t, strings.Count(r.log.String(), "connection lost"), 1)
 }
 
+// failsOnce fails the first attempt, and writes the next one down.
+func failsOnce(done *ledger) ProcessorFunc {
+	return func(_ context.Context, d Delivery, _ *Scope) error {
+		if d.Attempt == 1 {
+			return errors.New("failed")
+		}
+		done.write(d)
+		return nil
+	}
+}
+
 // TestAWaitWithoutALeaderIsAloneInThat has more messages fail than a channel may have under
 // way, in a queue whose wait confirms none of them.
 func TestAWaitWithoutALeaderIsAloneInThat(t *testing.T) {
 	t.Parallel()
 	const messages = 300
 	v := rabbittest.NewVhost(t)
-	failsOnce := func(done *ledger) ProcessorFunc {
-		return func(_ context.Context, d Delivery, _ *Scope) error {
-			if d.Attempt == 1 {
-				return errors.New("failed")
-			}
-			done.write(d)
-			return nil
-		}
-	}
 	stuck, others := newLedger(), newLedger()
 	r := runQueues(t, []string{v.URL}, 2,
 		Queue{Name: "stuck", Unbraked: true, Prefetch: messages, Processor: failsOnce(stuck)}, Queue{Name: "others", Unbraked: true, Processor: failsOnce(others)})
@@ -163,15 +165,6 @@ func TestAWaitThatDoesNotAnswerIsAloneInThat(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
-	failsOnce := func(done *ledger) ProcessorFunc {
-		return func(_ context.Context, d Delivery, _ *Scope) error {
-			if d.Attempt == 1 {
-				return errors.New("failed")
-			}
-			done.write(d)
-			return nil
-		}
-	}
 	stuck, others := newLedger(), newLedger()
 	r := runQueues(t, []string{v.URLAt(p.Addr)}, 2,
 		Queue{Name: "stuck", Unbraked: true, Processor: failsOnce(stuck)}, Queue{Name: "others", Unbraked: true, Processor: failsOnce(others)})
