@@ -21,8 +21,9 @@ const (
 var arrows = map[string][]string{
 	"":                         {"daemon", "processors"},
 	"daemon":                   {"daemon/internal/cli", "daemon/internal/page", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "consumer/state", "consumer/httpapi", "consumer/fleet", "telemetry", "systemd"},
-	"daemon/internal/cli":      {"daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/operator", "consumer/fleet", "consumer/database", "consumer/state"},
-	"daemon/internal/page":     {"consumer", "consumer/operator", "consumer/fleet", "consumer/state"},
+	"daemon/internal/cli":      {"daemon/internal/legible", "daemon/internal/settings", "processors", "processors/registry", "consumer", "consumer/operator", "consumer/fleet", "consumer/database", "consumer/state"},
+	"daemon/internal/page":     {"daemon/internal/legible", "consumer", "consumer/operator", "consumer/fleet", "consumer/state"},
+	"daemon/internal/legible":  {},
 	"daemon/internal/settings": {"processors", "processors/registry", "consumer", "consumer/schedule", "consumer/database", "telemetry"},
 
 	"processors":          {"processors/registry", "processors/internal", "consumer", "consumer/database"},

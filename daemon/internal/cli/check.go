@@ -10,6 +10,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/database"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -112,11 +113,11 @@ func (f *findings) add(found consumer.Finding) {
 		f.err = f.list.add(found)
 		return
 	}
-	text := visible(found.String())
+	text := legible.Line(found.String())
 	if found.Why != "" {
-		text = fmt.Sprintf("%s: %s\n       why:  %s", visible(found.What), visible(found.Text), visible(found.Why))
+		text = fmt.Sprintf("%s: %s\n       why:  %s", legible.Line(found.What), legible.Line(found.Text), legible.Line(found.Why))
 		if found.Cure != "" {
-			text += "\n       cure: " + visible(found.Cure)
+			text += "\n       cure: " + legible.Line(found.Cure)
 		}
 	}
 	_, f.err = fmt.Fprintf(f.list.out, "%s%s\n", marks[found.Severity], text)

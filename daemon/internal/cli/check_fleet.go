@@ -10,6 +10,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -249,7 +250,7 @@ func checkFailures(a App, queue string, answers []fleet.Answer, out *findings) {
 	}
 	out.add(consumer.Finding{
 		Severity: consumer.SeverityNote, What: "failures of " + queue,
-		Text: fmt.Sprintf("the last %s ago on %s, attempt %d at %s (%s): %s", short(max(0, by.Status.At.Sub(last.At))), by.Daemon.Name(), last.Attempt, last.MessageID, last.Verdict, last.Error),
+		Text: fmt.Sprintf("the last %s ago on %s, attempt %d at %s (%s): %s", legible.Short(max(0, by.Status.At.Sub(last.At))), by.Daemon.Name(), last.Attempt, last.MessageID, last.Verdict, last.Error),
 		Why:  "each failed attempt is made again later, or the message is dead-lettered", Cure: a.Name + " top " + queue + " shows more",
 	})
 }

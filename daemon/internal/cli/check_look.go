@@ -8,6 +8,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -64,7 +65,7 @@ func lookAtWaits(ctx context.Context, b operator.Broker, queue string, out *find
 		return
 	}
 	next, last := found.Messages[0], found.Messages[len(found.Messages)-1]
-	text, failed := fmt.Sprintf("of %d looked at, the next is due in %s, the last in %s", len(found.Messages), short(time.Until(next.Due)), short(time.Until(last.Due))), ""
+	text, failed := fmt.Sprintf("of %d looked at, the next is due in %s, the last in %s", len(found.Messages), legible.Short(time.Until(next.Due)), legible.Short(time.Until(last.Due))), ""
 	for _, m := range found.Messages {
 		if m.Error != "" {
 			failed = fmt.Sprintf("; %s has been tried %d times (%s)", m.MessageID, m.Attempts, fit(m.Error, defaultWidth))

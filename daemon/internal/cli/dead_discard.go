@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 type deadDiscardCommand struct {
@@ -62,7 +63,7 @@ func archiveOf(path string, none bool, what string, now time.Time) (file, how st
 // archiveName names an archive of a queue, which may have any name.
 func archiveName(queue string, now time.Time) string {
 	safe := strings.Map(func(r rune) rune {
-		if r == '/' || isHidden(r) {
+		if r == '/' || legible.IsHidden(r) {
 			return '_'
 		}
 		return r

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 type deadGroupsCommand struct {
@@ -27,8 +29,8 @@ func (g *deadGroupsCommand) Run(ctx context.Context, a App) error {
 	}
 	list := g.list(a.Out, []string{"GROUP", "COUNT", "FIRST", "LAST", "SAMPLE", "REASON", "ERROR"}, 8, 7, 5, 5, 14, 14)
 	for _, group := range groups {
-		if err := list.add(group, group.ID, strconv.Itoa(group.Count), since(group.First), since(group.Last), visible(group.Sample),
-			visible(group.Reason), visible(group.Error)); err != nil {
+		if err := list.add(group, group.ID, strconv.Itoa(group.Count), since(group.First), since(group.Last), legible.Line(group.Sample),
+			legible.Line(group.Reason), legible.Line(group.Error)); err != nil {
 			return err
 		}
 	}
@@ -38,7 +40,7 @@ func (g *deadGroupsCommand) Run(ctx context.Context, a App) error {
 	}
 	fmt.Fprintf(a.Err, "%s of %s, of %d looked at\n", plural(len(groups), "group", "groups"), plural(looked.Matched, "dead letter", "dead letters"), looked.All)
 	for i, group := range groups { // the cause is what a group is about: the largest have it in full
-		if text := visible(group.Error); i < wholeCauses && list.table.cuts(text) {
+		if text := legible.Line(group.Error); i < wholeCauses && list.table.cuts(text) {
 			if _, err := fmt.Fprintf(a.Out, "%s: %s\n", group.ID, fit(text, 1000)); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 type deadListCommand struct {
@@ -30,7 +31,7 @@ func (l *deadListCommand) Run(ctx context.Context, a App) error {
 	}
 	list := l.list(a.Out, []string{"ID", "AGE", "TRIES", "REASON", "ERROR"}, 36, 5, 5, 14)
 	looked, err := b.Letters(ctx, l.Queue, which, func(d *operator.Letter) error {
-		return list.add(d, visible(d.ID), since(d.DeadAt), strconv.Itoa(d.Attempts), visible(d.Reason), visible(d.Error))
+		return list.add(d, legible.Line(d.ID), since(d.DeadAt), strconv.Itoa(d.Attempts), legible.Line(d.Reason), legible.Line(d.Error))
 	})
 	if err != nil {
 		return fmt.Errorf("dead letters of %s not listed: %w", l.Queue, err)

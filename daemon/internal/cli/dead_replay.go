@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 type deadReplayCommand struct {
@@ -183,22 +184,14 @@ func edit(ctx context.Context, a App, body []byte) ([]byte, error) {
 	return after, err
 }
 
-// difference shows what was changed: the lines between what both begin and end with.
+// difference shows what was changed.
 func difference(before, after []byte) string {
-	a, b := strings.Split(visibleLines(string(before)), "\n"), strings.Split(visibleLines(string(after)), "\n")
-	begin := 0
-	for begin < min(len(a), len(b)) && a[begin] == b[begin] {
-		begin++
-	}
-	end := 0
-	for end < min(len(a), len(b))-begin && a[len(a)-1-end] == b[len(b)-1-end] {
-		end++
-	}
+	_, removed, added, _ := legible.Difference(legible.Lines(string(before)), legible.Lines(string(after)))
 	var out strings.Builder
-	for _, line := range a[begin : len(a)-end] {
+	for _, line := range removed {
 		out.WriteString("- " + line + "\n")
 	}
-	for _, line := range b[begin : len(b)-end] {
+	for _, line := range added {
 		out.WriteString("+ " + line + "\n")
 	}
 	return out.String()

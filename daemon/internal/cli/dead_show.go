@@ -1,10 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,10 +9,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/warrenmq/warren/consumer/operator"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -52,11 +48,11 @@ func (s *deadShowCommand) Run(ctx context.Context, a App) error {
 		return show(a.Out, l, traceURL)
 	})
 	if err != nil {
-		return fmt.Errorf("dead letter %s of %s not shown: %w", visible(s.ID), s.Queue, err)
+		return fmt.Errorf("dead letter %s of %s not shown: %w", legible.Line(s.ID), s.Queue, err)
 	}
 	a.warnOfLimit(s.Queue, looked)
 	if looked.Matched == 0 {
-		return fmt.Errorf("no dead letter of %s has the id %s, of %d looked at; %s dead list %s lists them", s.Queue, visible(s.ID), looked.All, a.Name, s.Queue)
+		return fmt.Errorf("no dead letter of %s has the id %s, of %d looked at; %s dead list %s lists them", s.Queue, legible.Line(s.ID), looked.All, a.Name, s.Queue)
 	}
 	return nil
 }
@@ -66,7 +62,7 @@ func show(out io.Writer, l *operator.Letter, traceURL string) error {
 	var page strings.Builder
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&page, "%-10s%s\n", name, strings.ReplaceAll(visibleLines(value), "\n", "\n"+strings.Repeat(" ", 10)))
+			fmt.Fprintf(&page, "%-10s%s\n", name, strings.ReplaceAll(legible.Lines(value), "\n", "\n"+strings.Repeat(" ", 10)))
 		}
 	}
 	line("id", l.ID)
@@ -88,61 +84,17 @@ func show(out io.Writer, l *operator.Letter, traceURL string) error {
 	}
 	fmt.Fprintln(&page, "\nproperties")
 	for _, p := range l.Properties() {
-		fmt.Fprintf(&page, "  %s: %s\n", p.Name, visible(p.Value))
+		fmt.Fprintf(&page, "  %s: %s\n", p.Name, legible.Line(p.Value))
 	}
 	headers := l.Headers()
 	if len(headers) > 0 {
 		fmt.Fprintln(&page, "\nheaders")
 	}
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
-		fmt.Fprintf(&page, "  %s: %s\n", visible(name), visible(headerText(headers[name])))
+		fmt.Fprintf(&page, "  %s: %s\n", legible.Line(name), legible.Line(legible.Header(headers[name])))
 	}
-	kind, text := pretty(l.Body())
-	fmt.Fprintf(&page, "\nbody, %s of %s\n%s\n", plural(l.Size, "byte", "bytes"), kind, text)
+	kind, text := legible.Body(l.Body(), l.Size)
+	fmt.Fprintf(&page, "\nbody, %s of %s\n%s\n", plural(l.Size, "byte", "bytes"), kind, legible.Lines(text))
 	_, err := io.WriteString(out, page.String())
 	return err
-}
-
-// headerText is the value of a header, its strings as they are.
-func headerText(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case []byte:
-		return hex.EncodeToString(v)
-	case time.Time:
-		return v.Format(time.RFC3339)
-	}
-	text, err := asJSON(v)
-	if err != nil {
-		return fmt.Sprint(v)
-	}
-	return text
-}
-
-// pretty is a body for a person: JSON with its lines indented and its numbers as they are
-// written, text as it is, anything else in hexadecimal.
-func pretty(body []byte) (kind, text string) {
-	var indented bytes.Buffer
-	if json.Indent(&indented, body, "", "  ") == nil && utf8.Valid(body) {
-		return "JSON", visibleLines(indented.String())
-	}
-	if isText(body) {
-		return "text", visibleLines(string(body))
-	}
-	return "binary", strings.TrimRight(hex.Dump(body), "\n")
-}
-
-// isText tells whether a body is text for the most part.
-func isText(body []byte) bool {
-	if !utf8.Valid(body) {
-		return false
-	}
-	hidden := 0
-	for _, r := range string(body) {
-		if isHidden(r) && !unicode.IsSpace(r) {
-			hidden++
-		}
-	}
-	return hidden*10 <= len(body)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/consumer/operator/filter"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 // picked says of which messages an act is about, beside their ids and a filter.
@@ -128,7 +129,7 @@ func (p *picking) outcome(a App, did string, done operator.Done, err error) erro
 func (a App) countLetters(ctx context.Context, b operator.Broker, queue string, which operator.Selection) (operator.Looked, map[string]int, error) {
 	reasons := make(map[string]int)
 	looked, err := b.Letters(ctx, queue, which, func(l *operator.Letter) error {
-		reasons[visible(l.Reason)]++
+		reasons[legible.Line(l.Reason)]++
 		return nil
 	})
 	a.warnOfLimit(queue, looked)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -72,7 +73,7 @@ func (p *psCommand) Run(ctx context.Context, a App) error {
 		fmt.Fprintln(a.Err, fleet.ErrNobody)
 	}
 	for _, note := range notes {
-		fmt.Fprintf(a.Out, "! %s\n", visible(note))
+		fmt.Fprintf(a.Out, "! %s\n", legible.Line(note))
 	}
 	return nil
 }
@@ -87,17 +88,17 @@ func emptyIfNil[T any](list []T) []T {
 // psRow is the row of a daemon.
 func psRow(an fleet.Answer) []string {
 	d := an.Daemon
-	row := []string{visible(d.Name()), visible(d.Version), since(d.Began)}
+	row := []string{legible.Line(d.Name()), legible.Line(d.Version), since(d.Began)}
 	s := an.Status
 	if s == nil {
-		return append(row, "-", "-", "-", visible(an.Error))
+		return append(row, "-", "-", "-", legible.Line(an.Error))
 	}
 	var inFlight int64
 	var slots int
 	var oldest fleet.Attempt
 	names := make([]string, len(s.Queues))
 	for i, q := range s.Queues {
-		inFlight, slots, names[i] = inFlight+q.InFlight, slots+q.Slots, visible(q.Queue)
+		inFlight, slots, names[i] = inFlight+q.InFlight, slots+q.Slots, legible.Line(q.Queue)
 		for _, at := range q.Attempts {
 			if oldest.Began.IsZero() || at.Began.Before(oldest.Began) {
 				oldest = at
@@ -106,9 +107,9 @@ func psRow(an fleet.Answer) []string {
 	}
 	age := "-"
 	if !oldest.Began.IsZero() {
-		age = short(max(s.At.Sub(oldest.Began), 0)) + " " + visible(cmp.Or(oldest.MessageID, "(no id)"))
+		age = legible.Short(max(s.At.Sub(oldest.Began), 0)) + " " + legible.Line(cmp.Or(oldest.MessageID, "(no id)"))
 	}
-	return append(row, visible(s.Node), fmt.Sprintf("%d/%d", inFlight, slots), age, strings.Join(names, ","))
+	return append(row, legible.Line(s.Node), fmt.Sprintf("%d/%d", inFlight, slots), age, strings.Join(names, ","))
 }
 
 // targets are the daemons that an act is for.
@@ -170,7 +171,7 @@ func act(ctx context.Context, a App, c *fleet.Client, f acting, wait time.Durati
 		switch {
 		case an.Error != "":
 			failed++
-			fmt.Fprintf(a.Out, "%s: %s\n", printable(an.Daemon.Name()), visible(an.Error))
+			fmt.Fprintf(a.Out, "%s: %s\n", printable(an.Daemon.Name()), legible.Line(an.Error))
 		case an.Done == 0:
 			failed++
 			fmt.Fprintf(a.Out, "%s: nothing to do any more\n", printable(an.Daemon.Name()))

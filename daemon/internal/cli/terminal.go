@@ -7,10 +7,11 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 // defaultWidth is that of what is no terminal, in characters.
@@ -29,50 +30,6 @@ func widthOf(out io.Writer) int {
 	return max(int(size.Col), 40)
 }
 
-// visible is text from a message as a terminal may have it, in one line: what is no
-// character to be seen, and could move the cursor, change colours or turn the line around, is
-// written as its number.
-func visible(text string) string {
-	if strings.IndexFunc(text, isHidden) < 0 && utf8.ValidString(text) {
-		return text
-	}
-	var out strings.Builder
-	for i, r := range text {
-		_, size := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&out, `\x%02x`, text[i])
-		case r == '\n':
-			out.WriteString(`\n`)
-		case r == '\t':
-			out.WriteString(`\t`)
-		case isHidden(r) && r < 0x100:
-			fmt.Fprintf(&out, `\x%02x`, r)
-		case isHidden(r):
-			fmt.Fprintf(&out, `\u%04x`, r)
-		default:
-			out.WriteRune(r)
-		}
-	}
-	return out.String()
-}
-
-// isHidden tells whether a character is not seen as itself.
-func isHidden(r rune) bool { return !unicode.IsPrint(r) }
-
-// visibleLines is visible text that keeps its lines and tabs.
-func visibleLines(text string) string {
-	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
-	for i, line := range lines {
-		cells := strings.Split(line, "\t")
-		for j, cell := range cells {
-			cells[j] = visible(cell)
-		}
-		lines[i] = strings.Join(cells, "\t")
-	}
-	return strings.Join(lines, "\n")
-}
-
 // fit is text with at most so many characters.
 func fit(text string, most int) string {
 	if utf8.RuneCountInString(text) <= most {
@@ -85,7 +42,7 @@ func fit(text string, most int) string {
 // it is not too long.
 func printable(text string) string {
 	return fit(strings.Map(func(r rune) rune {
-		if isHidden(r) {
+		if legible.IsHidden(r) {
 			return ' '
 		}
 		return r
@@ -235,27 +192,12 @@ func asJSON(v any) (string, error) {
 	return strings.TrimSuffix(out.String(), "\n"), err
 }
 
-// short is a duration in one unit: 45s, 12m, 7h, 3d.
-func short(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "-" + short(-d)
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
-
 // since is how long ago that was; - if that is not known.
 func since(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return short(max(time.Since(t), 0))
+	return legible.Short(max(time.Since(t), 0))
 }
 
 // clock is an instant for a person on this machine.

@@ -4,29 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 )
-
-// Nothing in a message reaches the terminal as anything but characters.
-func TestVisible(t *testing.T) {
-	for text, want := range map[string]string{
-		"plain äöü 漢字":              "plain äöü 漢字",
-		"\x1b[31mred\x07":           `\x1b[31mred\x07`,
-		"two\nlines\tand\ra return": `two\nlines\tand\x0da return`,
-		"\u202egnp.exe":             `\u202egnp.exe`,
-		"zero\u200bwidth\u009b":     `zero\u200bwidth\x9b`,
-		"bytes \xff\xfe":            `bytes \xff\xfe`,
-		"\u2028":                    `\u2028`,
-	} {
-		if got := visible(text); got != want {
-			t.Errorf("%q: got %q, want %q", text, got, want)
-		}
-	}
-	if got, want := visibleLines("a\tb\r\nc\x1b[0m\n"), "a\tb\nc\\x1b[0m\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
 
 func TestTables(t *testing.T) {
 	var out bytes.Buffer
@@ -87,30 +66,6 @@ func TestLists(t *testing.T) {
 		}
 		if err := list.end(); err != nil || out.String() != want {
 			t.Errorf("%s: got %q and error %v, want %q", name, out.String(), err, want)
-		}
-	}
-}
-
-func TestShortDurations(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0s", 119 * time.Second: "119s", 2 * time.Minute: "2m", 119 * time.Minute: "119m", 2 * time.Hour: "2h", 47 * time.Hour: "47h", 72 * time.Hour: "3d", -3 * time.Hour: "-3h",
-	} {
-		if got := short(d); got != want {
-			t.Errorf("%v: got %s, want %s", d, got, want)
-		}
-	}
-}
-
-func TestBodiesForPeople(t *testing.T) {
-	for body, want := range map[string]string{
-		`{"id":12345678901234567890,"amount":1.10,"list":[1e5]}`: "JSON|{\n  \"id\": 12345678901234567890,\n  \"amount\": 1.10,\n  \"list\": [\n    1e5\n  ]\n}",
-		"{\"a\":\"\u202e\"}":   "JSON|{\n  \"a\": \"\\u202e\"\n}",
-		"Dear Ada,\n\x1b[2J\n": "text|Dear Ada,\n\\x1b[2J\n",
-		"":                     "text|",
-		"\x00\x01\x02ab\xff":   "binary|00000000  00 01 02 61 62 ff                                 |...ab.|",
-	} {
-		if kind, text := pretty([]byte(body)); kind+"|"+text != want {
-			t.Errorf("%q: got %q, want %q", body, kind+"|"+text, want)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -239,7 +240,7 @@ func (f *topFrame) lines(width, height, chosen int) (lines []string, items []top
 			add(fmt.Sprintf("! and %d more that stand out: ps lists them", len(f.Notes)-i))
 			break
 		}
-		add("! " + visible(note))
+		add("! " + legible.Line(note))
 	}
 	mark := func(item topItem) string {
 		items = append(items, item)
@@ -255,7 +256,7 @@ func (f *topFrame) lines(width, height, chosen int) (lines []string, items []top
 	names := max(12, min(width-66, 40))
 	lines = append(lines, "", "\t"+fit(fmt.Sprintf("  %-*s %7s %6s %7s %9s %6s %7s %6s", names, "QUEUE", "READY", "DEAD", "DAEMONS", "FLIGHT", "DONE/S", "RETRY/S", "DEAD/S"), width))
 	for _, q := range f.Queues[:shown] {
-		add(strings.TrimRight(fmt.Sprintf("%s%-*s %7d %6d %7d %9s %6s %7s %6s  %s", mark(topItem{queue: q.Queue}), names, fit(visible(q.Queue), names), q.Ready, q.Dead, q.Daemons,
+		add(strings.TrimRight(fmt.Sprintf("%s%-*s %7d %6d %7d %9s %6s %7s %6s  %s", mark(topItem{queue: q.Queue}), names, fit(legible.Line(q.Queue), names), q.Ready, q.Dead, q.Daemons,
 			fmt.Sprintf("%d/%d", q.InFlight, q.Slots), rate(q.Rates["ack"]), rate(q.Rates["retry"]), rate(q.Rates["dead"]), q.words()), " "))
 	}
 	if n := len(f.Queues) - shown; n > 0 {
@@ -266,13 +267,13 @@ func (f *topFrame) lines(width, height, chosen int) (lines []string, items []top
 	lines = append(lines, "", "\t"+fit(fmt.Sprintf("  %4s %3s %-24s %-20s %s", "AGE", "TRY", "IN FLIGHT", "QUEUE", "DAEMON"), width))
 	for i := range f.Attempts[:shown] {
 		at := &f.Attempts[i]
-		add(fmt.Sprintf("%s%4s %3d %-24s %-20s %s", mark(topItem{at.Queue, at}), short(at.Age), at.Attempt.Attempt, fit(visible(cmp.Or(at.MessageID, "(no id)")), 24), fit(visible(at.Queue), 20), visible(at.Daemon)))
+		add(fmt.Sprintf("%s%4s %3d %-24s %-20s %s", mark(topItem{at.Queue, at}), legible.Short(at.Age), at.Attempt.Attempt, fit(legible.Line(cmp.Or(at.MessageID, "(no id)")), 24), fit(legible.Line(at.Queue), 20), legible.Line(at.Daemon)))
 	}
 	left -= shown
 	shown = part(len(f.Failures), left)
 	lines = append(lines, "", "\t"+fit(fmt.Sprintf("  %4s %3s %-5s %-16s %-14s %s", "AGO", "TRY", "FATE", "FAILED", "QUEUE", "ERROR"), width))
 	for _, fa := range f.Failures[:shown] {
-		add(fmt.Sprintf("  %4s %3d %-5s %-16s %-14s %s", short(fa.Ago), fa.Attempt, fit(visible(fa.Verdict), 5), fit(visible(cmp.Or(fa.MessageID, "(no id)")), 16), fit(visible(fa.Queue), 14), visible(fa.Error)))
+		add(fmt.Sprintf("  %4s %3d %-5s %-16s %-14s %s", legible.Short(fa.Ago), fa.Attempt, fit(legible.Line(fa.Verdict), 5), fit(legible.Line(cmp.Or(fa.MessageID, "(no id)")), 16), fit(legible.Line(fa.Queue), 14), legible.Line(fa.Error)))
 	}
 	return lines, items
 }

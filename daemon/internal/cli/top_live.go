@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 // A topScreen is top on a terminal. Small letters move, capital ones act.
@@ -143,7 +144,7 @@ func (s *topScreen) press(ctx context.Context, key byte) bool {
 					text = err.Error()
 				}
 				select {
-				case s.answers <- visible(text):
+				case s.answers <- legible.Line(text):
 				case <-ctx.Done():
 				}
 			})
@@ -179,7 +180,7 @@ func (s *topScreen) askCancel() {
 		s.said = "choose a message in flight first, with j and k"
 		return
 	}
-	s.question = fmt.Sprintf("cancel %s on %s, and dead-letter it?", visible(at.MessageID), visible(at.Daemon))
+	s.question = fmt.Sprintf("cancel %s on %s, and dead-letter it?", legible.Line(at.MessageID), legible.Line(at.Daemon))
 	s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
 		r := fleet.Request{Verb: fleet.VerbCancel, MessageID: at.MessageID, Queue: at.Queue, Daemons: []string{at.Daemon}}
 		answers, err := c.Ask(ctx, r, 1, 3*time.Second)
@@ -209,13 +210,13 @@ func (s *topScreen) askPause() {
 		paused = paused || q.Queue == queue && q.Paused != nil
 	}
 	if paused {
-		s.question = "resume " + visible(queue) + "?"
+		s.question = "resume " + legible.Line(queue) + "?"
 		s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
 			return queue + " is resumed", c.Resume(ctx, queue)
 		}
 		return
 	}
-	s.question = "pause " + visible(queue) + " for the whole fleet, until it is resumed?"
+	s.question = "pause " + legible.Line(queue) + " for the whole fleet, until it is resumed?"
 	s.act = func(ctx context.Context, c *fleet.Client) (string, error) {
 		return queue + " is paused", c.Pause(ctx, queue, "", 0)
 	}

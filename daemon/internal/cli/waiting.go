@@ -9,6 +9,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/consumer/operator/filter"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
 
@@ -67,7 +68,7 @@ func (l *waitingListCommand) Run(ctx context.Context, a App) error {
 	}
 	list := l.list(a.Out, []string{"QUEUE", "DUE", "IN", "TRIES", "ID", "ERROR"}, 20, 25, 5, 5, 36)
 	for _, w := range found.Messages {
-		err := list.add(w, visible(w.Queue), w.Due.Local().Format(time.RFC3339), short(time.Until(w.Due)), strconv.Itoa(w.Attempts), visible(w.MessageID), visible(w.Error))
+		err := list.add(w, legible.Line(w.Queue), w.Due.Local().Format(time.RFC3339), legible.Short(time.Until(w.Due)), strconv.Itoa(w.Attempts), legible.Line(w.MessageID), legible.Line(w.Error))
 		if err != nil {
 			return err
 		}

@@ -32,6 +32,7 @@ import (
 	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/consumer/operator"
 	"github.com/warrenmq/warren/consumer/state"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 // Config is what a Page is made from.
@@ -281,7 +282,7 @@ type frame struct {
 func (p *Page) frame(s *session, name, title string, data any) frame {
 	nav, _, _ := strings.Cut(name, "-")
 	return frame{
-		Title: plainly(title), Nav: nav, Program: p.cfg.Program, Version: p.cfg.Version, Machine: fleet.Host(), Role: roleOf(s).String(), Name: nameOf(s), Notice: p.sessions.noted(s),
+		Title: legible.Line(title), Nav: nav, Program: p.cfg.Program, Version: p.cfg.Version, Machine: fleet.Host(), Role: roleOf(s).String(), Name: nameOf(s), Notice: p.sessions.noted(s),
 		Operate: roleOf(s) >= operate, Admin: roleOf(s) >= admin, Data: data,
 	}
 }

@@ -1,9 +1,6 @@
 package page
 
 import (
-	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"html"
 	"html/template"
@@ -11,8 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 // isolated is text from others as one line of a page: isolated from the direction of what
@@ -21,73 +18,30 @@ func isolated(text string) template.HTML {
 	return template.HTML("<bdi>" + marked(text, false) + "</bdi>") //nolint:gosec // marked escapes
 }
 
-// plainly is text from others where no element can be, such as in a title. What would not
-// be seen as itself is its number there, too.
-func plainly(text string) string {
+// marked escapes text for HTML. Hidden characters are numbers, in an element of their own.
+func marked(text string, lines bool) string {
 	var out strings.Builder
-	for _, r := range text {
-		if unicode.IsPrint(r) {
-			out.WriteRune(r)
-		} else {
-			fmt.Fprintf(&out, `\u%04x`, r)
+	for part, hidden := range legible.Parts(text, lines) {
+		part = html.EscapeString(part)
+		if hidden {
+			part = `<span class="ctl">` + part + `</span>`
 		}
+		out.WriteString(part)
 	}
 	return out.String()
 }
 
 // lines is text from others that keeps its lines and tabs, for a pre.
 func lines(text string) template.HTML {
-	return template.HTML(marked(strings.ReplaceAll(text, "\r\n", "\n"), true)) //nolint:gosec // marked escapes
+	return template.HTML(marked(text, true)) //nolint:gosec // marked escapes
 }
 
-// marked escapes text for HTML. Characters that are not seen as themselves are numbers, in
-// an element of their own.
-func marked(text string, keepLines bool) string {
-	plain := func(r rune) bool { return unicode.IsPrint(r) || keepLines && (r == '\n' || r == '\t') }
-	var out strings.Builder
-	begin := 0
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		invalid := r == utf8.RuneError && size == 1
-		if !invalid && plain(r) {
-			i += size
-			continue
-		}
-		out.WriteString(html.EscapeString(text[begin:i]))
-		name := fmt.Sprintf(`\u%04x`, r)
-		switch {
-		case invalid:
-			name = fmt.Sprintf(`\x%02x`, text[i])
-		case r == '\n':
-			name = `\n`
-		case r == '\t':
-			name = `\t`
-		case r < 0x100:
-			name = fmt.Sprintf(`\x%02x`, r)
-		}
-		out.WriteString(`<span class="ctl">` + name + `</span>`)
-		i += size
-		begin = i
-	}
-	out.WriteString(html.EscapeString(text[begin:]))
-	return out.String()
-}
-
-// short is a length of time in its largest unit.
+// short is a length of time in one unit; below a second that is milliseconds.
 func short(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "0s"
-	case d < time.Second:
+	if d > 0 && d < time.Second {
 		return strconv.FormatInt(d.Milliseconds(), 10) + "ms"
-	case d < 2*time.Minute:
-		return strconv.Itoa(int(d.Seconds())) + "s"
-	case d < 2*time.Hour:
-		return strconv.Itoa(int(d.Minutes())) + "m"
-	case d < 48*time.Hour:
-		return strconv.Itoa(int(d.Hours())) + "h"
 	}
-	return strconv.Itoa(int(d.Hours()/24)) + "d"
+	return legible.Short(max(d, 0))
 }
 
 // ago is a time as how long it is past, or ahead, with the time itself on hover.
@@ -155,57 +109,22 @@ func size(n int) string {
 // shownBytes is how much of a body is shown.
 const shownBytes = 256 << 10
 
-// pretty is a body for a person: JSON with its lines indented and its numbers as they are
-// written, text as it is, anything else in hexadecimal.
-func pretty(body []byte) (kind, text string) {
-	var indented bytes.Buffer
-	if utf8.Valid(body) && json.Indent(&indented, body, "", "  ") == nil {
-		return "JSON", indented.String()
-	}
-	if isText(body) {
-		return "text", string(body)
-	}
-	return "binary", strings.TrimRight(hex.Dump(body[:min(len(body), shownBytes/5)]), "\n")
-}
-
-// isText tells whether a body is text for the most part.
-func isText(body []byte) bool {
-	if !utf8.Valid(body) {
-		return false
-	}
-	hidden := 0
-	for _, r := range string(body) {
-		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
-			hidden++
-		}
-	}
-	return hidden*10 <= len(body)
-}
-
 // A diffLine is a line of what was changed.
 type diffLine struct {
 	Sign, Text string // - or +, or a space for what has stayed
 }
 
-// difference are the lines between what both texts begin and end with, with one of these on
-// either side.
+// difference is what an edit has changed, with a line on either side.
 func difference(before, after string) (out []diffLine) {
-	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
-	begin, end := 0, 0
-	for begin < min(len(a), len(b)) && a[begin] == b[begin] {
-		begin++
-	}
-	for end < min(len(a), len(b))-begin && a[len(a)-1-end] == b[len(b)-1-end] {
-		end++
-	}
+	begin, removed, added, end := legible.Difference(before, after)
 	add := func(sign string, lines []string) {
 		for _, line := range lines {
 			out = append(out, diffLine{sign, line})
 		}
 	}
-	add(" ", a[max(0, begin-1):begin])
-	add("-", a[begin:len(a)-end])
-	add("+", b[begin:len(b)-end])
-	add(" ", a[len(a)-end:min(len(a), len(a)-end+1)])
+	add(" ", begin[max(0, len(begin)-1):])
+	add("-", removed)
+	add("+", added)
+	add(" ", end[:min(len(end), 1)])
 	return out
 }
