@@ -45,6 +45,7 @@ func fetch(t *testing.T, url string) (status int, body string) {
 // TestReadinessFollowsTheConsumer has the broker cancel the consumer by deleting its
 // queue, which Warren may not declare again.
 func TestReadinessFollowsTheConsumer(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=127.0.0.1:0")
 	start(t, env...).signal(t, os.Interrupt) // declares the queues
@@ -71,6 +72,7 @@ func TestReadinessFollowsTheConsumer(t *testing.T) {
 // TestWhatIsDocumentedIsMeasured works messages of each fate and looks for every metric
 // of the dashboard, the alerts and docs/observability.md among the daemon's.
 func TestWhatIsDocumentedIsMeasured(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := start(t, commandQueue(v, "orders", `read -r what; exit $what`, "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=2",
 		"WARREN_DATABASE_URL=sqlite:"+filepath.Join(t.TempDir(), "warren.db"), "WARREN_MIGRATE=true",
@@ -134,6 +136,7 @@ func TestWhatIsDocumentedIsMeasured(t *testing.T) {
 
 // TestAlerts has promtool check the rules, and see each fire on what it is for.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"check", "rules", "alerts.yml"}, {"test", "rules", "alerts_test.yml"}} {
 		cmd := exec.Command("promtool", args...)
 		cmd.Dir = "telemetry"

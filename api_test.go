@@ -35,6 +35,7 @@ func apiQueue(v *rabbittest.Vhost, name, script string, more ...string) []string
 // TestClientInPython runs the program of docs/http.md against a command that reports its
 // progress and answers.
 func TestClientInPython(t *testing.T) {
+	t.Parallel()
 	const python = "/usr/bin/python3"
 	if _, err := os.Stat(python); err != nil {
 		t.Fatalf("%v; apt-get install python3 provides it", err)
@@ -71,6 +72,7 @@ func TestClientInPython(t *testing.T) {
 
 // The program of docs/http.md says why a message is dead.
 func TestClientInPythonOnADeadMessage(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile("docs/http.md")
 	if err != nil {
 		t.Fatal(err)
@@ -111,6 +113,7 @@ print(open(message["result"]["json"]["location"]).read(), end="")
 `
 
 func TestClientInPythonFetchesAReport(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	const query = "-- param: to int\nWITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :to) SELECT n, n * n AS square FROM n;\n"
 	if err := os.WriteFile(dir+"/squares.sql", []byte(query), 0o600); err != nil {
@@ -222,6 +225,7 @@ func (a *checkedAPI) await(id, state string) string {
 // TestAPIIsAsDescribed takes messages through every state, and requests to every answer,
 // and holds them against consumer/httpapi/openapi.yaml.
 func TestAPIIsAsDescribed(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	script := `read -r what; case $what in "\"hold\"") echo warren:progress 50 half-way >&2; until test -e ` + dir + `/go; do sleep 0.05; done;; "\"bytes\"") printf "\377";; ` +
@@ -308,7 +312,8 @@ func TestAPIIsAsDescribed(t *testing.T) {
 // TestAPIWithoutItsBroker stops the node: what is accepted is in the queue, and what is
 // not accepted is refused with words and a time.
 func TestAPIWithoutItsBroker(t *testing.T) {
-	v := rabbittest.NewVhost(t)
+	t.Parallel()
+	v := rabbittest.NewNode(t)
 	ledger := t.TempDir() + "/ledger"
 	d := start(t, apiQueue(v, "orders", "read -r id; echo $id >> "+ledger)...)
 	a := newCheckedAPI(t, d)

@@ -34,6 +34,7 @@ func checks(t *testing.T, env []string, status int, want ...string) {
 
 // Each processor looks at what it depends on, and changes nothing.
 func TestCheckLooksAtWhatProcessorsNeed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"good/sales.sql": "SELECT version_id FROM warren_migrations", "bad/sales.sql": "SELECT price FROM orders_of_nobody",
@@ -87,6 +88,7 @@ func TestCheckLooksAtWhatProcessorsNeed(t *testing.T) {
 
 // The address of the admin server is free, a daemon's, or another program's.
 func TestCheckLooksAtTheAdminAddress(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	other := listen(t)
 	addr := other.Addr().String()
@@ -102,6 +104,7 @@ func TestCheckLooksAtTheAdminAddress(t *testing.T) {
 
 // With --look, check says why dead letters are there, and what waits; without, it does not look.
 func TestCheckLooksIntoQueues(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := commandQueue(v, "orders", "echo try again later >&2; exit 75", "WARREN_ADMIN_ADDR=", "WARREN_QUEUE_ORDERS_RETRY_BASE=1h")
 	start(t, env...)
@@ -134,6 +137,7 @@ func TestCheckLooksIntoQueues(t *testing.T) {
 // The management plugin is asked for what AMQP does not tell; here with answers as those of
 // RabbitMQ 3.10 are, since the node of the tests goes without it.
 func TestCheckAsksTheManagementPlugin(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	plugin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "monitor" || password != "hunter2" {

@@ -14,6 +14,7 @@ import (
 // Each script has its shell offer what warren complete does, and files where that is
 // nothing.
 func TestCompletionInShells(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	program, err := os.Executable()
 	if err != nil {
@@ -64,7 +65,6 @@ func TestCompletionInShells(t *testing.T) {
 			defer cancel()
 			cmd := exec.CommandContext(ctx, shell, "-c", driver)
 			cmd.Dir = dir
-			// The race detector has each program wait for a second at its end, but for this.
 			cmd.Env = append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0", "PATH="+dir+":"+os.Getenv("PATH"), "line="+test.line, "HOME="+dir)
 			stdout, stderr, status := output(t, cmd)
 			got := strings.FieldsFunc(stdout, func(r rune) bool { return r == '\n' })

@@ -20,6 +20,7 @@ import (
 	"github.com/emersion/go-smtp"
 	"github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -177,6 +178,7 @@ func eachOnce(t *testing.T, ids []string, n int) {
 }
 
 func TestTenThousandCommands(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	v := rabbittest.NewVhost(t)
 	ledger := filepath.Join(t.TempDir(), "ledger")
@@ -198,6 +200,7 @@ func wantExit(t *testing.T, d *process, status int) {
 }
 
 func TestTenThousandEmails(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	v := rabbittest.NewVhost(t)
 	server := newMailServer(t)
@@ -228,9 +231,14 @@ func newMailServer(t *testing.T) *mailServer {
 	return serveMail(t, listen(t))
 }
 
+// listen listens on a port that stays free when the listener is closed.
 func listen(t *testing.T) net.Listener {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,6 +301,7 @@ func (s mailSession) Data(r io.Reader) error {
 // started again each time, as systemd would. The message ends as a dead letter, and
 // no other does.
 func TestMessageThatKillsTheDaemon(t *testing.T) {
+	t.Parallel()
 	const neighbours = 60
 	v := rabbittest.NewVhost(t)
 	ledger := filepath.Join(t.TempDir(), "ledger")
@@ -332,6 +341,7 @@ func TestMessageThatKillsTheDaemon(t *testing.T) {
 }
 
 func TestSIGTERMFinishesWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	d := start(t, commandQueue(v, "slow", "touch "+dir+"/started; sleep 1; touch "+dir+"/finished", "WARREN_QUEUE_SLOW_CONCURRENCY=1", "WARREN_QUEUE_SLOW_PREFETCH=5")...)
@@ -356,6 +366,7 @@ func exists(path string) bool {
 }
 
 func TestSIGTERMCutsShortWhatTakesTooLong(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	d := start(t, commandQueue(v, "endless", `trap "" TERM; touch `+dir+`/started; sleep 600`, "WARREN_SHUTDOWN_TIMEOUT=1s")...)
@@ -372,6 +383,7 @@ func TestSIGTERMCutsShortWhatTakesTooLong(t *testing.T) {
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	d := start(t, commandQueue(v, "endless", "touch "+dir+"/started; sleep 60")...)
@@ -385,6 +397,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestIdleDaemonEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := start(t, commandQueue(v, "idle", "true")...)
 	took := d.signal(t, syscall.SIGTERM)
@@ -449,6 +462,7 @@ func peakResident(t *testing.T, pid int) int64 {
 }
 
 func TestPublishAndCheckCommands(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=") // others may have the default
 

@@ -33,6 +33,7 @@ func declareDead(t *testing.T, v *rabbittest.Vhost, queue string, letters ...amq
 }
 
 func TestDeadLettersAreSeen(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareDead(t, v, "mails",
 		deadLetter("order-17", "exhausted", "451 4.3.0 try again later, this server is very busy today and asks for patience", `{"to":"ada@example.net","n":12345678901234567890}`),
@@ -132,6 +133,7 @@ body, 49 bytes of JSON
 
 // The terminal's tools, from failure to success: a deploy makes messages fail, its successor works.
 func TestDeadLettersAreReplayed(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	fixed := filepath.Join(dir, "fixed")
@@ -287,6 +289,7 @@ func TestReplayThatIsKilled(t *testing.T) {
 // Many dead letters are looked at and replayed: 100,000 with WARREN_TEST_LONG. The log has the
 // rates, and that the memory of what is in use does not grow with their number.
 func TestManyDeadLetters(t *testing.T) {
+	t.Parallel()
 	n, size := 5000, 1000
 	if os.Getenv("WARREN_TEST_LONG") != "" {
 		n = 100_000

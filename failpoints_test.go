@@ -268,9 +268,7 @@ esac
 echo "$WARREN_MESSAGE_ID" >>` + ledger + `
 printf '"%s"' "$WARREN_MESSAGE_ID"
 `
-	if err := os.WriteFile(handler, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, handler, script)
 	statements := filepath.Join(dir, "statements")
 	if err := os.Mkdir(statements, 0o755); err != nil {
 		t.Fatal(err)

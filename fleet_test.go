@@ -21,6 +21,7 @@ import (
 
 // TestPauseFromTheCommandLine pauses a queue of two daemons and resumes it.
 func TestPauseFromTheCommandLine(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := []string{"WARREN_AMQP_URL=" + v.URL}
 	daemon := append(env, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=log", "WARREN_ADMIN_ADDR=127.0.0.1:0")
@@ -80,6 +81,7 @@ func fleetSize(t *testing.T) int {
 
 // TestFleetOfProcesses sees a fleet, steers it, and measures how long that takes.
 func TestFleetOfProcesses(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := []string{"WARREN_AMQP_URL=" + v.URL}
 	size := fleetSize(t)
@@ -194,6 +196,7 @@ func TestFleetOfProcesses(t *testing.T) {
 
 // TestCancelKillsACommand ends a command that hangs, with all that it has started.
 func TestCancelKillsACommand(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	folder := t.TempDir()
 	d := start(t, commandQueue(v, "orders", `sleep 1000 & echo $! > `+folder+`/child; wait`, "WARREN_ADMIN_ADDR=")...)
@@ -258,6 +261,7 @@ func terminal(t *testing.T) (tty, other *os.File) {
 // TestTopOnATerminal watches a daemon, cancels what it works on, and leaves the terminal as
 // it was.
 func TestTopOnATerminal(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := start(t, commandQueue(v, "orders", `[ "$WARREN_MESSAGE_ID" = quick ] || sleep 1000`, "WARREN_ADMIN_ADDR=")...)
 	v.Publish(t, "orders", amqp091.Publishing{MessageId: "hangs"}, amqp091.Publishing{MessageId: "quick"})
@@ -340,6 +344,7 @@ func TestTopOnATerminal(t *testing.T) {
 
 // TestTopComesBack takes the broker away from top, which says so, and gives it back.
 func TestTopComesBack(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	start(t, commandQueue(v, "orders", "sleep 1000", "WARREN_ADMIN_ADDR=")...)

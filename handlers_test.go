@@ -15,6 +15,7 @@ import (
 // TestHandlerIsToldWhateverItIs publishes what no variable can hold, or that a shell would
 // take for something else: the handler is told it, or the message is dead-lettered.
 func TestHandlerIsToldWhateverItIs(t *testing.T) {
+	t.Parallel()
 	const hostile = "$(exit 65)`exit 65`';\"\n=\x1b[31m\xff\u202e"
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "answers", nil)

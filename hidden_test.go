@@ -16,6 +16,7 @@ import (
 // daemon was started with, what it has in memory, and what it has open. Root may look at
 // all of that, and so is not the user.
 func TestHandlerCannotReadTheDaemon(t *testing.T) {
+	t.Parallel()
 	var who *syscall.Credential
 	if os.Geteuid() == 0 {
 		who = &syscall.Credential{Uid: 65534, Gid: 65534}

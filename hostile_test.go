@@ -40,6 +40,7 @@ func knob[T any](t *testing.T, name string, usual T, parse func(string) (T, erro
 // takes is done, once, or is a dead letter. WARREN_TEST_HOSTILE is for how long it
 // publishes, and WARREN_TEST_SEED which messages.
 func TestHostileMessages(t *testing.T) {
+	t.Parallel()
 	const least, innocentEvery = 2000, 5
 	lasting := knob(t, "WARREN_TEST_HOSTILE", 20*time.Second, time.ParseDuration)
 	seed := knob(t, "WARREN_TEST_SEED", 11, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) })
@@ -97,6 +98,7 @@ func TestHostileMessages(t *testing.T) {
 	raw := rabbittest.DialRaw(t, publisher)
 	f := rabbittest.NewFiend(seed, raw.FrameMax(), user)
 	taken, refused, innocent := make(map[string]int), 0, 0
+	innocents := v.Channel(t)
 	hostile, began := 0, time.Now()
 	for ; hostile < least || time.Since(began) < lasting; hostile++ {
 		i := hostile
@@ -114,7 +116,9 @@ func TestHostileMessages(t *testing.T) {
 		if i%innocentEvery == 0 {
 			innocent++
 			id := strconv.Itoa(i)
-			v.Publish(t, "innocent", amqp091.Publishing{MessageId: id, Body: []byte(id + "\n")})
+			if err := innocents.PublishWithContext(t.Context(), "", "innocent", false, false, amqp091.Publishing{MessageId: id, Body: []byte(id + "\n"), DeliveryMode: amqp091.Persistent}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 
@@ -142,6 +146,7 @@ func TestHostileMessages(t *testing.T) {
 
 	eachOnce(t, lines(t, ledger), innocent)
 	var report []string
+	taker := rabbittest.DialRaw(t, v.URL)
 	for _, queue := range targets {
 		done, dead := ended(metrics, queue)
 		if done+dead != taken[queue] || v.Ready(t, queue) != 0 {
@@ -149,7 +154,11 @@ func TestHostileMessages(t *testing.T) {
 		}
 		report = append(report, fmt.Sprintf("%s %d/%d", queue, done, dead))
 		for range dead {
-			if m := rabbittest.RawTake(t, v.URL, queue+".dead"); !bytes.Contains(m.Properties, []byte("x-warren-error")) && !bytes.Contains(m.Properties, []byte("x-death")) {
+			m, ok, err := taker.Get(queue + ".dead")
+			if err != nil || !ok {
+				t.Fatalf("take from queue %s.dead: got a message %t and error %v, want true and nil", queue, ok, err)
+			}
+			if !bytes.Contains(m.Properties, []byte("x-warren-error")) && !bytes.Contains(m.Properties, []byte("x-death")) {
 				t.Errorf("%s: a dead letter says nothing of why it is one: %.300q", queue, m.Properties)
 			}
 		}

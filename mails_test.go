@@ -17,6 +17,7 @@ import (
 // What a message asks of the processor email beyond all measure costs that message, with
 // words, and the next one nothing.
 func TestHostileMails(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
 	for name, content := range map[string]string{
@@ -94,6 +95,7 @@ func (g *gate) Accept() (net.Conn, error) {
 
 // While the mail server is away, mails wait for it: none uses up its only attempt.
 func TestMailServerThatIsAway(t *testing.T) {
+	t.Parallel()
 	const n = 20
 	v := rabbittest.NewVhost(t)
 	away := &gate{Listener: listen(t)}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/warrenmq/warren/internal/rabbittest"
@@ -28,8 +29,20 @@ func warren(t *testing.T, env []string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH")}, env...)
+	// The race detector has each program wait for a second at its end, but for this.
+	cmd.Env = append([]string{asProgram + "=1", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH")}, env...)
 	return cmd
+}
+
+// writeProgram writes a script that is run.
+func writeProgram(t *testing.T, path, script string) {
+	t.Helper()
+	syscall.ForkLock.RLock() // what a test beside this one starts would hold the file open, and it could not be run
+	err := os.WriteFile(path, []byte(script), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // output runs the program to its end.
@@ -79,6 +92,7 @@ func TestHelp(t *testing.T) {
 // What cannot start says why, on standard error, without the password that it was
 // given, and without connecting to anything.
 func TestFaultsOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	env := []string{
 		"WARREN_AMQP_URL=amqp://u:hunter2/@127.0.0.1:1",
 		"WARREN_QUEUES=mail,other",

@@ -14,6 +14,7 @@ import (
 
 // A daemon without its tables says what to run, and what it says helps.
 func TestMigrate(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	for _, url := range []string{pgtest.URL(t), "sqlite:" + filepath.Join(t.TempDir(), "warren.db")} {
 		env := []string{
@@ -42,6 +43,7 @@ func TestMigrate(t *testing.T) {
 }
 
 func TestMigrateAtTheStart(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=log", "WARREN_QUEUE_LOG_PROCESSOR=log",
 		"WARREN_DATABASE_URL="+pgtest.URL(t), "WARREN_MIGRATE=true")
@@ -52,6 +54,7 @@ func TestMigrateAtTheStart(t *testing.T) {
 
 // A daemon that starts before its database waits for it, and can be stopped.
 func TestStartBeforeTheDatabase(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	s := pgtest.Start(t)
 	s.Stop()
@@ -88,6 +91,7 @@ func TestStartBeforeTheDatabase(t *testing.T) {
 }
 
 func TestFaultsOfTheDatabaseURL(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{nil, {"migrate"}} {
 		_, stderr, status := output(t, warren(t, []string{
 			"WARREN_QUEUES=log", "WARREN_QUEUE_LOG_PROCESSOR=log", "WARREN_ADMIN_ADDR=", "WARREN_DATABASE_URL=postgres://u:hunter2/@h/d",

@@ -55,7 +55,7 @@ func logMessages(t *testing.T) map[string]string {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && slices.Contains([]string{"internal", ".git", ".ci", "examples", "consumer/consumertest"}, path):
+		case entry.IsDir() && (slices.Contains([]string{"internal", ".git", ".ci", "examples", "consumer/consumertest"}, path) || strings.HasPrefix(entry.Name(), "_")):
 			return filepath.SkipDir // whose log is not the daemon's
 		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
 			return nil

@@ -21,6 +21,7 @@ import (
 // begins with it would: it builds, passes its tests, has its variables where ours are,
 // processes a message, and becomes a package with a unit of its own.
 func TestOwnProcessor(t *testing.T) {
+	t.Parallel()
 	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

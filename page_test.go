@@ -22,6 +22,7 @@ const (
 
 // TestPage does with the page, in a real Chromium, what people do with it.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	b := browsertest.Start(t)
 	for _, test := range []struct {
 		name string

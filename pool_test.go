@@ -36,9 +36,7 @@ for line in sys.stdin:
     exec(m["body"])
 open("ended", "a").write("x\n")
 `
-	if err := os.WriteFile(handler, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, handler, script)
 	return append([]string{
 		"WARREN_AMQP_URL=" + v.URL,
 		"WARREN_QUEUES=commands",
@@ -67,6 +65,7 @@ func allGone(t *testing.T, pids []string) {
 // TestPoolFromBrokerToBroker has a few messages among many good ones do to their process
 // whatever can be done to it: they alone end as dead letters, each with what it did.
 func TestPoolFromBrokerToBroker(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "answers", nil)
 	env, dir := poolQueue(t, v, "WARREN_QUEUE_COMMANDS_MAX_ATTEMPTS=2", "WARREN_QUEUE_COMMANDS_RETRY_BASE=10ms", "WARREN_QUEUE_COMMANDS_TIMEOUT=5s")
@@ -110,6 +109,7 @@ func TestPoolFromBrokerToBroker(t *testing.T) {
 // TestPoolStopsWithTheDaemon stops it with two children at work and one that has none: the
 // work is finished, and no child is left.
 func TestPoolStopsWithTheDaemon(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env, dir := poolQueue(t, v)
 	d := start(t, env...)
@@ -140,6 +140,7 @@ func TestPoolStopsWithTheDaemon(t *testing.T) {
 
 // TestPoolEndsWithAKilledDaemon: no child outlives it, at work or not.
 func TestPoolEndsWithAKilledDaemon(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env, dir := poolQueue(t, v)
 	d := start(t, env...)

@@ -18,6 +18,7 @@ import (
 // check and config look at the variables of every processor, and make none of what these
 // name; nor do they remove what a killed daemon has left.
 func TestCheckAndConfigChangeNothing(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	for name, content := range map[string]string{"sql/one.sql": "SELECT 1", "templates/mail.txt": "Hello", "reports/.warren-X.draft": "left"} {
 		path := filepath.Join(root, name)
@@ -88,19 +89,16 @@ func TestCheckAndConfigChangeNothing(t *testing.T) {
 // Nor are queues, exchanges and tables made, where there are a broker and a database to make
 // them in.
 func TestCheckMakesNoQueuesAndTables(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	url := pgtest.URL(t)
 	env := append(commandQueue(v, "orders", "cat"), "WARREN_DATABASE_URL="+url, "WARREN_MIGRATE=true",
 		"WARREN_SCHEDULES=nightly", "WARREN_SCHEDULE_NIGHTLY_EVERY=24h", "WARREN_SCHEDULE_NIGHTLY_QUEUE=orders")
 	made := func() string {
 		t.Helper()
-		var all []string
-		for _, what := range []string{"queues", "exchanges", "bindings", "policies"} {
-			out, err := v.Node.Ctl("-q", "list_"+what, "-p", v.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, what, out)
+		all, err := v.Node.Eval(fmt.Sprintf("V = <<%q>>, {rabbit_amqqueue:list(V), rabbit_exchange:list(V), rabbit_binding:list(V), rabbit_policy:list(V)}", v.Name))
+		if err != nil {
+			t.Fatal(err)
 		}
 		db, err := database.Open(url)
 		if err != nil {
@@ -111,7 +109,7 @@ func TestCheckMakesNoQueuesAndTables(t *testing.T) {
 		if err := db.QueryRowContext(t.Context(), "SELECT (SELECT count(*) FROM pg_tables) + (SELECT count(*) FROM pg_namespace)").Scan(&tables); err != nil {
 			t.Fatal(err)
 		}
-		return fmt.Sprintf("%s\n%d tables and schemas", strings.Join(all, "\n"), tables)
+		return fmt.Sprintf("%s\n%d tables and schemas", all, tables)
 	}
 	before := made()
 	for _, command := range []string{"config", "check"} {

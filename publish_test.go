@@ -12,6 +12,7 @@ import (
 // Nothing listens on port 1: the error names the queue and the node, but no password.
 // Variables that a handler is given for its message are not taken for mistakes.
 func TestPublishWithoutABroker(t *testing.T) {
+	t.Parallel()
 	env := []string{"WARREN_AMQP_URL=amqp://u:hunter2@127.0.0.1:1/", "WARREN_MESSAGE_ID=of-the-handler"}
 	stdout, stderr, status := output(t, warren(t, env, "publish", "orders", "{}"))
 	if status != 1 || stdout != "" || !strings.Contains(stderr, "warren: message for orders not published: node 127.0.0.1:1: ") {
@@ -23,6 +24,7 @@ func TestPublishWithoutABroker(t *testing.T) {
 }
 
 func TestDelayedMessagesAreListed(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	worker := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=orders", "WARREN_QUEUE_ORDERS_PROCESSOR=log"}
 	d := start(t, worker...)

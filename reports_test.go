@@ -47,6 +47,7 @@ func answer(t *testing.T, v *rabbittest.Vhost, queue string, to any) {
 
 // TestLargeReports makes reports of a million rows, in little memory.
 func TestLargeReports(t *testing.T) {
+	t.Parallel()
 	const rows = `-- param: rows int
 SELECT g AS id, 'Customer ' || g AS name, now() AS at, g * 1.01 AS price, CASE WHEN g % 2 = 0 THEN 'a note, with a comma' END AS note FROM generate_series(1, :rows) g`
 	v := rabbittest.NewVhost(t)
@@ -82,6 +83,7 @@ SELECT g AS id, 'Customer ' || g AS name, now() AS at, g * 1.01 AS price, CASE W
 // TestReportOfAKilledDaemon kills the daemon while a report is being written. The
 // next one removes what is left of it, and makes the report.
 func TestReportOfAKilledDaemon(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "results", nil)
 	out := t.TempDir()
@@ -118,6 +120,7 @@ func TestReportOfAKilledDaemon(t *testing.T) {
 
 // TestStatementTakesEffectOnce publishes a message twice. Both are answered.
 func TestStatementTakesEffectOnce(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "results", nil)
 	source := pgtest.URL(t)

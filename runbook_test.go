@@ -49,6 +49,7 @@ var drills = []struct {
 }
 
 func TestRunbook(t *testing.T) {
+	t.Parallel()
 	for _, d := range drills {
 		t.Run(d.title, d.drill)
 	}
@@ -274,9 +275,10 @@ func drillAPoisonMessage(t *testing.T) {
 	d.signal(t, syscall.SIGTERM)
 }
 
-// Alarms are of the whole node: nothing goes on beside them.
+// Alarms are of the whole node.
 func drillAnAlarmOfTheBroker(t *testing.T) {
-	v := rabbittest.NewVhost(t)
+	t.Parallel()
+	v := rabbittest.NewNode(t)
 	env := commandQueue(v, "orders", "cat")
 	env = append(env, "WARREN_ADMIN_ADDR=")
 	start(t, env...).signal(t, syscall.SIGTERM)
@@ -449,12 +451,7 @@ func drillADiskIsFull(t *testing.T) {
 	}
 	script := filepath.Join(t.TempDir(), "daemon")
 	content := fmt.Sprintf("#!/bin/sh\nexec %s sh -c 'mount -t tmpfs -o size=64k tmpfs %[2]s && mkdir %[2]s/mail; head -c 65536 /dev/zero > %[2]s/full; exec %[3]s'\n", alone, dir, program)
-	syscall.ForkLock.RLock() // what a test beside this one starts would hold the file open, and it could not be run
-	err = os.WriteFile(script, []byte(content), 0o700)
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, script, content)
 	env := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=mails", "WARREN_QUEUE_MAILS_PROCESSOR=email", "WARREN_QUEUE_MAILS_MAILDIR=" + dir + "/mail", "WARREN_QUEUE_MAILS_FROM=shop@example.com", "WARREN_ADMIN_ADDR="}
 	d := launchProgram(t, script, nil, env...)
 	d.consumes(t)

@@ -40,9 +40,10 @@ func schedulesFor(t *testing.T) time.Duration {
 // where all is made up for, without a gap, else with gaps no longer than it takes to
 // succeed. The variable SCHEDULES_FOR makes it go on for longer than a minute.
 func TestSchedulesSurviveKills(t *testing.T) {
+	t.Parallel()
 	length := schedulesFor(t)
 	kills := min(max(4, int(length/time.Minute)), 10)
-	v := rabbittest.NewVhost(t)
+	v := rabbittest.NewNode(t)
 	for _, name := range []string{"all", "skip"} {
 		v.Declare(t, name, nil)
 	}
@@ -154,6 +155,7 @@ func TestSchedulesSurviveKills(t *testing.T) {
 }
 
 func TestCheckSaysWhatSchedulesDo(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	env := append(commandQueue(v, "orders", "cat"), "WARREN_SCHEDULES=nightly,seed",
 		"WARREN_SCHEDULE_NIGHTLY_CRON=CRON_TZ=Asia/Kathmandu 0 2 29 2 *", "WARREN_SCHEDULE_NIGHTLY_QUEUE=orders",
@@ -190,6 +192,7 @@ func TestCheckSaysWhatSchedulesDo(t *testing.T) {
 
 // TestTimerExample runs the command of the example's unit against a real queue.
 func TestTimerExample(t *testing.T) {
+	t.Parallel()
 	unit, err := os.ReadFile("systemd/examples/warren-nightly.service")
 	if err != nil {
 		t.Fatal(err)

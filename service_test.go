@@ -27,6 +27,7 @@ func notifySocket(t *testing.T) (path string, socket *net.UnixConn) {
 // TestSystemdIsTold starts the daemon as systemd does while the network is away, lets it
 // consume, takes the network away once more, and stops it.
 func TestSystemdIsTold(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	proxy.Refuse()
@@ -120,6 +121,7 @@ func TestSystemdIsTold(t *testing.T) {
 }
 
 func TestSystemdIsToldWhyTheDaemonEnds(t *testing.T) {
+	t.Parallel()
 	path, socket := notifySocket(t)
 	if _, _, status := output(t, warren(t, []string{"NOTIFY_SOCKET=" + path})); status != 1 {
 		t.Errorf("exit status %d, want 1", status)

@@ -38,6 +38,7 @@ func wantChain(t *testing.T, spans []jaegertest.Span, parent string, names ...st
 // TestTracesInJaeger follows messages of publishers in Python and Node, through two
 // failures to success, and to a dead letter, in Jaeger.
 func TestTracesInJaeger(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	j := jaegertest.Start(t)
 	env := append(commandQueue(v, "orders", failingTwice), "OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
@@ -81,6 +82,7 @@ func TestTracesInJaeger(t *testing.T) {
 // TestShutdownExportsTheLastSpans stops the daemon right after a message, long before
 // spans would be exported by themselves.
 func TestShutdownExportsTheLastSpans(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	j := jaegertest.Start(t)
 	d := start(t, append(commandQueue(v, "orders", "true"), "OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLPGRPC, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=600000")...)
@@ -94,6 +96,7 @@ func TestShutdownExportsTheLastSpans(t *testing.T) {
 // TestCollectorThatDoesNotTakeSpans works 5,000 traced messages with a collector that is
 // down, refuses or hangs: none waits for it, and the log says it once.
 func TestCollectorThatDoesNotTakeSpans(t *testing.T) {
+	t.Parallel()
 	const n = 5000
 	hang := make(chan struct{})
 	collector := func(handler http.HandlerFunc) func(t *testing.T) string {
@@ -143,6 +146,7 @@ func TestCollectorThatDoesNotTakeSpans(t *testing.T) {
 // next one: each attempt that ended is a span, and what began again says so, in Jaeger and
 // in the state. A process that is killed takes its last span with it.
 func TestARedeliveryIsASpanOfItsOwn(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	j := jaegertest.Start(t)
 	dir := t.TempDir()

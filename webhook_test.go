@@ -21,6 +21,7 @@ import (
 // TestWebhook has a server put the first attempt off and take the second, and answer
 // what the publisher asks for; another message it refuses for good.
 func TestWebhook(t *testing.T) {
+	t.Parallel()
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 	verifier, err := standardwebhooks.NewWebhook(secret)
 	if err != nil {
@@ -78,6 +79,7 @@ func TestWebhook(t *testing.T) {
 // TestWebhookThatIsDown has a receiver that is down at first, and then answers with what
 // no property and no result can hold. One attempt is all that the messages have.
 func TestWebhookThatIsDown(t *testing.T) {
+	t.Parallel()
 	var requests, done atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch n := requests.Add(1); {
@@ -126,6 +128,7 @@ func TestWebhookThatIsDown(t *testing.T) {
 // TestAnAnswerThatNoPropertyHoldsIsAskedForOnce answers with a content type of 305 bytes,
 // which would end the connection: each attempt is one POST, whatever becomes of it.
 func TestAnAnswerThatNoPropertyHoldsIsAskedForOnce(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	posts := make(map[string]int) // by message and attempt
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
