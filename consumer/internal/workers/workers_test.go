@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestJobsAreWorkedAtOnce(t *testing.T) {
@@ -34,6 +35,41 @@ func TestJobsAreWorkedAtOnce(t *testing.T) {
 		if w.hired != 3 {
 			t.Errorf("%d workers, want one for each job at a time, 3", w.hired)
 		}
+		w.End()
+		w.Wait()
+	})
+}
+
+// TestIdleWorkersEnd gives out many jobs at a time, then one now and then.
+func TestIdleWorkersEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan int)
+		w := New(func(j int) {
+			time.Sleep(time.Second) // of the test's own time
+			done <- j
+		})
+		for range 3 {
+			for i := range 100 {
+				w.Do(i, i+1)
+			}
+			for range 100 {
+				<-done
+			}
+			for range 300 {
+				w.Do(0, 1)
+				<-done
+			}
+			synctest.Wait()
+			if w.mu.Lock(); w.hired != 1 {
+				t.Errorf("%d workers while one job is worked at a time, want 1", w.hired)
+			}
+			w.mu.Unlock()
+		}
+		time.Sleep(4 * spareFor)
+		if w.mu.Lock(); w.hired != 0 {
+			t.Errorf("%d workers while there is nothing to do, want none", w.hired)
+		}
+		w.mu.Unlock()
 		w.End()
 		w.Wait()
 	})
