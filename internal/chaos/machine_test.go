@@ -203,7 +203,7 @@ func (m *machine) run(duration time.Duration) {
 	load.Go(func() { rows <- m.writeRows(ctx) })
 	scheduled := event{At: time.Now().Add(time.Second).UnixMicro(), Event: "schedule", Queue: "log", ID: "tick", Every: 1_000_000}
 	<-time.After(warmUp)
-	before := m.measure()
+	before := m.measure("before")
 
 	faults, giveUp := context.WithTimeout(ctx, duration)
 	defer giveUp()
@@ -438,10 +438,10 @@ type measurement struct {
 	channels           int64
 }
 
-func (m *machine) measure() (all measurement) {
+func (m *machine) measure(when string) (all measurement) {
 	for i, s := range m.slots {
 		var err error
-		if all.goroutines[i], all.memory[i], err = s.measures(); err != nil {
+		if all.goroutines[i], all.memory[i], err = s.measures(when); err != nil {
 			m.t.Errorf("measure worker %s: %v", s.running.name, err)
 		}
 	}
@@ -468,7 +468,7 @@ func (m *machine) account(before measurement) {
 		}
 		m.ledger.write(e)
 	}
-	after := m.measure()
+	after := m.measure("after")
 	for i, s := range m.slots {
 		name := strconv.Itoa(s.number)
 		m.ledger.write(event{Event: "measured", Kind: "goroutines", Worker: name, Before: before.goroutines[i], After: after.goroutines[i]})

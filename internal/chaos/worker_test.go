@@ -62,6 +62,7 @@ func (s *slot) env(name string) []string {
 		"PATH=" + os.Getenv("PATH"),
 		"WARREN_AMQP_URL=" + strings.Join(urls, ","),
 		"WARREN_ADMIN_ADDR=" + s.admin,
+		"WARREN_ADMIN_PPROF=true",
 		"WARREN_LOG_FORMAT=json",
 		"WARREN_QUEUES=" + strings.Join(s.queues(), ","),
 		"WARREN_SCHEDULES=tick",
@@ -175,17 +176,29 @@ func (m *machine) readLog(worker string, in io.Reader, out io.Writer) (n int) {
 	}
 }
 
-// measures returns what a worker says of itself.
-func (s *slot) measures() (goroutines, memory int64, err error) {
+// ask returns what the admin server of the worker answers.
+func (s *slot) ask(path string) ([]byte, error) {
 	client := http.Client{Timeout: 30 * time.Second}
 	defer client.CloseIdleConnections()
-	answer, err := client.Get("http://" + s.admin + "/metrics")
+	answer, err := client.Get("http://" + s.admin + path)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	return io.ReadAll(answer.Body)
+}
+
+// measures returns what a worker says of itself, and leaves its goroutines in a file.
+func (s *slot) measures(when string) (goroutines, memory int64, err error) {
+	text, err := s.ask("/metrics")
 	if err != nil {
 		return 0, 0, err
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	stacks, err := s.ask("/debug/pprof/goroutine?debug=1")
 	if err != nil {
+		return 0, 0, err
+	}
+	if err := os.WriteFile(s.m.path(fmt.Sprintf("goroutines-%d-%s", s.number, when)), stacks, 0o644); err != nil {
 		return 0, 0, err
 	}
 	for name, value := range map[string]*int64{"go_goroutines": &goroutines, "process_resident_memory_bytes": &memory} {
