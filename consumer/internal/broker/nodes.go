@@ -21,6 +21,10 @@ const (
 	// maxLookEvery how often at least while none does: each look connects to all others.
 	lookEvery    = 2 * time.Second
 	maxLookEvery = 20 * time.Second
+	// searchFor is how long all nodes are asked side by side for one that works. Some time
+	// passes until they have elected leaders in place of those on a node that is lost: 9 s,
+	// as RabbitMQ comes.
+	searchFor = 10 * time.Second
 	// steadyAfter is how long a session must have lived for the move to it to have been
 	// worth it: after one that was not, a node has twice as long to answer.
 	steadyAfter = 5 * time.Minute
@@ -121,7 +125,7 @@ func (n *Nodes) look(ctx context.Context, s *Session, at int, left chan<- error)
 		if time.Since(s.Began) > steadyAfter {
 			n.patience = answersWithin
 		}
-		err := n.alive(ctx, s.Publish, s.Trial.Do)
+		err := n.alive(ctx, n.patience, s.Publish, s.Trial.Do)
 		s.stalled.Store(err != nil)
 		switch {
 		case ctx.Err() != nil || s.IsLost():
@@ -131,7 +135,7 @@ func (n *Nodes) look(ctx context.Context, s *Session, at int, left chan<- error)
 			n.stalled.End(node.log, "the node works again")
 			select {
 			case <-home:
-				if at != 0 && n.works(ctx, n.nodes[0]) {
+				if at != 0 && n.works(ctx, n.patience, n.nodes[0]) {
 					left <- ErrHome
 					return
 				}
@@ -141,7 +145,12 @@ func (n *Nodes) look(ctx context.Context, s *Session, at int, left chan<- error)
 			continue
 		}
 		n.stalled.Begin(node.log, slog.LevelWarn, "the node does not work, looking for one that does", err)
-		if better := n.working(ctx, at); better >= 0 {
+		better := n.working(ctx, s, at)
+		if better == at {
+			pause = 0 // it may be well again
+			continue
+		}
+		if better >= 0 {
 			n.first, n.patience = better, min(2*n.patience, maxPatience)
 			left <- fmt.Errorf("%w; node %s works", err, n.nodes[better].name)
 			return
@@ -160,21 +169,31 @@ func (n *Nodes) homeAfter() time.Duration {
 	return mean/2 + rand.N(mean) // not all daemons at once
 }
 
-// working returns which of the nodes other than that at the index works; negative if none.
-func (n *Nodes) working(ctx context.Context, at int) int {
-	works := make([]bool, len(n.nodes))
+// working returns the first node that is found to work, that of the session at the index
+// included; negative if none does.
+func (n *Nodes) working(ctx context.Context, s *Session, at int) int {
+	ctx, cancel := context.WithTimeout(ctx, searchFor)
+	defer cancel()
+	found := make(chan int, len(n.nodes)) // never blocks
 	var looking sync.WaitGroup
 	for i, node := range n.nodes {
-		if i != at {
-			looking.Go(func() { works[i] = n.works(ctx, node) })
-		}
+		looking.Go(func() {
+			if i == at && n.alive(ctx, searchFor, s.Publish, s.Trial.Do) == nil || i != at && n.works(ctx, searchFor, node) {
+				found <- i
+				cancel()
+			}
+		})
 	}
 	looking.Wait()
-	return slices.Index(works, true)
+	close(found)
+	if i, ok := <-found; ok {
+		return i
+	}
+	return -1
 }
 
 // works connects to a node and looks whether it works.
-func (n *Nodes) works(ctx context.Context, node *node) bool {
+func (n *Nodes) works(ctx context.Context, within time.Duration, node *node) bool {
 	dialing, cancel := context.WithTimeout(ctx, answersWithin)
 	defer cancel()
 	c, err := n.dialer.Dial(dialing, node.url, Options{Purpose: "look"})
@@ -182,21 +201,21 @@ func (n *Nodes) works(ctx context.Context, node *node) bool {
 		return false
 	}
 	defer c.Close()
-	return n.alive(ctx, c, func(_ context.Context, f func(*Conn) error) error { return f(c) }) == nil
+	return n.alive(ctx, within, c, func(_ context.Context, f func(*Conn) error) error { return f(c) }) == nil
 }
 
 // alive looks whether a node works over c. Where that needs a queue to be declared first,
 // this is done over a connection that may be lost by it.
-func (n *Nodes) alive(ctx context.Context, c *Conn, declare func(context.Context, func(*Conn) error) error) error {
-	err := c.Alive(ctx, n.patience)
+func (n *Nodes) alive(ctx context.Context, within time.Duration, c *Conn, declare func(context.Context, func(*Conn) error) error) error {
+	err := c.Alive(ctx, within)
 	if errors.Is(err, errNoQueue) && !n.passive {
-		ctx, cancel := context.WithTimeoutCause(ctx, 2*n.patience, errStalled)
+		ctx, cancel := context.WithTimeoutCause(ctx, 2*within, errStalled)
 		defer cancel()
 		err = declare(ctx, func(c *Conn) error {
 			return c.await(ctx, func(c *Conn) error { return c.Ensure([]Declaration{declareAlive()}, false, "") })
 		})
 		if err == nil {
-			err = c.Alive(ctx, n.patience)
+			err = c.Alive(ctx, within)
 		}
 	}
 	if reply, ok := errors.AsType[*amqp.Error](err); errors.Is(err, errNoQueue) || ok && reply.Code == amqp.AccessRefused {

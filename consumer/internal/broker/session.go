@@ -149,11 +149,15 @@ func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, left <-c
 	}
 }
 
-// Close ends the connections, waiting a second at most for the broker to agree.
+// Close ends the connections, waiting a second at most for the broker to agree, and not at
+// all for a node that does not work.
 func (s *Session) Close() {
 	var closing sync.WaitGroup
 	closing.Go(s.Trial.Close)
 	for _, conn := range []*Conn{s.Consume, s.Publish} {
+		if s.stalled.Load() {
+			_ = conn.socket.Close()
+		}
 		closing.Go(conn.Close)
 	}
 	closing.Wait()

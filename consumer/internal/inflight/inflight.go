@@ -6,8 +6,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"go.opentelemetry.io/otel/trace"
 )
 
 // A Cancelled is why an attempt that an operator has ended was ended.
@@ -26,7 +24,6 @@ type Message struct {
 	mu        sync.Mutex // which nobody waits for, unless the message is cancelled
 	cancelled *Cancelled
 	cancel    context.CancelCauseFunc // of the last attempt
-	span      trace.SpanContext       // that of the last attempt
 }
 
 // Begin returns a context for an attempt that ends when the message is cancelled, with a
@@ -38,7 +35,7 @@ func (m *Message) Begin(ctx context.Context) (attempt context.Context, end conte
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cancel, m.span = cancel, trace.SpanContextFromContext(ctx)
+	m.cancel = cancel
 	if m.cancelled != nil {
 		cancel(m.cancelled)
 	}
@@ -53,16 +50,6 @@ func (m *Message) Cancel(c *Cancelled) {
 	if m.cancel != nil {
 		m.cancel(c)
 	}
-}
-
-// TraceID is the trace of the last attempt; empty if it has none that is kept.
-func (m *Message) TraceID() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.span.IsSampled() {
-		return ""
-	}
-	return m.span.TraceID().String()
 }
 
 // A Failure is an attempt that has failed.
