@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/consumer/consumertest"
@@ -152,4 +158,62 @@ func TestUser(t *testing.T) {
 	if got := ask(t, p, consumer.Delivery{}); got != want {
 		t.Errorf("user, group and groups of the command are %q, want %q", got, want)
 	}
+}
+
+// TestLimitsAreRaised has the kernel refuse a program for a limit of the unit, and does what
+// the error says.
+func TestLimitsAreRaised(t *testing.T) {
+	for name, limit := range map[string]int{"LimitNPROC": unix.RLIMIT_NPROC, "LimitNOFILE": unix.RLIMIT_NOFILE} {
+		t.Run(name, func(t *testing.T) {
+			cfg := command.Config{Command: "true"}
+			if os.Geteuid() == 0 { // who may have as many processes as they like
+				cfg.User = "nobody"
+				occupy(t, cfg.User)
+			}
+			p := newProcessor(t, cfg)
+			var before unix.Rlimit
+			if err := unix.Getrlimit(limit, &before); err != nil {
+				t.Fatal(err)
+			}
+			raise := sync.OnceFunc(func() {
+				if err := unix.Setrlimit(limit, &before); err != nil {
+					t.Error(err)
+				}
+			})
+			defer raise()
+			if err := unix.Setrlimit(limit, &unix.Rlimit{Cur: 0, Max: before.Max}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := consumertest.Run(t.Context(), p, consumer.Delivery{})
+			if consumertest.Verdict(err) != "unavailable" || !strings.Contains(err.Error(), name) {
+				t.Errorf("error %v, want one that is no fault of the message and names %s", err, name)
+			}
+			raise()
+			if _, err := consumertest.Run(t.Context(), p, consumer.Delivery{}); err != nil {
+				t.Errorf("with the limit raised: %v", err)
+			}
+		})
+	}
+}
+
+// occupy runs a process of the user until the test ends.
+func occupy(t *testing.T, name string) {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(id), NoSetGroups: true}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 }
