@@ -21,12 +21,13 @@ test: ## install what the tests need, and run them all
 	@echo 'was stopped, killed and cut off on the way; and no fuzz target found a fault in $(FUZZTIME).'
 
 COUNT    ?= 5
-BUSY     ?= 4
+JOBS     ?= 4
+BUSY     ?= 2
 PACKAGES ?= ./...
 RUN      ?=
-stress: ## run the tests of PACKAGES COUNT times each on a busy machine, and print which failed how often
+stress: ## run the tests of PACKAGES COUNT times each, JOBS of them side by side, on a busy machine, and print which failed how often
 	.ci/deps
-	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
+	$(GO) run ./internal/stress -go '$(GO)' -count $(COUNT) -jobs $(JOBS) -busy $(BUSY) -run '$(RUN)' $(PACKAGES)
 
 # Which RabbitMQ chaos and clusters are of: 3.10 is this machine's, .ci/broker has the others.
 BROKER     ?= 3.10

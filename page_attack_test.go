@@ -121,7 +121,7 @@ func hostilePublishers(t *testing.T, b *browsertest.Browser) {
 			Queues: []fleet.QueueStatus{{
 				Queue: queue, Reason: evil("reason"), Fault: evil("fault"), BrakedSince: now, Settings: evil("settings"), Paused: pause, InFlight: 1, Slots: 1,
 				Counts:   map[string]int64{evil("verdict"): 1},
-				Attempts: []fleet.Attempt{{MessageID: evil("attempt"), Attempt: 1, Began: now}},
+				Attempts: []fleet.Attempt{{MessageID: evil("attempt"), Attempt: 1, Began: now, TraceID: evil("trace")}},
 				Failures: []fleet.Failure{{At: now, MessageID: evil("failure"), Attempt: 1, Verdict: evil("verdict"), Error: evil("error")}},
 			}},
 			Schedules: []fleet.Schedule{{Schedule: evil("schedule"), Leading: true, Next: now.Add(time.Hour), Fault: evil("fault")}},

@@ -15,7 +15,8 @@ import (
 // liveQueue sees a queue move, and steers it, by mouse, by keys and without JavaScript.
 func liveQueue(t *testing.T, b *browsertest.Browser) {
 	v := rabbittest.NewVhost(t)
-	s := serve(t, b, v, commandQueue(v, "orders", `case "$(cat)" in *hangs*) exec sleep 1000; esac`, "WARREN_QUEUE_ORDERS_CONCURRENCY=1", "WARREN_QUEUE_ORDERS_PREFETCH=1")...)
+	s := serve(t, b, v, commandQueue(v, "orders", `case "$(cat)" in *hangs*) exec sleep 1000; esac`, "WARREN_QUEUE_ORDERS_CONCURRENCY=1", "WARREN_QUEUE_ORDERS_PREFETCH=1",
+		"WARREN_TRACE_URL=https://jaeger.example.net/trace/{trace}")...)
 	p := s.open(t, operateToken, browsertest.Look{})
 	p.Do(t, `await page.getByRole('link', { name: 'orders' }).click()
 		await page.getByTestId('live').getByText('live', { exact: true }).waitFor()
@@ -25,8 +26,12 @@ func liveQueue(t *testing.T, b *browsertest.Browser) {
 		p.Do(t, "await page.getByTestId('sums').locator('div', { hasText: 'Ready' }).getByText($1, { exact: true }).waitFor()", strconv.Itoa(n))
 	}
 	ready(0)
-	v.Publish(t, "orders", amqp091.Publishing{MessageId: "order-17", Body: []byte("hangs")})
-	p.Do(t, "await page.getByTestId('attempt-row').filter({ hasText: 'order-17' }).waitFor()")
+	v.Publish(t, "orders", amqp091.Publishing{
+		MessageId: "order-17", Body: []byte("hangs"), Headers: amqp091.Table{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+	})
+	if at := browsertest.Get[string](t, p, "return page.getByTestId('attempt-row').filter({ hasText: 'order-17' }).getByRole('link', { name: 'Trace of order-17' }).getAttribute('href')"); at != "https://jaeger.example.net/trace/0af7651916cd43dd8448eb211c80319c" {
+		t.Errorf("its trace is %s", at)
+	}
 	v.Publish(t, "orders", amqp091.Publishing{}, amqp091.Publishing{}, amqp091.Publishing{})
 	ready(3)
 	v.Publish(t, "orders", amqp091.Publishing{}, amqp091.Publishing{})
@@ -54,21 +59,25 @@ func liveQueue(t *testing.T, b *browsertest.Browser) {
 		await page.getByTestId('found-dead').filter({ hasText: 'cancelled' }).waitFor()`)
 
 	// By keys alone.
-	p.Do(t, `await page.keyboard.press('Escape')
+	p.Do(t, `const ready = () => page.locator('html.has-js').waitFor()
+		await ready()
+		await page.keyboard.press('Escape')
 		await page.locator('body').press('?')
 		await page.getByRole('dialog', { name: 'Keys' }).waitFor()
 		await page.keyboard.press('Escape')
 		await page.getByRole('dialog', { name: 'Keys' }).waitFor({ state: 'hidden' })
 		await page.locator('body').press('o')
 		await page.getByTestId('queue-row').waitFor()
+		await ready()
 		await page.locator('body').press('j')
 		await page.keyboard.press('Enter')
 		await page.getByTestId('attempts').or(page.getByText('Nothing is in flight')).waitFor()
+		await ready()
 		await page.locator('body').press('d')
 		await page.getByTestId('dead-queues').waitFor()`)
 
 	// A daemon that is no more leaves a page that says so.
-	p.Do(t, "await page.locator('body').press('o'); await page.getByTestId('live').getByText('live', { exact: true }).waitFor()")
+	p.Do(t, "await page.locator('html.has-js').waitFor(); await page.locator('body').press('o'); await page.getByTestId('live').getByText('live', { exact: true }).waitFor()")
 	if err := s.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	defer l.state.Turned.End()
 	l.hire(work)
 	for !l.stopping || l.busy > 0 || l.consuming() {
-		l.heed(ctx)
+		l.heed()
 		select {
 		case s := <-l.sessions:
 			if l.handOver(work) {
@@ -137,7 +137,6 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 		case <-l.retryAt:
 			l.subscribe(ctx)
 		case d, open := <-l.deliveries():
-			l.stopping = l.stopping || !open && ctx.Err() != nil // which may be noticed after the end of the deliveries
 			switch {
 			case !open && l.sub.replaced != nil:
 				l.sub.replaced = nil
@@ -146,14 +145,14 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			case !open && l.stopping:
 				l.sub.deliveries = nil // the channel itself is needed until all is settled
-				l.sub.transact()
+				l.sub.rest.Ended(time.Now())
 				l.giveBack(work)
 			case !open:
 				l.leave()
 			case l.stopping || l.turningAway():
 				l.keepBack(work, d)
 			default:
-				l.widen(ctx, work, l.start(work, d))
+				l.widen(work, l.start(work, d))
 			}
 		case <-l.cancelled():
 			l.leave()
@@ -176,17 +175,19 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			}
 			l.acknowledge()
-			l.resize(ctx)
+			l.resize()
 		case <-l.acks.At:
 			l.acks.At = nil
 			l.acknowledge()
 		case <-turns.C:
 			l.turn(ctx, time.Now()) // the tick may be an old one
 		case <-stop:
-			// The channel's consumer was given ctx, too: the broker is being told
-			// to send no more, and what it sends until then is returned.
 			stop, l.stopping, l.retryAt = nil, true, nil
 			l.state.SetReason("the daemon is stopping")
+			if s := l.sub; l.consuming() { // what the broker sends until it has answered is returned
+				s.rest.EndAsked(time.Now())
+				go s.ch.Cancel(s.tag, false) //nolint:errcheck // with the channel lost, the deliveries end as well
+			}
 		case <-abandon.Done():
 			l.workers.End() // when they can
 			l.abandon(work)
@@ -195,8 +196,9 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 	}
 	l.workers.End()
 	l.workers.Wait()
+	l.rest(abandon)
 	l.finishLeaving()
-	l.close() // in order: acknowledgements that are still on their way arrive before
+	l.close()
 }
 
 // turn shows that the loop makes progress. If no delivery has come for a while although
@@ -247,7 +249,7 @@ func (l *queueLoop) turningAway() bool { return l.pace.Braked && l.sub != nil &&
 
 // heed adapts to the brake how many are worked at once and, while that is on, how many
 // the broker hands out.
-func (l *queueLoop) heed(ctx context.Context) {
+func (l *queueLoop) heed() {
 	pace := l.executor.brake.Pace()
 	if pace != l.pace {
 		l.pace, l.paceAt = pace, nil
@@ -257,7 +259,7 @@ func (l *queueLoop) heed(ctx context.Context) {
 	}
 	if s := l.sub; pace.Braked && !l.stopping && l.consuming() && s.replaced == nil {
 		s.settled = false // it is widened again by what comes after
-		l.renew(ctx, 1)
+		l.renew(1)
 	}
 }
 
@@ -398,7 +400,6 @@ func (l *queueLoop) giveBack(work context.Context) {
 		}
 	}
 	l.sub.unstarted = nil
-	l.sub.commit()
 }
 
 // giveBackJob requeues a delivery or, where that would bring it nearer to the delivery
@@ -428,6 +429,7 @@ func (l *queueLoop) requeue(j *job) {
 	j.sub.unsettled.Remove(tag)
 	l.executor.copies.Release(j.history.copy, false)
 	_ = j.sub.ch.Nack(tag, false, true) // with the channel lost, it goes back all the same
+	j.sub.rest.Settled(time.Now())
 	failpoint.Here(failpoint.Requeued)
 	for _, twin := range j.twins {
 		l.requeue(twin)
@@ -480,7 +482,7 @@ func (l *queueLoop) settleAs(work context.Context, j *job, a action) {
 	case reject:
 		j.sub.unsettled.Remove(j.delivery.DeliveryTag)
 		_ = j.sub.ch.Reject(j.delivery.DeliveryTag, false) // with the channel lost, it is redelivered, and rejected then
-		j.sub.commit()
+		j.sub.rest.Settled(time.Now())
 	default:
 		l.giveBackJob(work, j)
 	}
@@ -540,6 +542,9 @@ func (l *queueLoop) flush(all bool) {
 }
 
 func (l *queueLoop) flushOf(s *subscription, all bool) {
+	if s.unsettled.Finished() == 0 {
+		return
+	}
 	var oldest time.Time
 	sent := func(j *job) {
 		if j.identified {
@@ -554,7 +559,7 @@ func (l *queueLoop) flushOf(s *subscription, all bool) {
 	if !oldest.IsZero() {
 		l.meters.AckLag(now.Sub(oldest))
 	}
-	s.commit()
+	s.rest.Settled(now)
 }
 
 // abandon returns what is still worked on, without waiting for it.
@@ -572,6 +577,7 @@ func (l *queueLoop) abandon(work context.Context) {
 	var returning sync.WaitGroup
 	underWay := make(map[*job]bool)
 	for _, s := range l.leaving {
+		s.rest.Settled(time.Now()) // from now on
 		for j := range s.unsettled.All() {
 			if j.returning { // requeued beside its copy, it would be there twice
 				underWay[j] = true
@@ -605,12 +611,10 @@ func (l *queueLoop) abandon(work context.Context) {
 			}
 			delete(underWay, r.job)
 		}
-		for _, s := range l.leaving {
-			s.commit()
-		}
 	}()
 	select {
 	case <-returned:
+		l.rest(ctx)
 	case <-ctx.Done():
 	}
 }

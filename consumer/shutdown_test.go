@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -55,14 +56,15 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 	}
 }
 
-// TestStopThatIsSeenLate has each queue's loop be busy until both are there, the request to
-// stop and the end of its deliveries: in whatever order it meets them, the channel stays
-// until what has been started is acknowledged.
+// TestStopThatIsSeenLate has each queue's loop be busy with its consumers when the request
+// to stop comes. Nobody else uses the channel meanwhile, so that no answer of the broker
+// goes astray, and the channel stays until what has been started is acknowledged.
 func TestStopThatIsSeenLate(t *testing.T) {
+	const loops, renewals = 12, 50
 	v := rabbittest.NewVhost(t)
 	var queues []Queue
 	started, release := make(chan struct{}), make(chan struct{})
-	for i := range 12 {
+	for i := range loops {
 		queues = append(queues, Queue{Name: fmt.Sprintf("q%d", i), Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
 			started <- struct{}{}
 			<-release
@@ -74,20 +76,40 @@ func TestStopThatIsSeenLate(t *testing.T) {
 		v.Publish(t, q.Name, numbered(i))
 		<-started
 	}
-	var busy, both sync.WaitGroup
+	before := runtime.NumGoroutine()
+	var renewed, ended sync.WaitGroup
+	stopped := make(chan struct{})
 	for _, l := range r.loops {
-		busy.Add(1)
-		both.Go(func() {
+		renewed.Add(1)
+		ended.Go(func() {
+			done := make(chan struct{})
 			l.calls <- func() {
-				busy.Done()
-				busy.Wait()
-				r.stop()
-				for range l.sub.deliveries { // nothing more was published
+				defer close(done)
+				for i := range renewals {
+					if err := l.consume(10 + i); err != nil {
+						t.Errorf("consumer %d of queue %s: %v", i, l.executor.Name, err)
+					}
+					for range l.sub.replaced { // nothing more was published
+					}
+					l.sub.replaced = nil
+				}
+				renewed.Done()
+				<-stopped
+				for range 2 * renewals {
+					if err := l.sub.ch.Qos(10, 0, false); err != nil {
+						t.Errorf("queue %s, after the request to stop: %v", l.executor.Name, err)
+						return
+					}
 				}
 			}
+			<-done
 		})
 	}
-	both.Wait()
+	renewed.Wait()
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return runtime.NumGoroutine() < before+loops*renewals/2 }, "consumers that were replaced leave no goroutine")
+	r.stop()
+	close(stopped)
+	ended.Wait()
 	close(release)
 	_, err := r.end()
 	equal(t, err, nil)
@@ -97,6 +119,52 @@ func TestStopThatIsSeenLate(t *testing.T) {
 	for _, q := range queues {
 		empty(t, v, q.Name)
 	}
+}
+
+// TestStopWhileTheQueueIsSlow finishes more after the end of the consumer than a quorum queue
+// takes of a channel at once, one by one, while the queue answers nobody: it has all of it
+// before the channel is closed. Here, the end of the consumer has taken long, too.
+func TestStopWhileTheQueueIsSlow(t *testing.T) {
+	t.Parallel()
+	const n = 60
+	v := rabbittest.NewVhost(t)
+	started, release := make(chan struct{}), make([]chan struct{}, n)
+	for i := range release {
+		release[i] = make(chan struct{})
+	}
+	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: n, Prefetch: n, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		started <- struct{}{}
+		i, err := strconv.Atoi(d.MessageID)
+		<-release[i]
+		return err
+	})})
+	v.PublishN(t, "orders", n, numbered)
+	for range n {
+		<-started
+	}
+	r.stop()
+	l := r.loops[0]
+	unsettled := func(want int) {
+		t.Helper()
+		rabbittest.Eventually(t, 5*time.Second, func() bool {
+			return inflight.Ask(t.Context(), l.calls, func() bool { return !l.consuming() && l.sub.unsettled.Len() == want })
+		}, fmt.Sprintf("the consumer has ended, and %d are unsettled", want))
+	}
+	unsettled(n)
+	l.calls <- func() {
+		l.sub.rest.EndAsked(time.Now().Add(-time.Hour))
+		l.sub.rest.Ended(time.Now())
+	}
+	resume := v.SuspendLeader(t, "orders")
+	for i := n - 1; i > 0; i-- { // the oldest last, so that each is acknowledged by itself
+		close(release[i])
+		unsettled(i)
+	}
+	close(release[0])
+	resume()
+	_, err := r.end()
+	equal(t, err, nil)
+	empty(t, v, "orders")
 }
 
 func TestStopWithNothingToDoIsQuick(t *testing.T) {
@@ -174,7 +242,7 @@ func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
 }
 
 // TestStopWhileTheBrokerFallsSilent has the broker answer nothing any more once it has ended
-// the consumer: what is finished then cannot be committed.
+// the consumer: what is finished then cannot be acknowledged.
 func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
@@ -186,7 +254,7 @@ func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
 	r.stop()
 	l := r.loops[0]
 	rabbittest.Eventually(t, 5*time.Second, func() bool {
-		return inflight.Ask(t.Context(), l.calls, func() bool { return l.sub.transacted })
+		return inflight.Ask(t.Context(), l.calls, func() bool { return !l.consuming() })
 	}, "the consumer has ended")
 	p.Stall(rabbittest.BothWays)
 	close(h.release)
@@ -210,7 +278,7 @@ func TestStopThatLosesItsConnection(t *testing.T) {
 	ask := func(f func() bool) func() bool {
 		return func() bool { return inflight.Ask(t.Context(), l.calls, f) }
 	}
-	rabbittest.Eventually(t, 5*time.Second, ask(func() bool { return l.sub.transacted }), "the consumer has ended")
+	rabbittest.Eventually(t, 5*time.Second, ask(func() bool { return !l.consuming() }), "the consumer has ended")
 	p.Refuse()
 	rabbittest.Eventually(t, 5*time.Second, ask(func() bool { return l.sub.ch.IsClosed() }), "the connection is lost")
 	rabbittest.Eventually(t, 5*time.Second, ask(func() bool {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
 	"github.com/warrenmq/warren/consumer/internal/remembered"
+	"github.com/warrenmq/warren/consumer/internal/rest"
 	"github.com/warrenmq/warren/consumer/internal/unsettled"
 	"github.com/warrenmq/warren/internal/failpoint"
 )
@@ -33,8 +34,8 @@ type subscription struct {
 	settled    bool                 // it has the queue's own prefetch
 	deliveries <-chan amqp.Delivery // nil when the broker has sent its last
 	replaced   <-chan amqp.Delivery // the last of the consumer before
-	unstarted  []*job               // kept back by a daemon that is stopping
-	transacted bool                 // what is settled takes effect with commit
+	unstarted  []*job               // kept back until they can be returned
+	rest       rest.Rest
 	acked      remembered.Recent
 }
 
@@ -74,11 +75,9 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	l.session.Use()
 	l.sub.acked.Most = cap(l.results) // those of consumers before as well
 	// The first message says whether there are suspects.
-	if err := l.consume(ctx, 1); err != nil {
-		if ctx.Err() == nil {
-			l.wary = broker.IsFatal(err)
-			l.cannotConsume(err)
-		}
+	if err := l.consume(1); err != nil {
+		l.wary = broker.IsFatal(err)
+		l.cannotConsume(err)
 		return
 	}
 	failpoint.Here(failpoint.Consumed)
@@ -89,8 +88,10 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 }
 
 // consume has the broker hand out so many deliveries at once, by a new consumer on the
-// channel, in place of the one there is.
-func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
+// channel, in place of the one there is. With a context, the library would keep a goroutine
+// for each consumer as long as the channel, and cancel all of them when that ends: what
+// the loop asks of the broker in that moment would get their answers, and they its.
+func (l *queueLoop) consume(prefetch int) error {
 	s := l.sub
 	if err := s.ch.Qos(prefetch, 0, false); err != nil {
 		return err
@@ -98,7 +99,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 	before := s.tag
 	s.consumers++
 	s.tag = fmt.Sprintf("%s %d", s.session.Consume.Name, s.consumers)
-	deliveries, err := s.ch.ConsumeWithContext(ctx, l.executor.Name, s.tag, false, false, false, false, l.executor.onBroker.ConsumeArguments(s.session.Consume.Version))
+	deliveries, err := s.ch.Consume(l.executor.Name, s.tag, false, false, false, false, l.executor.onBroker.ConsumeArguments(s.session.Consume.Version))
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (l *queueLoop) consume(ctx context.Context, prefetch int) error {
 
 // widen adapts how much is taken at once to the delivery that has come, until one comes
 // that is no suspect.
-func (l *queueLoop) widen(ctx, work context.Context, j *job) {
+func (l *queueLoop) widen(work context.Context, j *job) {
 	s := l.sub
 	if s == nil || s != j.sub || s.settled || !l.mayRenew() {
 		return
@@ -129,17 +130,17 @@ func (l *queueLoop) widen(ctx, work context.Context, j *job) {
 	} else {
 		s.settled = true
 	}
-	l.renew(ctx, wanted)
+	l.renew(wanted)
 }
 
 // resize adapts how much is handed out at once to how long attempts take.
-func (l *queueLoop) resize(ctx context.Context) {
+func (l *queueLoop) resize() {
 	if l.sub == nil || !l.sub.settled || !l.mayRenew() {
 		return
 	}
 	if before, wanted := l.sub.prefetch, l.size.At(time.Now()); wanted != before {
 		l.log.Debug("the prefetch follows from how long attempts take", "prefetch", wanted, "before", before, "duration", l.size.Mean())
-		l.renew(ctx, wanted)
+		l.renew(wanted)
 	}
 }
 
@@ -149,11 +150,11 @@ func (l *queueLoop) mayRenew() bool {
 }
 
 // renew replaces it by one with another prefetch.
-func (l *queueLoop) renew(ctx context.Context, wanted int) {
+func (l *queueLoop) renew(wanted int) {
 	if wanted == l.sub.prefetch {
 		return
 	}
-	if err := l.consume(ctx, wanted); err != nil && ctx.Err() == nil {
+	if err := l.consume(wanted); err != nil {
 		l.cannotConsume(err)
 	}
 }
@@ -168,19 +169,20 @@ func (l *queueLoop) cannotConsume(err error) {
 	l.retry(err)
 }
 
-// transact has all that is settled from now on take effect with the next commit. A quorum
-// queue processes 32 commands of a channel at once, and what waits beyond that is lost
-// with the channel: finished work would be repeated. The broker makes one command of what
-// a commit has; that the consumer has been cancelled was the last of those before.
-func (s *subscription) transact() { s.transacted = s.ch.Tx() == nil }
-
-// commit blocks until the broker has what was settled since transact.
-func (s *subscription) commit() {
-	if s.transacted {
-		failpoint.Here(failpoint.StopSettled)
-		_ = s.ch.TxCommit() // with the channel lost, all of it goes back
-		failpoint.Here(failpoint.StopCommitted)
+// rest blocks until the broker has taken what was settled on all channels, or ctx ends.
+func (l *queueLoop) rest(ctx context.Context) {
+	var until time.Time
+	for _, s := range append(l.leaving, l.sub) {
+		if s != nil && s.rest.Until().After(until) {
+			until = s.rest.Until()
+		}
 	}
+	failpoint.Here(failpoint.StopSettled)
+	select {
+	case <-time.After(time.Until(until)):
+	case <-ctx.Done():
+	}
+	failpoint.Here(failpoint.StopRested)
 }
 
 // leave gives up a channel whose consumer has ended. If that was not asked for, it logs
@@ -232,17 +234,21 @@ func (l *queueLoop) close() {
 // on, what has not is returned. It tells whether another session may be taken up.
 func (l *queueLoop) handOver(work context.Context) bool {
 	s := l.sub
-	if s == nil || s.session.IsLost() || l.stopping || s.ch.Cancel(s.tag, false) != nil {
+	if s == nil || s.session.IsLost() || l.stopping {
 		return s == nil || !l.stopping
 	}
-	for _, rest := range []<-chan amqp.Delivery{s.replaced, s.deliveries} {
-		if rest != nil {
-			for d := range rest {
+	s.rest.EndAsked(time.Now())
+	if s.ch.Cancel(s.tag, false) != nil {
+		return true
+	}
+	for _, last := range []<-chan amqp.Delivery{s.replaced, s.deliveries} {
+		if last != nil {
+			for d := range last {
 				l.keepBack(work, d)
 			}
 		}
 	}
-	s.transact()
+	s.rest.Ended(time.Now())
 	l.giveBack(work)
 	l.leaving = append(l.leaving, s)
 	l.sub = nil
@@ -273,10 +279,8 @@ func (l *queueLoop) halt(ctx, work context.Context) {
 // finishLeaving acknowledges what is finished, and gives up what has nothing more or is lost.
 func (l *queueLoop) finishLeaving() {
 	l.leaving = slices.DeleteFunc(l.leaving, func(s *subscription) bool {
-		if s.unsettled.Finished() > 0 { // a commit waits for the broker
-			l.flushOf(s, true)
-		}
-		if !s.unsettled.Empty() && !s.session.IsLost() && !s.ch.IsClosed() {
+		l.flushOf(s, true)
+		if (!s.unsettled.Empty() || !s.rest.Over(time.Now())) && !s.session.IsLost() && !s.ch.IsClosed() {
 			return false
 		}
 		l.giveUp(s)
@@ -289,10 +293,9 @@ func (l *queueLoop) finishLeaving() {
 // have got are remembered.
 func (l *queueLoop) giveUp(s *subscription) {
 	defer s.session.Leave()
-	lost := s.session.IsLost() || s.ch.IsClosed()
-	if err := s.ch.Close(); err != nil || lost { // or in this instant
+	lost, now := s.session.IsLost() || s.ch.IsClosed(), time.Now()
+	if err := s.ch.Close(); err != nil || lost || !s.rest.Over(now) { // err: or in this instant
 		failpoint.Here(failpoint.ChannelLost)
-		now := time.Now()
 		for _, id := range s.acked.IDs() {
 			l.remembered.Add(id, now)
 		}

@@ -78,7 +78,9 @@ type Request struct {
 	Failures int `json:"failures,omitempty"`
 }
 
-// An Answer is what a daemon has done or is doing.
+// An Answer is what a daemon has done or is doing. As of a request, what whoever reads it
+// does not know is ignored, and what an older daemon does not say is empty: a daemon and an
+// operator of two versions understand each other.
 type Answer struct {
 	Daemon Daemon `json:"daemon"`
 	// Error is why it has not done what was asked; empty if it has.
@@ -123,6 +125,8 @@ type Attempt struct {
 	Began     time.Time `json:"began"`
 	// InVain is how often the broker counts the message as handed out in vain before.
 	InVain int64 `json:"in_vain,omitempty"`
+	// TraceID is its trace; empty if it has none that is kept, or its daemon is older.
+	TraceID string `json:"trace_id,omitempty"`
 }
 
 // A Failure is an attempt that has failed.

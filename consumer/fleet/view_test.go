@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 )
@@ -40,5 +41,35 @@ func TestView(t *testing.T) {
 	}
 	if a := v.Answers(later.Add(forgottenAfter + time.Second)); len(a) != 1 || a[0].Daemon.PID != 1 {
 		t.Errorf("later: got %+v, want the one that still reports", a)
+	}
+}
+
+// Daemons and operators of two versions understand each other: what the one does not know it
+// ignores, and what the other does not say is empty.
+func TestTwoVersions(t *testing.T) {
+	older := `{"daemon":{"host":"vm","pid":1,"program":"warren","version":"v1","began":"2026-11-26T02:00:00Z"},"status":{"at":"2026-11-26T03:00:00Z","node":"mq1:5672","broker":"4.3.6",
+		"queues":[{"queue":"emails","in_flight":1,"slots":8,"counts":{"ack":1},"attempts":[{"message_id":"a","attempt":2,"began":"2026-11-26T02:59:00Z"}]}],
+		"schedules":[{"schedule":"nightly","leading":true,"next":"2026-11-27T02:00:00Z"}]}}`
+	var a Answer
+	if err := json.Unmarshal([]byte(older), &a); err != nil || a.Status.Queues[0].Attempts[0].TraceID != "" || a.Status.Queues[0].Attempts[0].Attempt != 2 || !a.Status.Schedules[0].Last.IsZero() {
+		t.Errorf("an older daemon: got %+v and error %v", a.Status, err)
+	}
+	a.Status.Queues[0].Attempts[0].TraceID = "0af7651916cd43dd8448eb211c80319c"
+	text, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before struct { // what an operator knew then
+		Status struct {
+			Queues []struct {
+				Attempts []struct {
+					MessageID string `json:"message_id"`
+					Attempt   int    `json:"attempt"`
+				} `json:"attempts"`
+			} `json:"queues"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(text, &before); err != nil || before.Status.Queues[0].Attempts[0].MessageID != "a" || before.Status.Queues[0].Attempts[0].Attempt != 2 {
+		t.Errorf("an older operator: got %+v and error %v", before, err)
 	}
 }

@@ -22,7 +22,7 @@ const (
 	Consumed      Point = "consumed"
 	KeptBack      Point = "kept-back"
 	StopSettled   Point = "stop-settled"
-	StopCommitted Point = "stop-committed"
+	StopRested    Point = "stop-rested"
 )
 
 // Of the database of a delivery.
@@ -84,7 +84,7 @@ func Descriptions() []Description {
 		{Consumed, "the queue is consumed", false},
 		{KeptBack, "a stopping daemon has kept back a delivery", false},
 		{StopSettled, "a stopping daemon has settled, the broker has not heard of it", false},
-		{StopCommitted, "a stopping daemon knows that the broker has its settlements", false},
+		{StopRested, "a stopping daemon has given the broker the time to take them", false},
 		{InboxAsked, "the inbox was asked whether the work is done", true},
 		{InboxRecorded, "finished work was recorded in the inbox", true},
 		{TxBegun, "a transaction has begun", true},

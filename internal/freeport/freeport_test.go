@@ -27,3 +27,18 @@ func TestAPortIsFreeAndStaysOutOfTheKernelsWay(t *testing.T) {
 		t.Errorf("port: got %d, want one below %d, the first of outgoing connections (error %v)", port, first, err)
 	}
 }
+
+func TestAPortIsGivenOnce(t *testing.T) {
+	const n = 500 // of 17,000: two would be the same, but for one time in a thousand
+	given := make(map[int]bool)
+	for range n {
+		port, err := Port()
+		if err != nil {
+			t.Fatal(err)
+		}
+		given[port] = true
+	}
+	if len(given) != n {
+		t.Errorf("ports: got %d different ones, want %d", len(given), n)
+	}
+}

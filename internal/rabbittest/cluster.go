@@ -227,10 +227,10 @@ func (c *Cluster) add(t testing.TB, nodes int) {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatalf("start the nodes of a cluster: %v", err)
 	}
-	up, err := c.Nodes[0].Eval("length(rabbit_nodes:all_running())")
-	if err != nil || up != strconv.Itoa(len(c.Nodes)) {
-		t.Fatalf("the first node of the cluster sees %s running, with %v; want %d", up, err, len(c.Nodes))
-	}
+	Eventually(t, time.Minute, func() bool {
+		up, err := c.Nodes[0].Eval("length(rabbit_nodes:all_running())")
+		return err == nil && up == strconv.Itoa(len(c.Nodes))
+	}, fmt.Sprintf("the first node of the cluster sees %d running", len(c.Nodes)))
 }
 
 // start starts the node of that number.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -42,13 +43,43 @@ func (n *Node) Eval(expressions string) (string, error) {
 	return strings.TrimSuffix(value, "}"), nil
 }
 
-// do evaluates expressions of which the last must be ok.
-func (n *Node) do(format string, args ...any) error {
-	value, err := n.Eval(fmt.Sprintf(format, args...))
-	if err == nil && value != "ok" {
-		err = fmt.Errorf("the node: got %s, want ok", value)
+// passing is what a node says of a moment that will have passed: while it starts, has no time,
+// or lost its write-ahead log. RabbitMQ 3.10 loses that, and all queues of the node theirs,
+// where it deletes a quorum queue of whose messages it is just removing files.
+var passing = regexp.MustCompile(`wal_down|timeout|timed out|noproc|nodedown|badrpc|not_started|` +
+	`no_more_servers_to_try|cluster_not_formed|coordinator_unavailable|failed to connect|INTERNAL_ERROR`)
+
+// patiently calls until that succeeds, or fails for a reason that does not pass by itself.
+func (n *Node) patiently(call func() error) error {
+	for deadline := time.Now().Add(patience); ; <-time.After(100 * time.Millisecond) {
+		err := call()
+		if err == nil || !passing.MatchString(err.Error()) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("for %v: %w; the end of the node's log:\n%s", patience, err, n.lastWords())
+		}
 	}
-	return err
+}
+
+// ask evaluates expressions that may be evaluated twice.
+func (n *Node) ask(format string, args ...any) (value string, err error) {
+	err = n.patiently(func() error {
+		value, err = n.Eval(fmt.Sprintf(format, args...))
+		return err
+	})
+	return value, err
+}
+
+// do is as ask, for expressions of which the last must be ok.
+func (n *Node) do(format string, args ...any) error {
+	return n.patiently(func() error {
+		value, err := n.Eval(fmt.Sprintf(format, args...))
+		if err == nil && value != "ok" {
+			err = fmt.Errorf("the node: got %s, want ok", value)
+		}
+		return err
+	})
 }
 
 // run runs a program that talks to the node, and returns its output.
@@ -77,11 +108,7 @@ func (n *Node) MemoryAlarm(on bool) error {
 }
 
 func (n *Node) alarmLocked(on bool) error {
-	call := "rabbit_alarm:clear_alarm({resource_limit, memory, node()})"
-	if on {
-		call = "rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []})"
-	}
-	if err := n.do("%s", call); err != nil {
+	if err := n.raise("memory", on); err != nil {
 		return err
 	}
 	n.alarm = on
@@ -90,11 +117,16 @@ func (n *Node) alarmLocked(on bool) error {
 
 // DiskAlarm raises or clears the node's alarm of free disk space, which does the same. Whoever
 // raises it clears it.
-func (n *Node) DiskAlarm(on bool) error {
+func (n *Node) DiskAlarm(on bool) error { return n.raise("disk", on) }
+
+// raise raises or clears the alarm of a resource, and has every connection know of it before
+// what comes next: the alarm itself is only sent, and getting the list waits for it.
+func (n *Node) raise(resource string, on bool) error {
+	call := "clear_alarm({resource_limit, %s, node()})"
 	if on {
-		return n.do("rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})")
+		call = "set_alarm({{resource_limit, %s, node()}, []})"
 	}
-	return n.do("rabbit_alarm:clear_alarm({resource_limit, disk, node()})")
+	return n.do("rabbit_alarm:"+call+", _ = rabbit_alarm:get_alarms(), ok", resource)
 }
 
 // CloseConnections makes the node close every connection to the vhost, or every
@@ -110,9 +142,9 @@ func (n *Node) CloseConnections(vhost, reason string) (int, error) {
 	if vhost != "" {
 		chosen = fmt.Sprintf(call("connection_info, [Pid, [vhost]]")+" =:= [{vhost, %s}]", term(vhost))
 	}
-	value, err := n.Eval(fmt.Sprintf(
+	value, err := n.ask(
 		"length([Pid || Pid <- rabbit_networking:connections(), %s, "+call("close_connection, [Pid, binary_to_list(%s)]")+" =:= ok])",
-		chosen, term(reason)))
+		chosen, term(reason))
 	if err != nil {
 		return 0, err
 	}
@@ -122,11 +154,11 @@ func (n *Node) CloseConnections(vhost, reason string) (int, error) {
 // Connections returns how many connections to the vhost there are, and how many channels
 // on them. One that is just ending does not count.
 func (n *Node) Connections(vhost string) (connections, channels int, err error) {
-	value, err := n.Eval(fmt.Sprintf(`begin
+	value, err := n.ask(`begin
 		Channels = [C || Pid <- rabbit_networking:connections(),
 			[{vhost, V}, {channels, C}] <- [catch rabbit_networking:connection_info(Pid, [vhost, channels])], V =:= %s],
 		{length(Channels), lists:sum(Channels)}
-		end`, term(vhost)))
+		end`, term(vhost))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -156,8 +188,17 @@ func (n *Node) addVhost(name string) error {
 	return n.do("ok = rabbit_vhost:add(%s, %s), %s", term(name), actor, grant("guest", name, ".*", ".*", ".*"))
 }
 
+// deleteVhost deletes a vhost, if there still is one. What its queues have had removed of
+// their messages until now is gone before they are: see passing.
 func (n *Node) deleteVhost(name string) error {
-	return n.do("rabbit_vhost:delete(%s, %s)", term(name), actor)
+	return n.do(`case rabbit_vhost:exists(%[1]s) of
+		true ->
+			catch [ra:leader_query(amqqueue:get_pid(Q), {erlang, is_map, []}, 1000) ||
+				Q <- rabbit_amqqueue:list(%[1]s), amqqueue:get_type(Q) =:= rabbit_quorum_queue],
+			catch ra_log_segment_writer:await(ra_log_segment_writer),
+			rabbit_vhost:delete(%[1]s, %[2]s);
+		false -> ok
+		end`, term(name), actor)
 }
 
 func (n *Node) addUser(name, password, vhost, configure, write, read string) error {
@@ -184,7 +225,7 @@ func (n *Node) setPolicy(vhost, name, pattern, definition, applyTo string) error
 // false.
 func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bool, err error) {
 	// A queue that is just being declared has no leader yet: it counts as not there.
-	value, err := n.Eval(fmt.Sprintf(`case rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)) of
+	value, err := n.ask(`case rabbit_amqqueue:lookup(rabbit_misc:r(%s, queue, %s)) of
 		{error, not_found} -> none;
 		{ok, Q} -> case amqqueue:get_type(Q) of
 			rabbit_quorum_queue ->
@@ -198,7 +239,7 @@ func (n *Node) counts(vhost, queue string) (ready, unacked, consumers int, ok bo
 					rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]),
 				{Ready, Unacked, Consumers}
 			end
-		end`, term(vhost), term(queue)))
+		end`, term(vhost), term(queue))
 	if err != nil || value == "none" {
 		return 0, 0, 0, false, err
 	}

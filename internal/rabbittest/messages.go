@@ -124,9 +124,9 @@ func take(t testing.TB, ch *amqp.Channel, queue string, n int) []amqp.Delivery {
 const Soon = 20 * time.Second
 
 // leastTimeout is that of Eventually. Nothing depends on it but how late a test fails.
-var leastTimeout = time.Minute
+var leastTimeout = 3 * time.Minute
 
-// Eventually fails the test if condition does not hold within the timeout, or a minute if
+// Eventually fails the test if condition does not hold within the timeout, or three minutes if
 // that is longer. On a machine that took several times as long as usual to start the
 // node, both are as many times as long. It asks again every 20 ms, in this goroutine;
 // what names the condition in the failure.

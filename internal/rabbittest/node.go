@@ -161,7 +161,7 @@ func (n *Node) endLocked() {
 }
 
 // Stop ends the node in an orderly way and blocks until nothing of it is running.
-// A node that has not ended after a minute is killed, and an error says so.
+// A node that has not ended after five minutes is killed, and an error says so.
 // Stopping a node that does not run does nothing.
 func (n *Node) Stop() error {
 	n.mu.Lock()
@@ -179,8 +179,8 @@ func (n *Node) stopLocked() error {
 	select {
 	case <-n.server.exited:
 		return nil
-	case <-time.After(time.Minute):
-		return errors.New("RabbitMQ did not end within a minute of SIGTERM and was killed; the end of its log:\n" + n.lastWords())
+	case <-time.After(5 * time.Minute):
+		return errors.New("RabbitMQ did not end within five minutes of SIGTERM and was killed; the end of its log:\n" + n.lastWords())
 	}
 }
 

@@ -86,9 +86,12 @@ func (v *Vhost) Declare(t testing.TB, queue string, args amqp.Table) {
 	t.Helper()
 	all := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
 	maps.Copy(all, args)
-	ch, hangUp := v.open(t)
-	defer hangUp()
-	if _, err := ch.QueueDeclare(queue, true, false, false, false, all); err != nil {
+	if err := v.Node.patiently(func() error {
+		ch, hangUp := v.open(t)
+		defer hangUp()
+		_, err := ch.QueueDeclare(queue, true, false, false, false, all)
+		return err
+	}); err != nil {
 		t.Fatalf("declare queue %s: %v", queue, err)
 	}
 }
@@ -96,9 +99,12 @@ func (v *Vhost) Declare(t testing.TB, queue string, args amqp.Table) {
 // DeleteQueue deletes a queue with all that is in it.
 func (v *Vhost) DeleteQueue(t testing.TB, queue string) {
 	t.Helper()
-	ch, hangUp := v.open(t)
-	defer hangUp()
-	if _, err := ch.QueueDelete(queue, false, false, false); err != nil {
+	if err := v.Node.patiently(func() error {
+		ch, hangUp := v.open(t)
+		defer hangUp()
+		_, err := ch.QueueDelete(queue, false, false, false)
+		return err
+	}); err != nil {
 		t.Fatalf("delete queue %s: %v", queue, err)
 	}
 }

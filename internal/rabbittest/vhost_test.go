@@ -213,3 +213,37 @@ func TestConnectionsAndChannelsAreCounted(t *testing.T) {
 		return connections == 1 && channels == 0
 	}, "the closed connection is not counted")
 }
+
+// TestTheNodeIsUnwellForAWhile has the write-ahead log of the node be down for a second,
+// as it is when RabbitMQ 3.10 has fallen over the deletion of a queue.
+func TestTheNodeIsUnwellForAWhile(t *testing.T) {
+	var name string
+	fall := func(t *testing.T, v *Vhost) {
+		if err := v.Node.do(`begin
+			ok = supervisor:terminate_child(ra_log_sup, ra_log_wal_sup),
+			{ok, _} = timer:apply_after(1000, supervisor, restart_child, [ra_log_sup, ra_log_wal_sup]),
+			ok end`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("the vhost is deleted", func(t *testing.T) {
+		v := NewVhost(t)
+		name = v.Name
+		for _, queue := range []string{"a", "b", "c"} {
+			v.Declare(t, queue, nil)
+			v.Publish(t, queue, numbered(0))
+		}
+		fall(t, v)
+	})
+	v := NewVhost(t)
+	out, err := v.Node.Eval("[binary_to_list(V) || V <- rabbit_vhost:list_names()]")
+	if err != nil || strings.Contains(out, name) {
+		t.Errorf("vhosts: got %s and error %v, want none called %s", out, err, name)
+	}
+	fall(t, v)
+	v.Declare(t, "q", nil)
+	v.Publish(t, "q", numbered(0))
+	checkNumbered(t, v.Drain(t, "q"), 1)
+	fall(t, v)
+	v.DeleteQueue(t, "q")
+}

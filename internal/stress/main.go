@@ -11,8 +11,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"time"
 )
 
 // busyArgument has the program be one of its own busy processes.
@@ -24,11 +24,12 @@ func main() {
 		return
 	}
 	count := flag.Int("count", 5, "how many times each test runs")
-	busy := flag.Int("busy", 4, "how many processes keep the machine busy meanwhile")
+	jobs := flag.Int("jobs", 4, "how many packages, or runs of one, are tested side by side")
+	busy := flag.Int("busy", 2, "how many processes keep the machine busy meanwhile")
 	run := flag.String("run", "", "only the tests that match, as for go test")
 	goCommand := flag.String("go", "go", "the go command")
 	flag.Parse()
-	failed, err := stress(*goCommand, *count, *busy, *run, flag.Args())
+	failed, err := stress(*goCommand, *count, *jobs, *busy, *run, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stress:", err)
 	}
@@ -56,8 +57,9 @@ func beBusy(parent io.Reader) {
 	}
 }
 
-// stress tests the packages one after the other, since some tests measure time.
-func stress(goCommand string, count, busy int, run string, patterns []string) (failed bool, err error) {
+// stress runs the tests of each package count times, each time as a process of its own,
+// which starts its own broker; jobs of them run side by side, since tests mostly wait.
+func stress(goCommand string, count, jobs, busy int, run string, patterns []string) (failed bool, err error) {
 	if len(patterns) == 0 {
 		patterns = []string{"./..."}
 	}
@@ -65,41 +67,79 @@ func stress(goCommand string, count, busy int, run string, patterns []string) (f
 	if err != nil {
 		return false, err
 	}
-	var reports []*report
-	for _, p := range packages {
+	dir, err := os.MkdirTemp("", "stress-")
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	for i, p := range packages {
 		// Built first, so that the busy processes slow the tests alone.
-		build := exec.Command(goCommand, "test", "-race", "-exec", "true", p)
+		build := exec.Command(goCommand, "test", "-race", "-c", "-o", binary(dir, i), p.path)
 		if out, err := build.CombinedOutput(); err != nil {
-			return false, fmt.Errorf("build the tests of %s: %w\n%s", p, err, out)
+			return false, fmt.Errorf("build the tests of %s: %w\n%s", p.path, err, out)
 		}
-		args := []string{"test", "-race", "-json", "-count", fmt.Sprint(count), "-timeout", (time.Duration(count) * 20 * time.Minute).String()}
-		if run != "" {
-			args = append(args, "-run", run)
+	}
+	idle, err := keepBusy(busy)
+	if err != nil {
+		return false, err
+	}
+	defer idle()
+
+	type result struct {
+		*report
+		error
+	}
+	results, free := make(chan result), make(chan struct{}, jobs)
+	go func() {
+		for range count {
+			for i, p := range packages {
+				free <- struct{}{}
+				go func() {
+					defer func() { <-free }()
+					args := []string{"tool", "test2json", "-t", "-p", p.path, binary(dir, i), "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1h", "-test.run=" + run}
+					test := exec.Command(goCommand, args...)
+					test.Dir = p.dir
+					r, err := runOf(test, p.path)
+					results <- result{r, err}
+				}()
+			}
 		}
-		test := exec.Command(goCommand, append(args, p)...)
-		r, err := besideBusy(busy, test, p)
-		if err != nil {
-			return true, fmt.Errorf("test %s: %w", p, err)
+	}()
+	reports := make(map[string]*report)
+	for range count * len(packages) {
+		r := <-results
+		if r.error != nil {
+			err = errors.Join(err, fmt.Errorf("test %s: %w", r.name, r.error))
 		}
 		r.print(os.Stdout)
-		reports = append(reports, r)
+		if all := reports[r.name]; all != nil {
+			all.merge(r.report)
+		} else {
+			reports[r.name] = r.report
+		}
 	}
 	fmt.Println()
-	for _, r := range reports {
-		if r.failed() {
+	for _, p := range packages {
+		if r := reports[p.path]; r.failed() {
 			failed = true
 			r.printFailures(os.Stdout)
 		}
 	}
 	if !failed {
-		fmt.Printf("No test of %d packages failed in %d runs each, with %d busy processes beside it.\n", len(reports), count, busy)
+		fmt.Printf("No test of %d packages failed in %d runs each, %d side by side, with %d busy processes beside them.\n", len(packages), count, jobs, busy)
 	}
-	return failed, nil
+	return failed, err
 }
 
+// binary is the program of the tests of package i.
+func binary(dir string, i int) string { return filepath.Join(dir, fmt.Sprint(i, ".test")) }
+
+// A tested package has tests, and is in the folder dir.
+type tested struct{ path, dir string }
+
 // list returns the packages that have tests.
-func list(goCommand string, patterns []string) ([]string, error) {
-	args := append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}"}, patterns...)
+func list(goCommand string, patterns []string) ([]tested, error) {
+	args := append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}"}, patterns...)
 	var stderr bytes.Buffer
 	command := exec.Command(goCommand, args...)
 	command.Stderr = &stderr
@@ -107,43 +147,60 @@ func list(goCommand string, patterns []string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list packages: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
-	packages := strings.Fields(string(out))
+	var packages []tested
+	for line := range strings.Lines(string(out)) {
+		if path, dir, found := strings.Cut(strings.TrimSpace(line), " "); found {
+			packages = append(packages, tested{path, dir})
+		}
+	}
 	if len(packages) == 0 {
 		return nil, fmt.Errorf("none of %s has tests", strings.Join(patterns, " "))
 	}
 	return packages, nil
 }
 
-// besideBusy runs the test of a package with busy processes beside it, all of which
-// have ended when it returns.
-func besideBusy(busy int, test *exec.Cmd, name string) (r *report, err error) {
+// keepBusy starts n busy processes; idle ends them, and returns when they have ended.
+func keepBusy(n int) (idle func(), err error) {
+	var ends []func()
+	idle = func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	for range busy {
+	for range n {
 		process := exec.Command(self, busyArgument)
 		stdin, err := process.StdinPipe()
+		if err == nil {
+			err = process.Start()
+		}
 		if err != nil {
+			idle()
 			return nil, err
 		}
-		if err := process.Start(); err != nil {
-			return nil, err
-		}
-		defer func() {
+		ends = append(ends, func() {
 			_ = stdin.Close()
 			_ = process.Wait()
-		}()
+		})
 	}
+	return idle, nil
+}
+
+// runOf runs the test of a package once.
+func runOf(test *exec.Cmd, name string) (*report, error) {
+	r := newReport(name)
 	test.Stderr = os.Stderr
 	stdout, err := test.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	if err := test.Start(); err != nil {
-		return nil, err
+		return r, err
 	}
-	r, readErr := read(stdout, name)
+	readErr := r.read(stdout)
 	err = test.Wait()
 	if _, exited := errors.AsType[*exec.ExitError](err); exited {
 		err = nil // the report has it

@@ -37,18 +37,19 @@ type runs struct {
 	running     bool
 }
 
+func newReport(name string) *report { return &report{name: name, tests: make(map[string]*runs)} }
+
 // read reads what go test -json writes, until its end.
-func read(events io.Reader, name string) (*report, error) {
-	r := &report{name: name, tests: make(map[string]*runs)}
+func (r *report) read(events io.Reader) error {
 	decoder := json.NewDecoder(events)
 	for {
 		var e event
 		switch err := decoder.Decode(&e); {
 		case errors.Is(err, io.EOF):
-			return r, nil
+			return nil
 		case err != nil:
 			_, _ = io.Copy(io.Discard, events) // or go test would wait for a reader
-			return r, fmt.Errorf("read the output of go test: %w", err)
+			return fmt.Errorf("read the output of go test: %w", err)
 		}
 		r.add(e)
 	}
@@ -102,6 +103,22 @@ func (r *report) test(name string) *runs {
 		r.tests[name] = t
 	}
 	return t
+}
+
+// merge adds a later run of the package.
+func (r *report) merge(later *report) {
+	r.passed = r.passed && later.passed
+	if r.output == nil || !later.passed {
+		r.output = later.output
+	}
+	for name, l := range later.tests {
+		t := r.test(name)
+		t.all += l.all
+		t.failed += l.failed
+		if t.first == nil {
+			t.first = l.first
+		}
+	}
 }
 
 // failed tells whether a test failed, or the package without one.

@@ -22,7 +22,7 @@ func written(t *testing.T, tests string) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"go.mod":      "module example.com/module\n\ngo 1.26\n",
-		"one_test.go": "package module\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\nvar runs int\n\n" + tests,
+		"one_test.go": "package module\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n\n" + tests,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -61,16 +61,16 @@ func TestFailuresAreCounted(t *testing.T) {
 		{
 			name:  "none",
 			tests: `func TestGood(t *testing.T) {}; func TestMain(m *testing.M) { os.Exit(m.Run()) }`,
-			want:  []string{"ok    example.com/module", "No test of 1 packages failed in 3 runs each, with 2 busy processes"},
+			want:  []string{"ok    example.com/module", "No test of 1 packages failed in 3 runs each, 2 side by side, with 2 busy processes"},
 		},
 		{
 			name: "a test and a subtest",
 			tests: `func TestGood(t *testing.T) {}
 				func TestMain(m *testing.M) { os.Exit(m.Run()) }
-				func TestOdd(t *testing.T) { if runs++; runs%2 == 1 { t.Errorf("run %d is odd", runs) } }
+				func TestFirst(t *testing.T) { if os.Mkdir("begun", 0o700) == nil { t.Error("nobody was before") } }
 				func TestOuter(t *testing.T) { t.Run("inner", func(t *testing.T) { t.Error("always") }) }`,
 			failed: true,
-			want:   []string{"FAIL  example.com/module", "TestOdd failed in 2 of 3 runs", "run 1 is odd", "TestOuter/inner failed in 3 of 3 runs", "always"},
+			want:   []string{"FAIL  example.com/module", "TestFirst failed in 1 of 3 runs", "nobody was before", "TestOuter/inner failed in 3 of 3 runs", "always"},
 			never:  "TestOuter failed",
 		},
 		{
@@ -83,14 +83,14 @@ func TestFailuresAreCounted(t *testing.T) {
 			name:   "an exit in a test",
 			tests:  `func TestEnds(t *testing.T) { os.Exit(3) }`,
 			failed: true,
-			want:   []string{"TestEnds failed in 1 of 1 runs"},
+			want:   []string{"TestEnds failed in 3 of 3 runs"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			written(t, c.tests)
 			var failed bool
 			var err error
-			got := stdout(t, func() { failed, err = stress("go", 3, 2, "", nil) })
+			got := stdout(t, func() { failed, err = stress("go", 3, 2, 2, "", nil) })
 			if failed != c.failed || err != nil {
 				t.Errorf("stress: got failed %t and error %v, want %t and nil", failed, err, c.failed)
 			}
@@ -108,7 +108,7 @@ func TestFailuresAreCounted(t *testing.T) {
 
 func TestWhatDoesNotBuildIsSaid(t *testing.T) {
 	written(t, "func TestGood(t *testing.T) { undefined() }")
-	_, err := stress("go", 1, 0, "", nil)
+	_, err := stress("go", 1, 1, 0, "", nil)
 	if err == nil || !strings.Contains(err.Error(), "undefined: undefined") {
 		t.Errorf("stress of what does not build: got error %v, want the compiler's", err)
 	}
@@ -119,7 +119,7 @@ func TestAPackageWithoutTestsIsSaid(t *testing.T) {
 	if err := os.Rename("one_test.go", "one.go"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := stress("go", 1, 0, "", []string{"./..."})
+	_, err := stress("go", 1, 1, 0, "", []string{"./..."})
 	if err == nil || !strings.Contains(err.Error(), "none of ./... has tests") {
 		t.Errorf("stress without tests: got error %v, want one that says so", err)
 	}

@@ -70,7 +70,7 @@ func (c *Control) status(ctx context.Context, r fleet.Request) *fleet.Status {
 				if len(s.Attempts) == min(r.Attempts, fleet.MaxAttempts) {
 					break
 				}
-				s.Attempts = append(s.Attempts, fleet.Attempt{MessageID: broker.Shortened(a.MessageID, 255), Attempt: a.Number, Began: a.Began.UTC(), InVain: a.InVain})
+				s.Attempts = append(s.Attempts, fleet.Attempt{MessageID: broker.Shortened(a.MessageID, 255), Attempt: a.Number, Began: a.Began.UTC(), InVain: a.InVain, TraceID: a.Message.TraceID()})
 			}
 		}
 		for _, f := range q.Failures.Last(min(r.Failures, fleet.MaxFailures)) {

@@ -6,6 +6,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // A Cancelled is why an attempt that an operator has ended was ended.
@@ -24,6 +26,7 @@ type Message struct {
 	mu        sync.Mutex // which nobody waits for, unless the message is cancelled
 	cancelled *Cancelled
 	cancel    context.CancelCauseFunc // of the last attempt
+	span      trace.SpanContext       // that of the last attempt
 }
 
 // Begin returns a context for an attempt that ends when the message is cancelled, with a
@@ -35,7 +38,7 @@ func (m *Message) Begin(ctx context.Context) (attempt context.Context, end conte
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cancel = cancel
+	m.cancel, m.span = cancel, trace.SpanContextFromContext(ctx)
 	if m.cancelled != nil {
 		cancel(m.cancelled)
 	}
@@ -50,6 +53,16 @@ func (m *Message) Cancel(c *Cancelled) {
 	if m.cancel != nil {
 		m.cancel(c)
 	}
+}
+
+// TraceID is the trace of the last attempt; empty if it has none that is kept.
+func (m *Message) TraceID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.span.IsSampled() {
+		return ""
+	}
+	return m.span.TraceID().String()
 }
 
 // A Failure is an attempt that has failed.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 func TestMessagesAreCancelled(t *testing.T) {
@@ -30,6 +32,23 @@ func TestMessagesAreCancelled(t *testing.T) {
 	none, end := (*Message)(nil).Begin(t.Context())
 	if end(nil); none.Err() == nil {
 		t.Error("an attempt that nobody can cancel does not end")
+	}
+}
+
+func TestTraceOfAnAttempt(t *testing.T) {
+	var m Message
+	if got := m.TraceID(); got != "" {
+		t.Errorf("before it begins: got %s", got)
+	}
+	begin := func(flags trace.TraceFlags) {
+		_, end := m.Begin(trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: flags})))
+		end(nil)
+	}
+	if begin(trace.FlagsSampled); m.TraceID() != "01000000000000000000000000000000" {
+		t.Errorf("got %s", m.TraceID())
+	}
+	if begin(0); m.TraceID() != "" {
+		t.Errorf("one that nobody keeps: got %s", m.TraceID())
 	}
 }
 

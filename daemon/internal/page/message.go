@@ -91,7 +91,7 @@ func (p *Page) foundInFlight(r *http.Request, id string) (f found, there bool) {
 			unseen += max(0, int(q.InFlight)-len(q.Attempts))
 			for _, at := range q.Attempts {
 				if at.MessageID == id {
-					f.Attempts = append(f.Attempts, attemptRow{fleet.AttemptOf{Of: fleet.Of{Daemon: a.Daemon.Name(), Queue: q.Queue}, Attempt: at, Age: max(0, a.Status.At.Sub(at.Began))}, idParam(id)})
+					f.Attempts = append(f.Attempts, p.attemptRow(fleet.AttemptOf{Of: fleet.Of{Daemon: a.Daemon.Name(), Queue: q.Queue}, Attempt: at, Age: max(0, a.Status.At.Sub(at.Began))}))
 				}
 			}
 		}

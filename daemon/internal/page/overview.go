@@ -71,6 +71,7 @@ type daemonRow struct {
 
 type scheduleRow struct {
 	Schedule string
+	Last     time.Time // that one of these daemons has fired
 	Next     time.Time
 	Leader   string
 	Daemons  int
@@ -166,6 +167,9 @@ func (h *hub) sees(p *picture, now time.Time) overview {
 				schedules[s.Schedule] = row
 			}
 			row.Daemons++
+			if s.Last.After(row.Last) {
+				row.Last = s.Last
+			}
 			if s.Leading {
 				row.Leader, row.Next = d.Name, s.Next
 				if !s.Next.IsZero() {

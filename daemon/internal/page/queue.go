@@ -45,7 +45,12 @@ type queueView struct {
 
 type attemptRow struct {
 	fleet.AttemptOf
-	Param string
+	Param    string
+	TraceURL string
+}
+
+func (p *Page) attemptRow(a fleet.AttemptOf) attemptRow {
+	return attemptRow{a, idParam(a.MessageID), p.traceURL(a.TraceID)}
 }
 
 type failureRow struct {
@@ -81,7 +86,7 @@ func (p *Page) queueView(picture *picture, queue string, now time.Time) queueVie
 	}
 	for _, a := range picture.view.Attempts(1 << 20) {
 		if a.Queue == queue && len(v.Attempts) < shownAttempts {
-			v.Attempts = append(v.Attempts, attemptRow{a, idParam(a.MessageID)})
+			v.Attempts = append(v.Attempts, p.attemptRow(a))
 		}
 	}
 	v.Unseen = max(0, int(v.InFlight)-len(v.Attempts))

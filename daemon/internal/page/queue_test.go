@@ -189,3 +189,31 @@ func TestTheFleetIsWatchedOnce(t *testing.T) {
 	}, "nobody is watched")
 	p.hub.done.Wait() // its connection is closed
 }
+
+// An alarm of the broker stands above everything else, whether it came before the page or after.
+// It hits whoever publishes, so no other test runs meanwhile.
+func TestAlarmOfTheBroker(t *testing.T) {
+	v, p, _ := withBroker(t, 1)
+	newcomer, _ := newPage(t, func(c *Config) { c.Nodes = p.cfg.Nodes })
+	work(t, v)
+	who, late := signedIn(t, p, tokens.View), signedIn(t, newcomer, tokens.View)
+	const banner = "An alarm blocks the broker"
+	shows := func(who *visitor, want bool, what string) {
+		t.Helper()
+		rabbittest.Eventually(t, time.Minute, func() bool {
+			body := who.get("/ui/")
+			return strings.Contains(body, banner) == want && strings.Contains(body, `>1</a>`)
+		}, what)
+	}
+	shows(who, false, "there is no alarm, and one dead letter")
+	if err := v.Node.MemoryAlarm(true); err != nil {
+		t.Fatal(err)
+	}
+	shows(who, true, "the alarm is seen by who looked before")
+	shows(late, true, "the alarm is seen by who looks first after")
+	if err := v.Node.MemoryAlarm(false); err != nil {
+		t.Fatal(err)
+	}
+	shows(who, false, "it has ended")
+	shows(late, false, "it has ended for the other one, too")
+}

@@ -1,7 +1,8 @@
 // What the page does beyond plain HTML: live figures and keys. Everything else works without.
+// It may run before the page is there, which comes in parts: keys are not to wait for the last.
 "use strict";
 (() => {
-	const root = document.documentElement, body = document.body;
+	const root = document.documentElement;
 	root.classList.add("has-js");
 
 	// morph makes one element like another, and leaves what is alike alone, so that what has
@@ -51,8 +52,8 @@
 	}
 
 	// The stream: open while the tab is seen.
-	const live = document.getElementById("live"), mark = document.getElementById("mark"), markText = document.getElementById("mark-text");
 	const staleAfter = 7000;
+	let live = null, address = "", mark = null, markText = null;
 	let source = null, heard = Date.now(), ended = false;
 	const clock = t => new Date(t).toLocaleTimeString();
 	function show(state, text) {
@@ -61,14 +62,14 @@
 		if (markText.textContent !== text) markText.textContent = text;
 	}
 	function check() {
-		if (ended || !body.dataset.live) return;
+		if (ended) return;
 		if (document.hidden) show("", "paused");
 		else if (Date.now() - heard < staleAfter) show("live", "live");
 		else show("stale", "stale since " + clock(heard));
 	}
 	function open() {
-		if (!body.dataset.live || source || ended || document.hidden) return;
-		source = new EventSource(body.dataset.live);
+		if (source || ended || document.hidden) return;
+		source = new EventSource(address);
 		source.addEventListener("frame", e => {
 			const frame = JSON.parse(e.data);
 			heard = Date.now();
@@ -100,7 +101,16 @@
 		if (source) source.close();
 		source = null;
 	}
-	if (live && body.dataset.live) {
+	function begin() {
+		live = document.getElementById("live");
+		if (document.readyState === "loading" && !(live && live.nextElementSibling)) { // it may not be whole
+			setTimeout(begin, 50);
+			return;
+		}
+		address = document.body.dataset.live;
+		if (!live || !address) return;
+		mark = document.getElementById("mark");
+		markText = document.getElementById("mark-text");
 		open();
 		setInterval(check, 1000);
 		document.addEventListener("visibilitychange", () => {
@@ -111,6 +121,7 @@
 		addEventListener("pagehide", close);
 		addEventListener("pageshow", open);
 	}
+	begin();
 
 	// Rows are chosen by j and k.
 	let chosen = "";
@@ -129,11 +140,11 @@
 		row.querySelector("a.row").focus({ preventScroll: true });
 		row.scrollIntoView({ block: "nearest" });
 	}
-	const keys = document.getElementById("keys");
 	document.addEventListener("keydown", e => {
+		const keys = document.getElementById("keys");
 		const field = e.target.closest("input, textarea, select");
 		if (e.key === "Escape" && field) field.blur();
-		if (field && field.type !== "checkbox" || e.ctrlKey || e.metaKey || e.altKey || keys.open) return;
+		if (field && field.type !== "checkbox" || e.ctrlKey || e.metaKey || e.altKey || !keys || keys.open) return;
 		const go = document.querySelector('a[data-key="' + CSS.escape(e.key) + '"]');
 		const focus = { "/": "filter", m: "find" }[e.key];
 		if (e.key === "?") keys.showModal();
@@ -158,10 +169,8 @@
 		setTimeout(() => { delete e.target.dataset.sent; }, 5000);
 	});
 	// All rows are marked at once.
-	const every = document.getElementById("every");
-	if (every) {
-		every.addEventListener("change", () => {
-			for (const box of document.querySelectorAll("input[name=id]")) box.checked = every.checked;
-		});
-	}
+	document.addEventListener("change", e => {
+		if (e.target.id !== "every") return;
+		for (const box of document.querySelectorAll("input[name=id]")) box.checked = e.target.checked;
+	});
 })();
