@@ -53,7 +53,7 @@ func TestClientInPython(t *testing.T) {
 			v := rabbittest.NewVhost(t)
 			d := start(t, apiQueue(v, "reports", `read -r body; echo warren:progress 50 half-way >&2; sleep 0.3; echo "{\"got\": $body}"`,
 				"WARREN_DATABASE_URL="+url, "WARREN_MIGRATE=true")...)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			client := exec.CommandContext(ctx, python, "-c", string(program[1]))
 			client.Env = []string{"WARREN_URL=" + d.adminURL(t), "WARREN_TOKEN=" + apiToken}
@@ -83,7 +83,7 @@ func TestClientInPythonOnADeadMessage(t *testing.T) {
 	}
 	v := rabbittest.NewVhost(t)
 	d := start(t, apiQueue(v, "reports", `echo no such month >&2; exit 65`, "WARREN_DATABASE_URL=sqlite:"+t.TempDir()+"/warren.db", "WARREN_MIGRATE=true")...)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	client := exec.CommandContext(ctx, "/usr/bin/python3", "-c", string(program[1]))
 	client.Env = []string{"WARREN_URL=" + d.adminURL(t), "WARREN_TOKEN=" + apiToken}
@@ -125,7 +125,7 @@ func TestClientInPythonFetchesAReport(t *testing.T) {
 			d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=reports", "WARREN_QUEUE_REPORTS_PROCESSOR=report",
 				"WARREN_QUEUE_REPORTS_REPORTS="+dir, "WARREN_QUEUE_REPORTS_OUTPUT="+t.TempDir(),
 				"WARREN_DATABASE_URL="+url, "WARREN_MIGRATE=true", "WARREN_ADMIN_ADDR=127.0.0.1:0", "WARREN_ADMIN_TOKEN="+apiToken)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			client := exec.CommandContext(ctx, "/usr/bin/python3", "-c", fetchReport)
 			client.Env = []string{"WARREN_URL=" + d.adminURL(t), "WARREN_TOKEN=" + apiToken}

@@ -61,7 +61,7 @@ func TestCompletionInShells(t *testing.T) {
 		{"warren publish emails --file=bo", []string{"body.json"}, "warren publish emails --file=body.json"},
 	} {
 		for shell, driver := range drivers {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, shell, "-c", driver)
 			cmd.Dir = dir

@@ -39,7 +39,7 @@ func TestPublishFromPython(t *testing.T) {
 	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=email",
 		"WARREN_QUEUE_EMAILS_SMTP_URL=smtp://"+server.addr+"?tls=none", "WARREN_QUEUE_EMAILS_FROM=shop@example.com")
 
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	publisher := exec.CommandContext(ctx, python, "-c", snippet(t, "python"))
 	publisher.Env = []string{"AMQP_URL=" + v.URL}

@@ -63,7 +63,10 @@ func TestSchedulesSurviveKills(t *testing.T) {
 	leader("all")
 	leader("skip")
 
-	type outage struct{ from, to time.Time } // until each schedule is led again
+	type outage struct {
+		from, to time.Time // until each schedule is led again
+		node     bool      // and not a daemon's
+	}
 	var outages []outage
 	begun := time.Now()
 	pause := length / time.Duration(kills+1)
@@ -87,7 +90,7 @@ func TestSchedulesSurviveKills(t *testing.T) {
 		}
 		daemons[victim] = start(t, env...)
 		if i == kills/2 {
-			o := outage{from: time.Now()}
+			o := outage{from: time.Now(), node: true}
 			if err := v.Node.Restart(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -105,6 +108,7 @@ func TestSchedulesSurviveKills(t *testing.T) {
 		}
 	}
 	<-time.After(time.Until(begun.Add(length)))
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "all") >= int(length/time.Second) }, "each second has fired")
 	for _, d := range daemons {
 		if took := d.signal(t, syscall.SIGTERM); took > rabbittest.Soon {
 			t.Errorf("a daemon has ended after %v", took)
@@ -124,8 +128,11 @@ func TestSchedulesSurviveKills(t *testing.T) {
 				planned = append(planned, at)
 				continue
 			}
-			// Whoever is killed between the two confirms leaves open whether it has fired.
-			if !slices.ContainsFunc(outages, func(o outage) bool { return o.from.Sub(at) >= 0 && o.from.Sub(at) < 300*time.Millisecond }) {
+			// Whoever is killed between the two confirms leaves open whether it has fired, which it
+			// may have done late; so does a node that ends.
+			if !slices.ContainsFunc(outages, func(o outage) bool {
+				return at.After(o.from.Add(-5*time.Second)) && (at.Before(o.from) || o.node && at.Before(o.to))
+			}) {
 				t.Errorf("%s was fired twice", d.MessageId)
 			}
 			t.Logf("%s was fired twice, in doubt", d.MessageId)
@@ -141,7 +148,7 @@ func TestSchedulesSurviveKills(t *testing.T) {
 			}
 			gaps++
 			explained := schedule == "skip" && slices.ContainsFunc(outages, func(o outage) bool {
-				return before.After(o.from.Add(-1500*time.Millisecond)) && after.Before(o.to.Add(1500*time.Millisecond))
+				return before.After(o.from.Add(-5*time.Second)) && after.Before(o.to.Add(5*time.Second)) // may be fired late
 			})
 			if !explained {
 				t.Errorf("schedule %s has nothing between %v and %v", schedule, before, after)

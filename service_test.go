@@ -57,7 +57,7 @@ func TestSystemdIsTold(t *testing.T) {
 	var before []string // all that was told
 	await := func(what string) {
 		t.Helper()
-		for deadline := time.After(30 * time.Second); ; {
+		for deadline := time.After(3 * time.Minute); ; {
 			select {
 			case line := <-told:
 				before = append(before, line)

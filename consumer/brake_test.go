@@ -38,6 +38,7 @@ func outageOf(t *testing.T) time.Duration {
 
 // A dependency is what processors need, and that may be down.
 type dependency struct {
+	takes            time.Duration         // of an attempt; 2 ms at least
 	fault            atomic.Pointer[error] // nil: it is up
 	tried, done      atomic.Int64
 	working, busiest atomic.Int64 // at once
@@ -56,7 +57,7 @@ func (p *dependency) Process(context.Context, Delivery, *Scope) error {
 	defer p.working.Add(-1)
 	for most := p.busiest.Load(); n > most && !p.busiest.CompareAndSwap(most, n); most = p.busiest.Load() {
 	}
-	<-time.After(2 * time.Millisecond)
+	<-time.After(max(p.takes, 2*time.Millisecond))
 	p.done.Add(1)
 	return nil
 }
@@ -87,6 +88,7 @@ func TestOutageBrake(t *testing.T) {
 			declareAll(t, v, "mails")
 			publishNumbered(t, v, "mails", messages)
 			var mailServer, other dependency
+			other.takes = 20 * time.Millisecond // or its messages may come no faster than they are worked
 			mailServer.down(c.fault)
 			began := time.Now()
 			r := run(t, []string{v.URL},
@@ -108,7 +110,7 @@ func TestOutageBrake(t *testing.T) {
 
 			// Another connection does not take the brake off.
 			v.CloseConnections(t, "maintenance")
-			rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 4 }, "the queues are consumed again")
+			rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") >= 4 }, "the queues are consumed again")
 			<-time.After(time.Until(began.Add(outage)))
 			if got := r.Status().Queues[0]; !got.BrakedAt.Equal(since) || got.Fault == "" || got.Reason != "" {
 				t.Errorf("the status is %+v, want braked since %v", got, since)

@@ -19,7 +19,7 @@ import (
 // ask asks one daemon.
 func ask(t *testing.T, o *fleet.Client, r fleet.Request) fleet.Answer {
 	t.Helper()
-	answers, err := o.Ask(t.Context(), r, 1, rabbittest.Soon)
+	answers, err := o.Ask(t.Context(), r, 1, 2*time.Minute)
 	if err != nil || len(answers) != 1 {
 		t.Fatalf("%s: got %d answers and error %v, want one", r.Verb, len(answers), err)
 	}
@@ -60,9 +60,8 @@ func TestCancelEndsAnAttemptForGood(t *testing.T) {
 	if cause := <-causes; cause.Error() != by {
 		t.Errorf("the context has ended because of %v, want who and why", cause)
 	}
+	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "emails.dead") == 1 && r.Status().Queues[0].InFlight == 0 }, "it is dead-lettered, and the attempt has ended")
 	dead := v.Drain(t, "emails.dead")
-	for deadline := time.Now().Add(rabbittest.Soon); len(dead) == 0 && time.Now().Before(deadline); dead = v.Drain(t, "emails.dead") {
-	}
 	if len(dead) != 1 || dead[0].Headers["x-warren-reason"] != "cancelled" || !strings.HasPrefix(fmt.Sprint(dead[0].Headers["x-warren-error"]), by+" (interrupted: ") {
 		t.Fatalf("got the dead letters %+v, want one with the reason cancelled, and by whom", dead)
 	}

@@ -134,7 +134,7 @@ func TestConsumerTimeoutOfTheBroker(t *testing.T) {
 		return nil
 	})})
 	v.Publish(t, "slow", amqp.Publishing{MessageId: "slow"})
-	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 2 }, "the queue is consumed anew")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") >= 2 }, "the queue is consumed anew")
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return len(done.of("slow")) == 2 || v.Unacked(t, "slow") == 1 }, "the message is handed out again")
 	close(release)
 	v.Publish(t, "slow", amqp.Publishing{MessageId: "next"})
@@ -270,7 +270,7 @@ func TestConfirmThatNeverComes(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	release := make(chan struct{})
-	r := run(t, []string{v.URLAt(p.Addr) + "?heartbeat=2"}, Queue{Name: "orders", RetryBase: 4 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+	r := run(t, []string{v.URLAt(p.Addr) + "?heartbeat=2"}, Queue{Name: "orders", RetryBase: 8 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 		switch {
 		case d.Attempt > 1:
 			return nil
@@ -281,17 +281,17 @@ func TestConfirmThatNeverComes(t *testing.T) {
 	})})
 	// The first opens the channel that the second is published on.
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "first"})
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.4s") == 1 }, "the first message waits")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.8s") == 1 }, "the first message waits")
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 1 }, "the message is worked")
 	p.Stall(rabbittest.FromNode)
 	close(release)
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.4s") == 2 }, "the message waits, too")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.8s") == 2 }, "the message waits, too")
 	equal(t, v.Unacked(t, "orders")+v.Ready(t, "orders"), 1)
 	p.Cut()
 	p.Restore(t)
-	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 2 }, "the queue is consumed again")
-	empty(t, v, "orders", "orders.dead", "warren.wait.orders.4s")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") >= 2 }, "the queue is consumed again")
+	empty(t, v, "orders", "orders.dead", "warren.wait.orders.8s")
 }
 
 // TestFaultyStart holds what keeps Warren from starting to one clear line each.

@@ -105,13 +105,12 @@ func TestAQueueWithoutALeaderIsAloneInThat(t *testing.T) {
 		n.works(t, v)
 	}
 	n.undisturbed(t, r)
-	if !contains(r.log, "cannot consume the queue, trying again") {
-		t.Error("the log does not say that a queue cannot be consumed")
-	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return contains(r.log, "cannot consume the queue, trying again") },
+		"the log says that a queue cannot be consumed")
 
 	// And with a session that begins while both are without.
 	p.Cut()
-	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=connected") == 2 }, "connected again")
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=connected") >= 2 }, "connected again")
 	for range 5 {
 		n.works(t, v)
 	}
@@ -174,7 +173,7 @@ func TestAWaitThatDoesNotAnswerIsAloneInThat(t *testing.T) {
 	}
 	resume := v.SuspendLeader(t, "warren.wait.stuck.1s")
 	p.Cut()
-	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return strings.Count(r.log.String(), "msg=consuming") == 4 }, "consuming again")
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return strings.Count(r.log.String(), "msg=consuming") >= 4 }, "consuming again")
 	v.PublishN(t, "stuck", 30, numbered)
 	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "stuck") > 7 }, "they cannot wait")
 	v.PublishN(t, "others", 30, numbered)

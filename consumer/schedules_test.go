@@ -68,7 +68,7 @@ func TestAFiringIsWorkedAsAnyMessage(t *testing.T) {
 	equal(t, r.Healthy(), nil)
 
 	got := collected(t, reader)
-	if got["warren.schedule.leading"] != 1 || got["warren.schedule.fired"] < 3 || got["warren.schedule.misfires"] != 0 ||
+	if got["warren.schedule.leading"] != 1 || got["warren.schedule.fired"] < 3 || (got["warren.schedule.misfires"] != 0) != contains(r.log, "have passed without a firing") || // on a machine that stood still
 		got["warren.schedule.lag"] > int64(rabbittest.Soon.Seconds()) || got["warren.schedule.ahead"] != 0 || time.Since(time.Unix(got["warren.schedule.last"], 0)) > rabbittest.Soon {
 		t.Errorf("the metrics are %v", got)
 	}

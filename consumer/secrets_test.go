@@ -304,7 +304,7 @@ func TestBadSecretsTakeNothingDown(t *testing.T) {
 				t.Error("a connection was lost")
 			}
 			r.vhost.CloseConnections(t, "lost")
-			rabbittest.Eventually(t, 30*time.Second, func() bool { return strings.Count(d.log.String(), "msg=consuming") == 2 }, "the queue is consumed again")
+			rabbittest.Eventually(t, 30*time.Second, func() bool { return strings.Count(d.log.String(), "msg=consuming") >= 2 }, "the queue is consumed again")
 			for _, want := range []string{"new passwords or certificates do not work, the last ones that did are used on", `source="file /etc/warren/amqp_url"`} {
 				if !contains(d.log, want) {
 					t.Errorf("the log lacks %q", want)

@@ -91,7 +91,7 @@ func TestATraceFollowsItsMessage(t *testing.T) {
 		equal(t, seen[i], s.SpanContext().SpanID().String())
 	}
 	equal(t, spans[1].SpanKind(), trace.SpanKindProducer)
-	if due, err := time.Parse(time.RFC3339, attr(spans[1], "warren.not_before")); err != nil || time.Since(due) > 10*time.Second {
+	if due, err := time.Parse(time.RFC3339, attr(spans[1], "warren.not_before")); err != nil || time.Since(due).Abs() > 10*time.Minute {
 		t.Errorf("warren.not_before is %q", attr(spans[1], "warren.not_before"))
 	}
 	equal(t, attr(spans[3], "warren.reason"), "exhausted")
@@ -220,7 +220,10 @@ func TestMetrics(t *testing.T) {
 		v.Publish(t, "orders", amqp.Publishing{MessageId: unique, ReplyTo: "nobody-" + unique, CorrelationId: unique, AppId: unique})
 	}
 	v.Publish(t, "orders", amqp.Publishing{Type: "fails once"}, amqp.Publishing{Type: "exhausts"}, amqp.Publishing{Type: "permanent"})
-	rabbittest.Eventually(t, 10*time.Second, func() bool { return r.Status().Queues[0].Done == 21 && v.Ready(t, "orders.dead") == 2 }, "all is done")
+	rabbittest.Eventually(t, 10*time.Second, func() bool {
+		q := r.Status().Queues[0]
+		return q.Done == 21 && q.InFlight == 0 && v.Ready(t, "orders.dead") == 2 && v.Unacked(t, "orders") == 0
+	}, "all is done")
 
 	got := map[string]float64{}
 	series := 0
@@ -332,7 +335,7 @@ func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
 	l := newLedger()
 	r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, RetryMax: time.Second, Processor: l.done()}}},
 		func(c *Consumer) { c.loops[0].starved.After = time.Second })
-	rabbittest.Eventually(t, 15*time.Second, func() bool { return strings.Count(r.log.String(), "consuming it anew") == 1 }, "the queue is consumed anew")
+	rabbittest.Eventually(t, 15*time.Second, func() bool { return contains(r.log, "consuming it anew") }, "the queue is consumed anew")
 	equal(t, r.Status().Queues[0].Reason, "")
 	equal(t, r.loops[0].state.Idle(time.Now()) > time.Second, true)
 	if err := other.Close(); err != nil {

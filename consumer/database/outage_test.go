@@ -125,7 +125,7 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 	p.Stall(rabbittest.ToNode)
 	begun := time.Now()
 	_, _, err = d.Done(t.Context(), consumer.InboxKey{})
-	if took := time.Since(begun); err == nil || took > 3*statementTimeout || d.Reason() == "" {
+	if took := time.Since(begun); err == nil || took > statementTimeout+time.Minute || d.Reason() == "" {
 		t.Errorf("got %v after %v, want an error within %v, and an outage", err, took, statementTimeout)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -223,7 +224,7 @@ func TestOneRelay(t *testing.T) {
 					}
 					by = i
 				case <-time.After(time.Minute):
-					t.Fatal("nothing is published within 10 s")
+					t.Fatal("nothing is published within a minute")
 				}
 			}
 			seen[by] = true
@@ -306,15 +307,12 @@ func TestTheRelayIsNotified(t *testing.T) {
 		begun := time.Now()
 		d.exec(t, "INSERT INTO warren.outbox (routing_key) VALUES ('q')")
 		waits = append(waits, (<-published).Sub(begun))
+		rabbittest.Eventually(t, 10*time.Second, func() bool { return d.pending(t) == 0 }, "it is deleted, and the relay waits")
 	}
 	cancel()
 	<-ended
-	// The first may have come before the relay listened.
-	var sum time.Duration
-	for _, w := range waits[1:] {
-		sum += w
-	}
-	if sum >= listenFor {
+	// The first may have come before the relay listened. Found by looking, all would take as long.
+	if slices.Min(waits[1:]) >= listenFor/2 {
 		t.Errorf("published after %v: that is no sooner than by looking every %v", waits, listenFor)
 	}
 }
@@ -384,16 +382,22 @@ func TestAQueueWithoutALeaderHoldsUpNoOther(t *testing.T) {
 	v.Declare(t, "out", nil)
 	v.Declare(t, "lost", nil)
 	consume(t, v.URL, d, new(logBuffer), idle)
-	restore := v.LoseLeader(t, "lost")
-	begun := time.Now()
-	for i := range 8 { // the queue without a leader is before each
-		d.exec(t, "INSERT INTO warren.outbox (routing_key, body) VALUES ('lost', $1), ('out', $1)", fmt.Sprint(i))
-		rabbittest.Eventually(t, 20*time.Second, func() bool {
-			return v.Ready(t, "out") == i+1 && d.number(t, "SELECT count(*) FROM warren.outbox WHERE routing_key = 'out'") == 0
-		}, "the other has it")
+	healthy := func(before string) time.Duration { // before each of 8 messages
+		begun := time.Now()
+		for i := range 8 {
+			d.exec(t, "INSERT INTO warren.outbox (routing_key, body) VALUES ('"+before+"', $1), ('out', $1)", fmt.Sprint(i))
+			rabbittest.Eventually(t, 20*time.Second, func() bool {
+				return v.Ready(t, "out") == i+1 && d.number(t, "SELECT count(*) FROM warren.outbox WHERE routing_key = 'out'") == 0
+			}, "the other has it")
+		}
+		return time.Since(begun)
 	}
-	if took := time.Since(begun); took > 25*time.Second {
-		t.Errorf("8 messages of a healthy queue took %v; one publish that is not confirmed takes 30 s", took)
+	v.Declare(t, "good", nil)
+	usual := healthy("good")
+	v.Drain(t, "out")
+	restore := v.LoseLeader(t, "lost")
+	if took := healthy("lost"); took > max(25*time.Second, 10*usual) {
+		t.Errorf("8 messages of a healthy queue took %v, and %v with all well; one publish that is not confirmed takes 30 s", took, usual)
 	}
 	restore()
 	rabbittest.Eventually(t, 3*time.Minute, func() bool { return d.pending(t) == 0 }, "the leader is back, and all are published")
@@ -428,8 +432,8 @@ func TestTheRelayTellsThatItGetsOn(t *testing.T) {
 				for range 4 {
 					select {
 					case <-beat:
-					case <-time.After(20 * time.Second):
-						t.Error("nothing was told for 20 s")
+					case <-time.After(3 * time.Minute):
+						t.Fatal("nothing was told for three minutes")
 					}
 				}
 			}

@@ -150,7 +150,7 @@ func TestTimeoutOfTheAttempt(t *testing.T) {
 	source := pgtest.URL(t)
 	out := t.TempDir()
 	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"slow": "SELECT 'a slow one', pg_sleep(60)"}), SourceURL: source, Output: out})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, consumer.ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, consumer.ErrTimeout) // to connect, too
 	defer cancel()
 	_, err := process(ctx, p, `{"report": "slow"}`)
 	check(t, err, "retry", "report slow: ", consumer.ErrTimeout.Error())
