@@ -59,23 +59,8 @@ var errRefused = errors.New("the library closes the connection")
 // frame of properties is the given one; errRefused if it does not read it.
 func readByLibrary(t testing.TB, header []byte, behindDoor bool) (amqp.Delivery, error) {
 	t.Helper()
-	client, server := net.Pipe()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer func() { _ = server.Close() }()
-		serve(server, header)
-	}()
-	defer func() { <-ended }()
-	conn := client
-	if behindDoor {
-		conn = newDoor(client)
-	}
-	c, err := amqp.Open(conn, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.CloseDeadline(time.Now()) }()
+	c, end := openToServe(t, header, behindDoor)
+	defer end()
 	ch, err := c.Channel()
 	if err != nil {
 		t.Fatal(err)
@@ -90,6 +75,30 @@ func readByLibrary(t testing.TB, header []byte, behindDoor bool) (amqp.Delivery,
 	}
 	d.Acknowledger = nil
 	return d, nil
+}
+
+// openToServe connects to a node that is [serve].
+func openToServe(t testing.TB, header []byte, behindDoor bool) (c *amqp.Connection, end func()) {
+	t.Helper()
+	client, server := net.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() { _ = server.Close() }()
+		serve(server, header)
+	}()
+	conn := client
+	if behindDoor {
+		conn = newDoor(client)
+	}
+	c, err := amqp.Open(conn, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, func() {
+		_ = c.CloseDeadline(time.Now())
+		<-ended
+	}
 }
 
 // serve is a node with one message.
@@ -137,6 +146,10 @@ func serve(conn net.Conn, header []byte) {
 			answer = append(answer, header...)
 			// What a header frame lacks the library takes from here: enough of it.
 			answer = append(answer, bytes.Repeat([]byte{frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd}, 512)...)
+		case 85<<16 | 10: // confirm.select
+			answer = method(1, 85, 11)
+		case 60<<16 | 40: // publish
+			answer = method(1, 60, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0) // its confirm
 		}
 	}
 }

@@ -227,15 +227,19 @@ func (c *Conn) roundTrip(ctx context.Context, o Outgoing, borrow func() (*confir
 	case <-confirm.Done():
 		failpoint.Publishing(failpoint.Confirmed, string(o.Purpose))
 	case reason := <-ch.closes:
-		return closedBecause(reason)
+		if <-confirm.Done(); !confirm.Acked() { // which the end of the channel resolves, too
+			return closedBecause(reason)
+		}
 	case <-ctx.Done():
 		_ = ch.Close()
 		return context.Cause(ctx)
 	}
-	select {
-	case reason := <-ch.closes: // pending confirms resolve when the channel closes
-		return closedBecause(reason)
-	default:
+	if !confirm.Acked() {
+		select {
+		case reason := <-ch.closes: // or the broker has refused it
+			return closedBecause(reason)
+		default:
+		}
 	}
 	var returned error
 	select {

@@ -133,7 +133,7 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	case <-confirm.Done():
 		failpoint.Publishing(failpoint.Confirmed, string(o.Purpose))
 	case <-ch.closes: //nolint:errcheck // as in take
-		return ErrShared
+		<-confirm.Done() // which the end of the channel resolves, if the broker has not
 	}
 	returned := ch.answer(nameOf(o.Message.Headers))
 	switch {
