@@ -368,3 +368,42 @@ func TestLinesAsNewMessages(t *testing.T) {
 		t.Errorf("got %+v", o)
 	}
 }
+
+// What is reported as taken away is gone, however many were taken away at once: up to 32 are
+// under way between the broker's channel and its queue, and it forgets others when the
+// channel is closed.
+func TestWhatWasTakenAwayIsGone(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	for _, test := range []struct {
+		name string
+		act  func(Broker) (Done, error)
+		left int
+	}{
+		{"all discarded", func(b Broker) (Done, error) { return b.Discard(t.Context(), "orders", Selection{}, nil, quiet) }, 0},
+		{"half of them discarded", func(b Broker) (Done, error) {
+			return b.Discard(t.Context(), "orders", filtered(t, "id ~ \"[02468]$\""), nil, quiet)
+		}, n / 2},
+		{"the first ones discarded", func(b Broker) (Done, error) {
+			return b.Discard(t.Context(), "orders", Selection{Most: 500}, nil, quiet)
+		}, n / 2},
+		{"all replayed", func(b Broker) (Done, error) {
+			return b.Replay(t.Context(), "orders", Selection{}, ReplayOptions{}, quiet)
+		}, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			v := rabbittest.NewVhost(t)
+			declare(t, v, "orders")
+			bury(t, v, "orders", n)
+			done, err := test.act(brokerOf(v))
+			if err != nil || done.Done != n-test.left {
+				t.Fatalf("got %+v and error %v, want %d done", done, err, n-test.left)
+			}
+			// What the channel forgot is back in the queue as soon as that has heard of its end.
+			rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "orders.dead") == 0 }, "nobody holds any")
+			if got := v.Ready(t, "orders.dead"); got != test.left {
+				t.Errorf("%d are dead, want %d", got, test.left)
+			}
+		})
+	}
+}

@@ -40,6 +40,7 @@ type Sweep struct {
 	ends     []int         // of the batches in that
 	held     int           // of it, not acknowledged
 	left     int           // of Total
+	frames   int           // that acknowledge, since the last batch was handed out
 	batch    int           // the size of the next
 	largest  int           // the longest body so far
 	batches  int
@@ -99,6 +100,7 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 	for d := range in { // of a short batch: what came after all
 		got = append(got, d)
 	}
+	s.frames = 0
 	s.held += len(got)
 	s.acked = append(s.acked, make([]bool, len(got))...)
 	s.ends = append(s.ends, len(s.acked))
@@ -145,6 +147,7 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 // told, not that it has heard of it; Close waits for that.
 func (s *Sweep) Ack(d *amqp.Delivery) error {
 	s.held--
+	s.frames++
 	s.acked[d.DeliveryTag-1] = true
 	return s.reason(s.ch.Ack(d.DeliveryTag, false))
 }
@@ -153,6 +156,11 @@ func (s *Sweep) Ack(d *amqp.Delivery) error {
 // its queue again, and has heard of what was acknowledged. In 4.3 what is given back so is not
 // counted as handed out in vain.
 func (s *Sweep) Close() error {
+	if s.frames > underWay {
+		if err := s.settle(); err != nil {
+			return err
+		}
+	}
 	begin, frames, given := 0, 0, 0
 	for _, end := range s.ends {
 		last := 0
@@ -188,6 +196,33 @@ func (s *Sweep) Close() error {
 	}
 	if s.held > 0 {
 		s.awaitReady(s.others + s.left + s.held)
+	}
+	return nil
+}
+
+// underWay is how many commands a channel of the broker has under way to a quorum queue. It
+// keeps others until some of these are done, and forgets them when it is closed.
+const underWay = 32
+
+// settle waits until the queue has heard of what was acknowledged, by a consumer that comes and
+// goes: the queue answers to its coming after what was under way is done, upon which the
+// channel sends the rest, and to its going after that. What it may be handed is given back.
+func (s *Sweep) settle() error {
+	if err := s.ch.Qos(1, 0, false); err != nil {
+		return s.reason(err)
+	}
+	const tag = "sweep-end"
+	in, err := s.ch.Consume(s.queue, tag, false, false, false, false, nil)
+	if err != nil {
+		return s.reason(err)
+	}
+	if err := s.ch.Cancel(tag, false); err != nil {
+		return s.reason(err)
+	}
+	for d := range in {
+		if err := d.Nack(false, true); err != nil {
+			return s.reason(err)
+		}
 	}
 	return nil
 }
