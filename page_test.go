@@ -28,16 +28,20 @@ func TestPage(t *testing.T) {
 		name string
 		of   func(*testing.T, *browsertest.Browser)
 	}{
+		{"views", everyView}, // the longest
 		{"sign in", signIn},
 		{"queue", liveQueue},
 		{"dead letters", actOnDeadLetters},
 		{"no scripts", withoutScripts},
-		{"views", everyView},
 		{"roles", rolesAreDenied},
 		{"other sites", otherSites},
 		{"publishers", hostilePublishers},
+		{"large fleet", largeFleet},
 	} {
-		t.Run(test.name, func(t *testing.T) { test.of(t, b) })
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel() // each has a virtual host and daemons of its own
+			test.of(t, b)
+		})
 	}
 }
 

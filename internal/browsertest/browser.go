@@ -270,7 +270,7 @@ func (p *Page) describe(t testing.TB) string {
 func (p *Page) Screenshot(t testing.TB, name string) string {
 	t.Helper()
 	path := pictures(name)
-	p.Do(t, "await page.screenshot({ path: $1, fullPage: true, animations: 'disabled' })", path)
+	p.Do(t, "await page.mouse.move(0, 0); await page.screenshot({ path: $1, fullPage: true, animations: 'disabled' })", path)
 	return path
 }
 

@@ -66,6 +66,7 @@ type picture struct {
 	err      error // why there is nothing new
 	client   *fleet.Client
 	answered time.Time               // the last answer
+	answers  int                     // so many there have been
 	looked   time.Time               // the last look at lengths
 	states   map[string]queueLengths // by queue
 	history  map[string]*history
@@ -108,6 +109,39 @@ func (h *hub) look(deep bool) (p *picture, leave func()) {
 		h.done.Go(func() { h.watch(ctx, picture) })
 	}
 	return h.picture, sync.OnceFunc(func() { h.leave(deep) })
+}
+
+// refresh has the daemons asked anew, if they are watched, and waits until as many have answered
+// as were there, or no longer than a person would: what an act has changed is seen then. It
+// tells whether they have.
+func (h *hub) refresh(ctx context.Context) bool {
+	h.mu.Lock()
+	p := h.picture
+	if h.stop == nil {
+		h.mu.Unlock()
+		return false
+	}
+	p.mu.Lock()
+	want := p.answers + len(p.view.Answers(time.Now()))
+	p.mu.Unlock()
+	h.nudge()
+	h.mu.Unlock()
+	late := time.After(firstPicture)
+	for {
+		p.mu.Lock()
+		all := p.answers >= want
+		p.mu.Unlock()
+		if all {
+			return true
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-late:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 func (h *hub) nudge() {
@@ -235,6 +269,7 @@ func (p *picture) add(a fleet.Answer, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.answered, p.err = now, nil
+	p.answers++
 }
 
 // lengths asks for the lengths of queues again and again, until ctx ends.

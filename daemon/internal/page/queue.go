@@ -118,14 +118,16 @@ func (p *Page) queue(w http.ResponseWriter, r *http.Request, s *session) {
 		p.fail(w, r, s, http.StatusBadRequest, err)
 		return
 	}
-	picture, leave := p.hub.look(true)
-	defer leave()
-	picture.wait(r.Context())
-	view := p.queueView(picture, which.Queue, time.Now())
-	f := p.frame(s, "queue", which.Queue, view)
+	f := p.frame(s, "queue", which.Queue, nil)
 	f.Live = p.link("live", "view", "queue", "queue", which.Queue)
 	out := p.begin(w, r, f)
-	out.send("queue", view)
+	shallow := !p.hub.isDeep()
+	picture, leave := p.hub.look(true)
+	defer leave()
+	if picture.wait(r.Context()); shallow { // daemons have said little of each queue
+		p.hub.refresh(r.Context())
+	}
+	out.send("queue", p.queueView(picture, which.Queue, time.Now()))
 	out.send("queue-waits", p.waits(r, which, shownWaits))
 	out.send("bottom", nil)
 }
@@ -223,6 +225,7 @@ func (p *Page) steer(w http.ResponseWriter, r *http.Request, s *session, act, ba
 	}
 	p.audit(r, s, act, "allowed: "+text)
 	p.sessions.note(s, text)
+	p.hub.refresh(ctx)
 	http.Redirect(w, r, back, http.StatusSeeOther)
 }
 

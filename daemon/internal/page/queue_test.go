@@ -19,7 +19,7 @@ import (
 )
 
 // work has a consumer work the queue orders until the test ends: what has a message-id that begins
-// with stuck goes on until it is cancelled, and bad ones fail.
+// with stuck goes on until it is cancelled, and bad ones fail, and wait for an hour then.
 func work(t *testing.T, v *rabbittest.Vhost) {
 	t.Helper()
 	process := func(ctx context.Context, d consumer.Delivery, _ *consumer.Scope) error {
@@ -34,7 +34,7 @@ func work(t *testing.T, v *rabbittest.Vhost) {
 	}
 	c, err := consumer.New(consumer.Config{
 		Nodes: []string{v.URL}, Program: "warren", Version: "v1",
-		Queues: []consumer.Queue{{Name: "orders", Processor: consumer.ProcessorFunc(process), Concurrency: 4, Settings: "abcd"}},
+		Queues: []consumer.Queue{{Name: "orders", Processor: consumer.ProcessorFunc(process), Concurrency: 4, RetryBase: time.Hour, Settings: "abcd"}},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -102,6 +102,10 @@ func TestQueueView(t *testing.T) {
 	post("/ui/queue/cancel", url.Values{"queue": {"orders"}, "id": {"stuck-<b>1"}, "daemon": {daemon}}, "is not in flight any more")
 	post("/ui/queue/pause", url.Values{"queue": {"orders"}, "why": {"moves"}, "for": {"1h"}}, "orders is paused")
 	see("that it is paused", "/ui/queue?queue=orders", ">paused</span>", ": moves", ">Resume</button>")
+	if _, leave := p.hub.look(false); p.hub.refresh(t.Context()) { // what daemons have said of it is from now
+		wantText(t, who.get("/ui/"), ">paused</span>")
+		leave()
+	}
 	post("/ui/queue/resume", url.Values{"queue": {"orders"}}, "orders is resumed")
 	post("/ui/daemon/quiet", url.Values{"daemon": {daemon}, "why": {"deploy"}}, "takes no messages until it is told to work")
 	see("that it is quiet", "/ui/", ">quiet</span>", ": deploy", ">Work</button>")
