@@ -72,6 +72,7 @@ func publishNumbered(t *testing.T, v *rabbittest.Vhost, queue string, n int) {
 // TestOutageBrake has what a queue needs be down from the start, with 5,000 messages that
 // may be tried three times each, and a neighbour that needs something else.
 func TestOutageBrake(t *testing.T) {
+	t.Parallel()
 	const messages = 5000
 	for name, c := range map[string]struct {
 		fault error
@@ -139,6 +140,7 @@ func TestOutageBrake(t *testing.T) {
 
 // What is no outage is not taken for one.
 func TestNoOutageNoBrake(t *testing.T) {
+	t.Parallel()
 	const messages = 2000
 	half := func(d Delivery) bool { n, _ := strconv.Atoi(d.MessageID); return n*7919%1009%2 == 0 }
 	for name, c := range map[string]struct {
@@ -177,6 +179,7 @@ func TestNoOutageNoBrake(t *testing.T) {
 }
 
 func TestBrakedDaemonStopsQuickly(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "mails")
 	publishNumbered(t, v, "mails", 100)

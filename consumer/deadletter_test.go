@@ -19,6 +19,7 @@ func contains(log *logBuffer, text string) bool { return strings.Contains(log.St
 // TestDeadLettersKeepTheMessage sends one message into each way of failing for
 // good: its dead-letter queue holds all that its publisher set.
 func TestDeadLettersKeepTheMessage(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	type body struct{ N int }
 	run(t, []string{v.URL},
@@ -91,6 +92,7 @@ func TestDeadLettersKeepTheMessage(t *testing.T) {
 // TestDeadLetterQueueCanBeLookedAt returns a dead letter far more often than the
 // delivery limit of work queues allows.
 func TestDeadLetterQueueCanBeLookedAt(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	run(t, []string{v.URL}, Queue{Name: "orders", Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error { return Permanent(errors.New("no")) })})
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})

@@ -16,6 +16,7 @@ import (
 )
 
 func TestDelayedMessagesAreListed(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	failed := make(chan struct{}, 1)
 	run(t, []string{v.URL},
@@ -191,6 +192,7 @@ func TestADelayOfManyWaits(t *testing.T) {
 // TestPriorities fills a queue, has it worked one message at a time, and looks at the
 // order. What that is depends on the version of the broker.
 func TestPriorities(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	const n = 60
 	order := func(t *testing.T, q Queue) []uint8 {

@@ -29,6 +29,7 @@ func fullHeaders(frameMax, left int, others ...[]byte) []byte {
 // TestWhatTheLibraryRefusesIsDeadLettered publishes what would end the connection, to a
 // queue beside one that nobody may disturb.
 func TestWhatTheLibraryRefusesIsDeadLettered(t *testing.T) {
+	t.Parallel()
 	for _, queueType := range []string{Quorum, Classic} {
 		t.Run(queueType, func(t *testing.T) {
 			v := rabbittest.NewVhost(t)
@@ -87,6 +88,7 @@ func TestWhatTheLibraryRefusesIsDeadLettered(t *testing.T) {
 // TestWhatCannotBePublishedAgainIsKept has messages fail whose headers leave no room for
 // what Warren would add.
 func TestWhatCannotBePublishedAgainIsKept(t *testing.T) {
+	t.Parallel()
 	fails := map[string]error{"retry": errors.New("no luck"), "never": Permanent(errors.New("no use"))}
 	for _, queueType := range []string{Quorum, Classic} {
 		for _, passive := range []bool{false, true} {
@@ -281,6 +283,7 @@ func TestLargestHeaders(t *testing.T) {
 
 // TestWhateverIsSentCostsNoConnection publishes properties of any bytes.
 func TestWhateverIsSentCostsNoConnection(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "q", nil)
 	conn := dial(t, v.URL)
@@ -324,6 +327,7 @@ func TestWhateverIsSentCostsNoConnection(t *testing.T) {
 
 // TestDirectReply has whoever asked get the reply without a queue.
 func TestDirectReply(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	run(t, []string{v.URL}, Queue{Name: "q", Processor: ProcessorFunc(func(_ context.Context, _ Delivery, s *Scope) error {
 		s.SetResult(Result{Body: []byte("answer")})
@@ -348,6 +352,7 @@ func TestDirectReply(t *testing.T) {
 // TestAnothersName gives Warren a name that is not the one by which the broker knows it.
 // No message is at fault for that.
 func TestAnothersName(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	failing := ProcessorFunc(func(context.Context, Delivery, *Scope) error { return errors.New("no") })
 	r := runConfig(t, Config{Nodes: []string{v.URL}, User: "somebody", Queues: []Queue{{Name: "q", Processor: failing}}}, nil)
@@ -367,6 +372,7 @@ func TestAnothersName(t *testing.T) {
 // written: RabbitMQ 3.10 ends a classic queue that is to dead-letter one by itself, again
 // and again. So Warren rejects none of them.
 func TestAForgedDeathEndsNoQueue(t *testing.T) {
+	t.Parallel()
 	forged := []any{true, "soon"}
 	for name, headers := range map[string]amqp.Table{
 		"and headers said to be unreadable": {"x-death": forged, broker.HeaderUnreadable: "807354142109905"},

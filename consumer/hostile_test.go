@@ -64,6 +64,7 @@ func TestWhatAPublisherForges(t *testing.T) {
 // TestMessagesInTheWayOfRetries are published where only Warren publishes, or would have
 // it do so: the neighbour's retries come home in time.
 func TestMessagesInTheWayOfRetries(t *testing.T) {
+	t.Parallel()
 	const hostile = 120
 	v := rabbittest.NewVhost(t)
 	n, worked := newNeighbour(), newLedger()
@@ -116,6 +117,7 @@ func TestSessionsThatDieYoungArePaced(t *testing.T) {
 // TestAWaitingCopyHasNoPriority follows the priority of a message into its wait queue, to
 // its next attempt and to the dead letters.
 func TestAWaitingCopyHasNoPriority(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	priorities := make(chan uint8, 2)
 	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 2, RetryBase: 64 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
@@ -139,6 +141,7 @@ func TestAWaitingCopyHasNoPriority(t *testing.T) {
 
 // TestARetryAfterMoreThanAYear can be read when it comes home.
 func TestARetryAfterMoreThanAYear(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	attempts := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "hooks", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {

@@ -15,6 +15,7 @@ import (
 // A node that still accepts connections, and of which nothing comes any more, is left for
 // one that works, long before its heartbeats have failed.
 func TestANodeThatDoesNotWorkIsLeft(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	home, other := rabbittest.NewProxy(t, v.Node.Addr()), rabbittest.NewProxy(t, v.Node.Addr())
 	l := newLedger()
@@ -37,6 +38,7 @@ func TestANodeThatDoesNotWorkIsLeft(t *testing.T) {
 // While no node works, the daemon stays where it is, and does not connect to them over and
 // over.
 func TestNoNodeWorks(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	home, other := rabbittest.NewProxy(t, v.Node.Addr()), rabbittest.NewProxy(t, v.Node.Addr())
 	l := newLedger()
@@ -60,6 +62,7 @@ func TestNoNodeWorks(t *testing.T) {
 // After its home was away, the daemon goes back there when nothing is being worked, and no
 // work is done twice for it.
 func TestTheDaemonGoesBackToItsHome(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	home, other := rabbittest.NewProxy(t, v.Node.Addr()), rabbittest.NewProxy(t, v.Node.Addr())
 	home.Refuse()

@@ -248,6 +248,7 @@ func TestAnAlarmCostsNoAttempts(t *testing.T) {
 // TestPublishesGivenUpLeaveNoChannels ends thousands of publishes before they are
 // confirmed, to a queue that never does and to one that would soon.
 func TestPublishesGivenUpLeaveNoChannels(t *testing.T) {
+	t.Parallel()
 	each := long(1500, 50_000)
 	v := rabbittest.NewVhost(t)
 	n := newNeighbour()

@@ -139,6 +139,7 @@ func TestWhatWasCutOffIsVisible(t *testing.T) {
 // TestAcknowledgementsLostOnTheirWay writes acknowledgements into a network that loses
 // them: their messages are not worked again.
 func TestAcknowledgementsLostOnTheirWay(t *testing.T) {
+	t.Parallel()
 	const messages = 16
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
@@ -173,6 +174,7 @@ func TestAcknowledgementsLostOnTheirWay(t *testing.T) {
 // lost before its confirm, and cuts the connection once more while the first copy is worked
 // and the second lies in the prefetch: both are redelivered, and the attempt is made once.
 func TestTheSecondCopyOfARetryIsNotRun(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	started, release := make(chan int, 10), make(chan struct{})
@@ -226,6 +228,7 @@ func TestTheSecondCopyOfARetryIsNotRun(t *testing.T) {
 // TestEachCopyHasAName fails a message to its end: each copy that waits has another name,
 // and the dead letter, which may be put back into the queue, has none.
 func TestEachCopyHasAName(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	names := make(chan any, 10)
 	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 3, RetryMax: time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
@@ -245,6 +248,7 @@ func TestEachCopyHasAName(t *testing.T) {
 // TestMessagesThatDifferInOneThing have one id and body: what was done of one is nothing
 // to the others, when a lost connection has all handed out again.
 func TestMessagesThatDifferInOneThing(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	base := amqp.Publishing{MessageId: "user-1", Body: []byte(`{"user":1}`), DeliveryMode: amqp.Persistent}
@@ -289,6 +293,7 @@ func TestMessagesThatDifferInOneThing(t *testing.T) {
 // TestADelaySurvivesTheStopThatRepublishesIt stops a daemon that holds a delayed message
 // which it has not begun with.
 func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	_, _ = run(t, []string{v.URL}, Queue{Name: "later", Processor: noop}).end()
@@ -320,6 +325,7 @@ func TestADelaySurvivesTheStopThatRepublishesIt(t *testing.T) {
 
 // TestSuspectsObeyTheRate works suspects of a queue that has one.
 func TestSuspectsObeyTheRate(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
 	v.PublishN(t, "orders", 6, numbered)
@@ -338,6 +344,7 @@ func TestSuspectsObeyTheRate(t *testing.T) {
 // TestParkingTakesNothingOfTheRate parks delayed messages of a queue whose rate would
 // take a day for them.
 func TestParkingTakesNothingOfTheRate(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	run(t, []string{v.URL}, Queue{Name: "orders", Rate: 0.001, Processor: noop})
 	v.PublishN(t, "orders", 100, func(i int) amqp.Publishing {
@@ -349,6 +356,7 @@ func TestParkingTakesNothingOfTheRate(t *testing.T) {
 // TestRestartsMakeNoSuspects stops and starts again over a backlog that is prefetched
 // each time: nothing in it comes near to being suspected.
 func TestRestartsMakeNoSuspects(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	const messages = 60
@@ -413,6 +421,7 @@ func TestRestartsThatCutWorkShort(t *testing.T) {
 
 // TestStopsRepeatNoFinishedWork stops a busy daemon with a large prefetch again and again.
 func TestStopsRepeatNoFinishedWork(t *testing.T) {
+	t.Parallel()
 	stops := long(12, 115)
 	v := rabbittest.NewVhost(t)
 	done := newLedger()

@@ -36,6 +36,7 @@ var printedPolicy = regexp.MustCompile(`rabbitmqctl set_policy (\S+) '([^']+)' '
 // kept. RabbitMQ applies no part of a policy with a key that the type of the queue does
 // not know.
 func TestThePolicyThatAnErrorPrintsCures(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{Quorum, Classic} {
 		t.Run(kind, func(t *testing.T) {
 			v := rabbittest.NewVhost(t)
@@ -66,6 +67,7 @@ func TestThePolicyThatAnErrorPrintsCures(t *testing.T) {
 // TestTheTypeThatAnErrorNamesCures has a classic queue where a quorum queue is wanted: what
 // was tried before must not be in the way of the remedy.
 func TestTheTypeThatAnErrorNamesCures(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	_, err := v.Channel(t).QueueDeclare("celery", true, false, false, false, amqp.Table{
 		amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "celery.dead",
@@ -86,6 +88,7 @@ func TestTheTypeThatAnErrorNamesCures(t *testing.T) {
 // TestTheRemediesOfAStartCure follows what each error says that keeps a Consumer from
 // starting, and has it work a message then.
 func TestTheRemediesOfAStartCure(t *testing.T) {
+	t.Parallel()
 	do := func(t *testing.T, v *rabbittest.Vhost, args ...string) {
 		t.Helper()
 		if out, err := v.Node.Ctl(args...); err != nil {
@@ -223,6 +226,7 @@ func prioritised(t *testing.T, v *rabbittest.Vhost) (url string) {
 
 // TestTheRemedyOfAnExclusiveConsumerCures stops the one that has a queue for itself.
 func TestTheRemedyOfAnExclusiveConsumerCures(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	q := Queue{Name: "q", Type: Classic, Processor: noop}
 	_, _ = run(t, []string{v.URL}, q).end() // declares it
@@ -243,6 +247,7 @@ func TestTheRemedyOfAnExclusiveConsumerCures(t *testing.T) {
 
 // TestTheRightToConsumeThatTheLogAsksForCures grants it to a daemon that runs.
 func TestTheRightToConsumeThatTheLogAsksForCures(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "q")
 	user := "reader-" + strings.ToLower(v.Name)

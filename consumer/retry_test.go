@@ -76,6 +76,7 @@ func empty(t *testing.T, v *rabbittest.Vhost, queues ...string) {
 }
 
 func TestRetryAfterIsNoSoonerThanAsked(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	attempts := newLedger()
 	run(t, []string{v.URL}, Queue{Name: "hooks", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
@@ -94,6 +95,7 @@ func TestRetryAfterIsNoSoonerThanAsked(t *testing.T) {
 }
 
 func TestDelayedMessagesAreParkedOnArrival(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	seen := newLedger()
 	var attempt, delayed any
@@ -121,6 +123,7 @@ func TestDelayedMessagesAreParkedOnArrival(t *testing.T) {
 }
 
 func TestResultsGoToReplyTo(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	log := run(t, []string{v.URL}, Queue{Name: "sums", Processor: JSON(func(_ context.Context, n []int, s *Scope) error {
 		sum := 0
@@ -144,6 +147,7 @@ func TestResultsGoToReplyTo(t *testing.T) {
 // TestMessageWithoutAnIDIsGivenOne follows such a message over its attempts: it is
 // called the same from the first on.
 func TestMessageWithoutAnIDIsGivenOne(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	ids := make(chan string, 3)
 	run(t, []string{v.URL}, Queue{Name: "orders", MaxAttempts: 2, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {

@@ -100,6 +100,7 @@ func collected(t *testing.T, reader metric.Reader) map[string]int64 {
 
 // What the broker refuses in a lasting way ends the start.
 func TestScheduleThatIsNotPermitted(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	url := v.AddUser(t, "unscheduled", "pw", "^(other|other[.]dead|warren[.]wait[.].*)$", ".*", ".*")
 	c, err := New(Config{Nodes: []string{url}, Queues: []Queue{{Name: "other", Processor: noop, RetryMax: time.Second}},

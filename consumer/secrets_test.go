@@ -138,6 +138,7 @@ func (l *ledger) enough(t *testing.T, more int) {
 // times, and has one of two workers of the queue connect anew each time: nothing fails, and
 // nothing is done twice, by either of them.
 func TestSecretsAreRenewedUnderLoad(t *testing.T) {
+	t.Parallel()
 	r, done := newRotated(t), newLedger()
 	first := runConfig(t, r.config(quick(done)), nil)
 	second := run(t, []string{r.vhost.URL}, quick(done))
@@ -164,6 +165,7 @@ func TestSecretsAreRenewedUnderLoad(t *testing.T) {
 // TestSecretsOfSeveralNodesAreRenewed has a daemon with two nodes, or two names of one,
 // find its own among them by a URL that has another password by now.
 func TestSecretsOfSeveralNodesAreRenewed(t *testing.T) {
+	t.Parallel()
 	r, done := newRotated(t), newLedger()
 	cfg := r.config(quick(done))
 	both := func() ([]string, error) {
@@ -190,6 +192,7 @@ func TestSecretsOfSeveralNodesAreRenewed(t *testing.T) {
 // TestSecretsAreReadAtEachReconnect rotates them without a word to the daemon, and cuts
 // its connections.
 func TestSecretsAreReadAtEachReconnect(t *testing.T) {
+	t.Parallel()
 	r, done := newRotated(t), newLedger()
 	d := runConfig(t, r.config(quick(done)), nil)
 	underLoad(t, r.vhost, done, func() {
@@ -214,6 +217,7 @@ func TestSecretsAreReadAtEachReconnect(t *testing.T) {
 // TestWorkInFlightIsFinishedOverTheConnectionBefore has a long attempt under way when the
 // daemon connects anew: the other slot goes on, and the connection before ends with it.
 func TestWorkInFlightIsFinishedOverTheConnectionBefore(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name      string
 		meanwhile func(t *testing.T, r *rotated, d *running)
@@ -261,6 +265,7 @@ func TestWorkInFlightIsFinishedOverTheConnectionBefore(t *testing.T) {
 // TestBadSecretsTakeNothingDown has something wrong with what is there now: the error says
 // what, the work goes on, and so does it after a lost connection.
 func TestBadSecretsTakeNothingDown(t *testing.T) {
+	t.Parallel()
 	cert := func(r *rotated) string { return filepath.Join(r.dir, "cert.pem") }
 	for _, test := range []struct {
 		name  string

@@ -36,6 +36,7 @@ func numbered(i int) amqp.Publishing {
 }
 
 func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 4, Prefetch: 10, Processor: h})
@@ -168,6 +169,7 @@ func TestStopWhileTheQueueIsSlow(t *testing.T) {
 }
 
 func TestStopWithNothingToDoIsQuick(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	r := run(t, []string{v.URL}, Queue{Name: "a", Processor: noop}, Queue{Name: "b", Processor: noop})
 	took, err := r.end()
@@ -177,6 +179,7 @@ func TestStopWithNothingToDoIsQuick(t *testing.T) {
 }
 
 func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	stuck, heeds := newHeld(), make(chan struct{})
 	defer close(stuck.release)
@@ -212,6 +215,7 @@ func TestWorkThatOutlivesTheShutdownTimeout(t *testing.T) {
 }
 
 func TestStopWhileTheBrokerIsAway(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	h := newHeld()
@@ -231,6 +235,7 @@ func TestStopWhileTheBrokerIsAway(t *testing.T) {
 }
 
 func TestStopWhileTheBrokerDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr)}, ShutdownTimeout: time.Second, Queues: []Queue{{Name: "orders", Processor: noop}}}, nil)
@@ -300,6 +305,7 @@ func TestStopThatLosesItsConnection(t *testing.T) {
 // TestReturnsDoNotUseUpTheDeliveryLimit gives back messages that have used up more
 // than half of their delivery limit. Where that counts, they go home in another way.
 func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	_, _ = run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop}).end()
@@ -328,6 +334,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 // TestAbandonedWhileItIsBeingReturned has the copies of what is returned on their way when
 // work is abandoned: whoever returns a message by itself then has it there twice.
 func TestAbandonedWhileItIsBeingReturned(t *testing.T) {
+	t.Parallel()
 	const messages = 20
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())

@@ -58,6 +58,7 @@ func attr(s sdktrace.ReadOnlySpan, key attribute.Key) string {
 // TestATraceFollowsItsMessage fails a message twice and then for good: its attempts,
 // waits and dead letter are one trace, each span hanging on the one before it.
 func TestATraceFollowsItsMessage(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	var seen []string
 	r, recorder := runTraced(t, v, false, Queue{Name: "orders", MaxAttempts: 2, Processor: ProcessorFunc(func(ctx context.Context, d Delivery, s *Scope) error {
@@ -109,6 +110,7 @@ func TestATraceFollowsItsMessage(t *testing.T) {
 // TestAReplayGoesOnWithItsTrace finds the attempt that follows a replay from that which died,
 // and back: it hangs on the dead letter's span, also where first attempts begin a trace.
 func TestAReplayGoesOnWithItsTrace(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	_, recorder := runTraced(t, v, true, Queue{Name: "orders", Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 		if d.Headers["x-warren-replayed"] == nil {
@@ -163,6 +165,7 @@ func TestALinkedTrace(t *testing.T) {
 }
 
 func TestRepliesAndDelaysAreTraced(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	_, recorder := runTraced(t, v, false, Queue{Name: "sums", Processor: noop})
 	v.Declare(t, "answers", nil)
@@ -194,6 +197,7 @@ func TestDestinationName(t *testing.T) {
 // TestMetrics works a few messages of each fate and holds the metrics against them,
 // and the number of their series against what the configuration explains.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareQueues(t, v, broker.Queue{Name: "orders", Type: Quorum, Passive: true}) // or the first to wait may be refused, and is counted
 	reader := metric.NewManualReader()
@@ -302,6 +306,7 @@ func TestMetrics(t *testing.T) {
 // TestStatusSaysWhyAQueueIsNotConsumed deletes a queue that Warren may not declare:
 // it is not consumed until somebody else declares it again.
 func TestStatusSaysWhyAQueueIsNotConsumed(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "orders")
 	r := run(t, []string{v.URL}, Queue{Name: "orders", Passive: true, RetryMax: time.Second, EnvPrefix: "WARREN_QUEUE_ORDERS_", Processor: noop})
@@ -347,6 +352,7 @@ func TestAStarvedQueueIsConsumedAnew(t *testing.T) {
 // TestAStandbyIsStarvedFromWhenThereAreMessages has a queue whose messages go to somebody
 // else from its first one on: it is named then, not sooner for having been empty long.
 func TestAStandbyIsStarvedFromWhenThereAreMessages(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	declareAll(t, v, "orders")
 	v.DeleteQueue(t, "orders")
@@ -378,6 +384,7 @@ func TestAStandbyIsStarvedFromWhenThereAreMessages(t *testing.T) {
 // TestALoopThatIsStuckIsUnhealthy has a loop show no turn for long: the queue's while a
 // minute passes, and the supervisor's.
 func TestALoopThatIsStuckIsUnhealthy(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	r := run(t, []string{v.URL}, Queue{Name: "orders", Processor: noop})
 	rabbittest.Eventually(t, 2*pulse.Every, func() bool { return contains(r.log, "msg=consuming") }, "the queue is consumed")

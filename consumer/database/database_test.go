@@ -144,6 +144,7 @@ func TestNoErrorShowsThePassword(t *testing.T) {
 }
 
 func TestMigrateSideBySide(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := newDatabase(t, url, io.Discard)
 		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "run warren migrate") {
@@ -234,6 +235,7 @@ func TestMigrateFromTheTablesOfBefore(t *testing.T) {
 }
 
 func TestTheTransactionEndsWithTheAttempt(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		fault := errors.New("a fault")

@@ -21,6 +21,7 @@ import (
 // Repeats of a message are worked once, whether or not the processor uses the
 // transaction; with another body, or without an id, it is another message.
 func TestRepeatsAreAcknowledgedUnrun(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		v := rabbittest.NewVhost(t)
 		d := migrated(t, url)
@@ -73,6 +74,7 @@ func TestRepeatsAreAcknowledgedUnrun(t *testing.T) {
 
 // An attempt that fails leaves nothing in the inbox: the next is run.
 func TestRetriesAreRun(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		v := rabbittest.NewVhost(t)
 		d := migrated(t, url)
@@ -94,6 +96,7 @@ func TestRetriesAreRun(t *testing.T) {
 // TestMessagesWithoutAnIDStandApart works three of each kind, that are alike in all: each is
 // run, retried and dead-lettered by itself, under an id of its own from its retry on.
 func TestMessagesWithoutAnIDStandApart(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		const n = 3
 		v := rabbittest.NewVhost(t)
@@ -150,6 +153,7 @@ func TestMessagesWithoutAnIDStandApart(t *testing.T) {
 // Of two workers that get a message at once, one waits for the other's commit, and
 // does nothing.
 func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		key := &consumer.InboxKey{Queue: "q", MessageID: "a"}
@@ -177,6 +181,7 @@ func TestTwoAtOnce(t *testing.T) {
 }
 
 func TestTheInboxIsCleaned(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		for i := range 3 * cleanBatch {
@@ -220,6 +225,7 @@ func TestTheInboxIsCleaned(t *testing.T) {
 // A message-id that PostgreSQL cannot hold as text is no fault of the database, and is
 // recognised.
 func TestAnyMessageIDIsRecognised(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		for i, id := range []string{"a\x00b", "\xff", "\xfe", "", "ä"} {
@@ -250,6 +256,7 @@ func TestAnyMessageIDIsRecognised(t *testing.T) {
 // Who knows the id of a message that Warren will publish, such as that of a schedule,
 // cannot have it taken for a repeat: the broker checks the name that it comes under.
 func TestAMessageSentInAdvanceSuppressesNothing(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := migrated(t, sqliteURL(t))
 	ran := make(chan string, 10)
@@ -278,6 +285,7 @@ func TestAMessageSentInAdvanceSuppressesNothing(t *testing.T) {
 
 // What the database objects to is no outage.
 func TestAValueThatTheDatabaseDoesNotTakeIsNoOutage(t *testing.T) {
+	t.Parallel()
 	d := migrated(t, pgtest.URL(t))
 	var s string
 	err := d.read.QueryRowContext(t.Context(), "SELECT $1::text", "a\x00").Scan(&s)
@@ -289,6 +297,7 @@ func TestAValueThatTheDatabaseDoesNotTakeIsNoOutage(t *testing.T) {
 // An attempt that spends its time waiting for SQLite's one writer is not counted: none
 // of these has a second.
 func TestWaitingForTheWriterCostsNoAttempt(t *testing.T) {
+	t.Parallel()
 	// The last ones wait for longer than an attempt may take, which leaves a slow machine
 	// thrice what the work of one takes.
 	const n, work, timeout = 7, 2 * time.Second, 10 * time.Second

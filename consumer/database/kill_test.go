@@ -155,6 +155,7 @@ func beWorker() error {
 // and publishes each that it commits at least once, and not before the commit. What
 // another program writes to the outbox meanwhile arrives in its order.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		const messages = 2000
 		v := rabbittest.NewVhost(t)

@@ -38,6 +38,7 @@ func (d *Database) pending(t testing.TB) int {
 
 // All that a message can carry arrives as it was set, and only after the commit.
 func TestPublishInATransaction(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		v := rabbittest.NewVhost(t)
 		d := migrated(t, url)
@@ -109,6 +110,7 @@ func TestMessagesThatCannotBePublishedAreRefusedAtOnce(t *testing.T) {
 // A program of any language may insert; what it leaves out has a default. What
 // could not be published is refused by the table.
 func TestOtherProgramsInsert(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		v := rabbittest.NewVhost(t)
 		d := migrated(t, url)
@@ -143,6 +145,7 @@ func TestOtherProgramsInsert(t *testing.T) {
 // What the broker refuses is kept, holds back its own target only, is logged once,
 // and goes first when it can.
 func TestRefusedMessagesHoldBackTheirTargetOnly(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		v := rabbittest.NewVhost(t)
 		d := migrated(t, url)
@@ -190,6 +193,7 @@ func TestRefusedMessagesHoldBackTheirTargetOnly(t *testing.T) {
 
 // Only one process publishes; when it ends, another goes on.
 func TestOneRelay(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		var stops []func()
@@ -239,6 +243,7 @@ func TestOneRelay(t *testing.T) {
 // A database that can be read but not written, since its disk is full or another program
 // keeps the lock, has nothing published twice.
 func TestWhatCannotBeDeletedIsPublishedOnce(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		unblock := "DROP TRIGGER full_disk"
@@ -319,6 +324,7 @@ func TestTheRelayIsNotified(t *testing.T) {
 
 // What never answers holds up nobody else, neither at first nor when it is tried again.
 func TestTargetsThatDoNotAnswerHoldUpNobody(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -408,6 +414,7 @@ func TestAQueueWithoutALeaderHoldsUpNoOther(t *testing.T) {
 // The relay tells that it gets on, also while there is nothing to do, another process
 // publishes, or the broker answers nothing; and tells no more once it is stuck.
 func TestTheRelayTellsThatItGetsOn(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d, other := migrated(t, url), newDatabase(t, url, new(logBuffer))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -448,6 +455,7 @@ func TestTheRelayTellsThatItGetsOn(t *testing.T) {
 
 // The backlog is told as it is.
 func TestTheBacklogIsMeasured(t *testing.T) {
+	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := migrated(t, url)
 		reader := sdkmetric.NewManualReader()

@@ -8,6 +8,7 @@ import (
 // A connection that is about to be made has the user and password that there are now; if
 // they cannot be read, those of before.
 func TestConnectionsAreMadeWithThePasswordOfNow(t *testing.T) {
+	t.Parallel()
 	p, err := parse("postgres://warren:first@localhost/shop")
 	if err != nil {
 		t.Fatal(err)

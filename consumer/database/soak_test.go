@@ -22,6 +22,7 @@ import (
 // again. Each may begin with what the other had, and what that did takes effect once. With
 // WARREN_TEST_LONG set it takes longer.
 func TestTwoDaemonsInASoak(t *testing.T) {
+	t.Parallel()
 	messages, cuts := 600, 6
 	if os.Getenv("WARREN_TEST_LONG") != "" {
 		messages, cuts = 12_000, 60

@@ -11,6 +11,7 @@ import (
 
 // A daemon that is told to stop deletes what it has published, and leaves the rest.
 func TestStoppingInTheMiddleOfTheOutbox(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	d := migrated(t, pgtest.URL(t))
 	v.Declare(t, "out", nil)

@@ -32,6 +32,7 @@ func TestScheduleUnderAMemoryAlarm(t *testing.T) {
 
 // All schedules share a connection; a fault of the one's channel is nothing to the other.
 func TestSchedulesShareAConnection(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	p, q := rabbittest.NewProxy(t, v.Node.Addr()), rabbittest.NewProxy(t, v.Node.Addr())
@@ -90,6 +91,7 @@ func TestTheEndUnderAnAlarm(t *testing.T) {
 
 // Connections that are lost as soon as they are made are not made as fast as can be.
 func TestConnectionsThatDieYoung(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	p := rabbittest.NewProxy(t, v.Node.Addr())

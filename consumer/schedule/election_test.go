@@ -10,6 +10,7 @@ import (
 
 // TestLeadersFollowEachOther runs three, stops the leader, and then the next.
 func TestLeadersFollowEachOther(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
@@ -49,6 +50,7 @@ func TestLeadersFollowEachOther(t *testing.T) {
 
 // TestALeaderThatVanishes freezes the way of all that the leader sends.
 func TestALeaderThatVanishes(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
@@ -75,6 +77,7 @@ func TestALeaderThatVanishes(t *testing.T) {
 // TestALeaderThatIsDeposedUnawares takes the leader off the queue without its channel
 // hearing of it, as a node does that the others take for dead. It fires nothing more.
 func TestALeaderThatIsDeposedUnawares(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
@@ -99,6 +102,7 @@ func TestALeaderThatIsDeposedUnawares(t *testing.T) {
 
 // Daemons that do not agree on the rule say so, whoever leads.
 func TestTwoRulesOfOneSchedule(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	a := runScheduled(t, v.URL, "", Schedule{Name: "tick", Every: time.Second, Queue: "jobs"})

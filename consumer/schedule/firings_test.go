@@ -9,6 +9,7 @@ import (
 )
 
 func TestOncePerVersion(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "seed", Once: true, Queue: "jobs"}
@@ -51,6 +52,7 @@ func awayFromEdge(now time.Time) time.Duration {
 }
 
 func TestMisfires(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	now := time.Now().UTC()
 	hour := awayFromEdge(now)
@@ -90,6 +92,7 @@ func TestMisfires(t *testing.T) {
 
 // TestAnotherRule: what another rule has left undone was never planned by this one.
 func TestAnotherRule(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	now := time.Now().UTC()
 	hour := awayFromEdge(now)
@@ -109,6 +112,7 @@ func TestAnotherRule(t *testing.T) {
 
 // A record from a host whose clock is ahead is heeded, not silently.
 func TestARecordAheadOfTheClock(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs"}
@@ -130,6 +134,7 @@ func TestARecordAheadOfTheClock(t *testing.T) {
 // TestTheRemedyOfARecordAheadOfTheClockCures deletes the queue while no daemon runs, as the
 // log says.
 func TestTheRemedyOfARecordAheadOfTheClockCures(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs"}

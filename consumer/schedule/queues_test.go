@@ -14,6 +14,7 @@ import (
 )
 
 func TestScheduleOfAMissingQueue(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll, EnvPrefix: "WARREN_SCHEDULE_TICK_"}
 	r := runScheduled(t, v.URL, "", s)
@@ -38,6 +39,7 @@ func TestScheduleOfAMissingQueue(t *testing.T) {
 
 // A queue that Warren declares is declared again.
 func TestScheduleOfAQueueThatIsDeleted(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	q := broker.Queue{Name: "jobs", Type: broker.Quorum, RetryMax: time.Second}
 	r := runConfig(t, v.URL, Config{Queues: []broker.Queue{q}, Schedules: []Schedule{{Name: "tick", Every: time.Second, Queue: "jobs"}}}, nil)
@@ -52,6 +54,7 @@ func TestScheduleOfAQueueThatIsDeleted(t *testing.T) {
 // What keeps the queue of the tokens from being declared is said with a remedy that there
 // is.
 func TestDeclareSaysWhatSettlesIt(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "other"}
 	v.Declare(t, "warren.schedule.differs", nil)
@@ -91,6 +94,7 @@ func TestDeclareSaysWhatSettlesIt(t *testing.T) {
 
 // TestABacklogOfFirings makes up for a thousand, each once.
 func TestABacklogOfFirings(t *testing.T) {
+	t.Parallel()
 	const n = 1000
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
@@ -107,6 +111,7 @@ func TestABacklogOfFirings(t *testing.T) {
 
 // TestAQueueThatRefuses: whoever cannot publish leaves it to another to try.
 func TestAQueueThatRefuses(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", amqp.Table{amqp.QueueTypeArg: "classic", amqp.QueueMaxLenArg: 1, amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish})
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}

@@ -76,6 +76,7 @@ func TestATokenThatIsLost(t *testing.T) {
 // to have it begin in 1970, and to break its leader, while one leads and as another takes
 // over.
 func TestTokensOfOthers(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
@@ -129,6 +130,7 @@ func TestTokensOfOthers(t *testing.T) {
 // TestUpgrade goes on where a release has stopped that did not sign its tokens, and where
 // daemons have that log in as another user: nothing is fired again, nothing is left out.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	v.Declare(t, "seeds", nil)
@@ -173,6 +175,7 @@ func TestUpgrade(t *testing.T) {
 // Headers that the AMQP library does not read cost their message, not the connection of all
 // schedules.
 func TestUnreadableHeadersAmongTokens(t *testing.T) {
+	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs", Misfire: MisfireAll}
