@@ -29,7 +29,7 @@ func (d *process) adminURL(t *testing.T) string {
 
 func fetch(t *testing.T, url string) (status int, body string) {
 	t.Helper()
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)

