@@ -356,7 +356,6 @@ func TestParkingTakesNothingOfTheRate(t *testing.T) {
 // TestRestartsMakeNoSuspects stops and starts again over a backlog that is prefetched
 // each time: nothing in it comes near to being suspected.
 func TestRestartsMakeNoSuspects(t *testing.T) {
-	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
 	const messages = 60

@@ -144,7 +144,6 @@ func TestNoErrorShowsThePassword(t *testing.T) {
 }
 
 func TestMigrateSideBySide(t *testing.T) {
-	t.Parallel()
 	each(t, func(t *testing.T, url string) {
 		d := newDatabase(t, url, io.Discard)
 		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "run warren migrate") {

@@ -35,7 +35,6 @@ func outageLength(t *testing.T) time.Duration {
 // While the database is away messages wait: none is dead, none is lost, none is
 // worked twice, and the log says it once.
 func TestTheDatabaseIsAway(t *testing.T) {
-	t.Parallel()
 	s := pgtest.Start(t)
 	t.Run("postgres", func(t *testing.T) {
 		outageTest(t, s.URL(), func() { s.Stop() }, func() { s.Restart(t) })
@@ -111,7 +110,6 @@ func outageTest(t *testing.T, url string, begin, end func()) {
 // A database that answers nothing any more is one that is away: an attempt is not
 // made to wait for its own timeout.
 func TestTheDatabaseIsStalled(t *testing.T) {
-	t.Parallel()
 	good, err := url.Parse(pgtest.URL(t))
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +132,6 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 
 // The daemon needs no more rights than docs/database.md says.
 func TestRights(t *testing.T) {
-	t.Parallel()
 	owner, err := url.Parse(pgtest.URL(t))
 	if err != nil {
 		t.Fatal(err)
