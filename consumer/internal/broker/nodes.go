@@ -22,9 +22,9 @@ const (
 	lookEvery    = 2 * time.Second
 	maxLookEvery = 20 * time.Second
 	// searchFor is how long all nodes are asked side by side for one that works. Some time
-	// passes until they have elected leaders in place of those on a node that is lost: 9 s,
-	// as RabbitMQ comes.
-	searchFor = 10 * time.Second
+	// passes until they have elected leaders in place of those on a node that is lost, 9 s
+	// as RabbitMQ comes, or on 3.10 until they count it as down, 13 s by our advice.
+	searchFor = 15 * time.Second
 	// steadyAfter is how long a session must have lived for the move to it to have been
 	// worth it: after one that was not, a node has twice as long to answer.
 	steadyAfter = 5 * time.Minute
