@@ -112,7 +112,6 @@ func TestAnotherRule(t *testing.T) {
 
 // A record from a host whose clock is ahead is heeded, not silently.
 func TestARecordAheadOfTheClock(t *testing.T) {
-	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "jobs", nil)
 	s := Schedule{Name: "tick", Every: time.Second, Queue: "jobs"}
