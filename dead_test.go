@@ -289,7 +289,6 @@ func TestReplayThatIsKilled(t *testing.T) {
 // Many dead letters are looked at and replayed: 100,000 with WARREN_TEST_LONG. The log has the
 // rates, and that the memory of what is in use does not grow with their number.
 func TestManyDeadLetters(t *testing.T) {
-	t.Parallel()
 	n, size := 5000, 1000
 	if os.Getenv("WARREN_TEST_LONG") != "" {
 		n = 100_000
