@@ -8,21 +8,21 @@ type Point string
 
 // Of a delivery, from the channel that it came on to its settlement.
 const (
-	Received      Point = "received"
-	Started       Point = "started"
-	Worked        Point = "worked"
-	Resulted      Point = "resulted"
-	AckHeld       Point = "ack-held"
-	AckSent       Point = "ack-sent"
-	Requeued      Point = "requeued"
-	Repeated      Point = "repeated"
-	ChannelLost   Point = "channel-lost"
-	Remembered    Point = "remembered"
-	Declared      Point = "declared"
-	Consumed      Point = "consumed"
-	KeptBack      Point = "kept-back"
-	StopSettled   Point = "stop-settled"
-	StopRested    Point = "stop-rested"
+	Received    Point = "received"
+	Started     Point = "started"
+	Worked      Point = "worked"
+	Resulted    Point = "resulted"
+	AckHeld     Point = "ack-held"
+	AckSent     Point = "ack-sent"
+	Requeued    Point = "requeued"
+	Repeated    Point = "repeated"
+	ChannelLost Point = "channel-lost"
+	Remembered  Point = "remembered"
+	Declared    Point = "declared"
+	Consumed    Point = "consumed"
+	KeptBack    Point = "kept-back"
+	StopSettled Point = "stop-settled"
+	StopRested  Point = "stop-rested"
 )
 
 // Of the database of a delivery.
