@@ -299,6 +299,7 @@ func TestManyDeadLetters(t *testing.T) {
 	body := `{"text":"` + strings.Repeat("x", size) + `"}`
 	v.PublishN(t, "orders.dead", n, func(i int) amqp091.Publishing { return deadLetter(fmt.Sprint(i), "exhausted", "451 try again", body) })
 	for _, args := range [][]string{{"list", "orders", "-o", "jsonl"}, {"groups", "orders"}, {"replay", "orders", "--all", "--yes"}} {
+		rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == n }, "what was looked at is back")
 		cmd := warren(t, []string{"WARREN_AMQP_URL=" + v.URL, "GODEBUG=gctrace=1"}, append([]string{"dead"}, args...)...)
 		begin := time.Now()
 		stdout, stderr, status := output(t, cmd)
