@@ -123,13 +123,14 @@ func fail(t *testing.T, at string) {
 	until("more are done", func() bool { return ended() >= failMessages })
 	// It is told to stop with deliveries at hand that it has not begun.
 	until("more is handed out than it works at once", func() bool {
-		if v.Unacked(t, "work") > failPrefetch/2 {
+		ready := v.Ready(t, "work")
+		if v.Unacked(t, "work") > failPrefetch/2 && ready >= failPrefetch { // and is when the signal comes
 			return true
 		}
-		if v.Ready(t, "work") == 0 { // it was quicker than this look
+		if ready < failPrefetch {
 			first := kinds["late"]
-			kinds["late"] += 4 * failPrefetch
-			v.PublishN(t, "work", 4*failPrefetch, func(i int) amqp091.Publishing {
+			kinds["late"] += 6 * failPrefetch
+			v.PublishN(t, "work", 6*failPrefetch, func(i int) amqp091.Publishing {
 				return amqp091.Publishing{MessageId: fmt.Sprint("late-", first+i), DeliveryMode: amqp091.Persistent}
 			})
 		}
