@@ -145,7 +145,13 @@ func TestPauseEndsByItself(t *testing.T) {
 	}
 	for _, queue := range []string{"emails", "nobody"} {
 		rabbittest.Eventually(t, time.Minute, func() bool {
-			p, err := o.Paused(t.Context(), queue)
+			// To look into a queue that a daemon deletes in this moment can end the connection.
+			c, err := fleet.Dial(t.Context(), "test", "", []string{v.URL})
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			p, err := c.Paused(t.Context(), queue)
 			return p == nil && err == nil
 		}, "nothing is left of the pause of "+queue)
 	}
