@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -97,7 +98,7 @@ func TestOutage(t *testing.T) {
 
 	// Both come back.
 	relisten := func(addr string) net.Listener {
-		l, err := net.Listen("tcp", addr)
+		l, err := freeport.Listen(addr)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,11 +3,14 @@ package freeport
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"strconv"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // The ports lie below those that the kernel gives to outgoing connections: one of these may
@@ -43,4 +46,18 @@ func Port() (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("no free port from %d to %d on 127.0.0.1; see ss -ltn for who has them", lowest, highest)
+}
+
+// Listen listens on an address on which this process has listened before. A program that is
+// being started has all that this process had open until it runs, and so the listener that
+// is closed here already: it waits for that, a minute at most.
+func Listen(addr string) (net.Listener, error) {
+	late := time.Now().Add(time.Minute)
+	for {
+		l, err := net.Listen("tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(late) {
+			return l, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAPortIsFreeAndStaysOutOfTheKernelsWay(t *testing.T) {
@@ -41,4 +42,32 @@ func TestAPortIsGivenOnce(t *testing.T) {
 	if len(given) != n {
 		t.Errorf("ports: got %d different ones, want %d", len(given), n)
 	}
+}
+
+// Listen waits for whoever has the old listener in hand.
+func TestListenAgain(t *testing.T) {
+	port, err := Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	before, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inHand, err := before.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = before.Close()
+	if l, err := net.Listen("tcp", addr); err == nil {
+		_ = l.Close()
+		t.Fatal("nobody has the old one in hand")
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = inHand.Close() })
+	again, err := Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = again.Close()
 }

@@ -79,7 +79,7 @@ func (p *Proxy) Restore(t testing.TB) {
 	if p.listener != nil {
 		return
 	}
-	listener, err := net.Listen("tcp", p.Addr)
+	listener, err := freeport.Listen(p.Addr)
 	if err != nil {
 		t.Fatalf("listen as a proxy: %v", err)
 	}
