@@ -224,10 +224,8 @@ func (o *outcome) tells(ctx context.Context) (brake.Outcome, error) {
 // once runs the processor on d, in a scope of its own, for at most the timeout;
 // unless the inbox knows that the work is done.
 func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
-	defer cancel()
-	ctx, end := o.message.Begin(ctx)
-	defer end(nil)
+	ctx, end := o.message.Begin(ctx, e.Timeout, ErrTimeout)
+	defer end()
 	attempt := e.brake.Begin(o.attempts == 0)
 	defer func() { attempt.End(o.tells(ctx)) }()
 	if o.key != nil && (e.recall(ctx, o) || o.err != nil) {
@@ -251,7 +249,7 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 	if err != nil && errors.Is(context.Cause(ctx), ErrTimeout) && !errors.Is(err, ErrTimeout) {
 		err = fmt.Errorf("%w (%v): %w", ErrTimeout, e.Timeout, err)
 	}
-	if c, ok := errors.AsType[*inflight.Cancelled](context.Cause(ctx)); ok && err != nil {
+	if c := o.message.Cancelled(); c != nil && err != nil {
 		err = mark(fmt.Errorf("%w (%v)", c, err), verdict{action: deadLetter, reason: reasonCancelled}) //nolint:errorlint // what that was marked as does not count
 	}
 	o.answer, o.err, o.recorded = s.result, err, s.tx != nil

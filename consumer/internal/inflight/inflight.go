@@ -25,24 +25,24 @@ func (c *Cancelled) Error() string {
 type Message struct {
 	mu        sync.Mutex // which nobody waits for, unless the message is cancelled
 	cancelled *Cancelled
-	cancel    context.CancelCauseFunc // of the last attempt
-	span      trace.SpanContext       // that of the last attempt
+	cancel    context.CancelFunc // of the last attempt
+	span      trace.SpanContext  // that of the last attempt
 }
 
-// Begin returns a context for an attempt that ends when the message is cancelled, with a
-// [Cancelled] as its cause, or when end is called. Nil is a message that nobody can cancel.
-func (m *Message) Begin(ctx context.Context) (attempt context.Context, end context.CancelCauseFunc) {
-	attempt, cancel := context.WithCancelCause(ctx)
+// Begin returns a context for an attempt that ends after timeout, with that cause, when the
+// message is cancelled, or when end is called. Nil is a message that nobody can cancel.
+func (m *Message) Begin(ctx context.Context, timeout time.Duration, cause error) (attempt context.Context, end context.CancelFunc) {
+	attempt, end = context.WithTimeoutCause(ctx, timeout, cause)
 	if m == nil {
-		return attempt, cancel
+		return attempt, end
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cancel, m.span = cancel, trace.SpanContextFromContext(ctx)
+	m.cancel, m.span = end, trace.SpanContextFromContext(ctx)
 	if m.cancelled != nil {
-		cancel(m.cancelled)
+		end()
 	}
-	return attempt, cancel
+	return attempt, end
 }
 
 // Cancel ends the attempt that is under way, and every further one.
@@ -51,8 +51,18 @@ func (m *Message) Cancel(c *Cancelled) {
 	defer m.mu.Unlock()
 	m.cancelled = c
 	if m.cancel != nil {
-		m.cancel(c)
+		m.cancel()
 	}
+}
+
+// Cancelled is why the message was cancelled; nil if it was not.
+func (m *Message) Cancelled() *Cancelled {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cancelled
 }
 
 // TraceID is the trace of the last attempt; empty if it has none that is kept.
