@@ -213,6 +213,7 @@ func TestReplayWhileTheBrokerRestarts(t *testing.T) {
 	bury(t, v, "orders", n)
 	total := 0
 	for restarts := 0; ; restarts++ {
+		rabbittest.Eventually(t, time.Minute, func() bool { return v.Unacked(t, "orders.dead") == 0 }, "what the replay before had hold of is back")
 		restarted := make(chan error, 1)
 		asked := false
 		done, err := b.Replay(t.Context(), "orders", Selection{}, ReplayOptions{}, func(d Done) {
