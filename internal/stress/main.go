@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -72,9 +73,9 @@ func stress(goCommand string, count, jobs, busy int, run string, patterns []stri
 		return false, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	for i, p := range packages {
+	for _, p := range packages {
 		// Built first, so that the busy processes slow the tests alone.
-		build := exec.Command(goCommand, "test", "-race", "-c", "-o", binary(dir, i), p.path)
+		build := exec.Command(goCommand, "test", "-race", "-c", "-o", p.binary(dir), p.path)
 		if out, err := build.CombinedOutput(); err != nil {
 			return false, fmt.Errorf("build the tests of %s: %w\n%s", p.path, err, out)
 		}
@@ -92,11 +93,11 @@ func stress(goCommand string, count, jobs, busy int, run string, patterns []stri
 	results, free := make(chan result), make(chan struct{}, jobs)
 	go func() {
 		for range count {
-			for i, p := range packages {
+			for _, p := range packages {
 				free <- struct{}{}
 				go func() {
 					defer func() { <-free }()
-					args := []string{"tool", "test2json", "-t", "-p", p.path, binary(dir, i), "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1h", "-test.run=" + run}
+					args := []string{"tool", "test2json", "-t", "-p", p.path, p.binary(dir), "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1h", "-test.run=" + run}
 					test := exec.Command(goCommand, args...)
 					test.Dir = p.dir
 					r, err := runOf(test, p.path)
@@ -112,6 +113,9 @@ func stress(goCommand string, count, jobs, busy int, run string, patterns []stri
 			err = errors.Join(err, fmt.Errorf("test %s: %w", r.name, r.error))
 		}
 		r.print(os.Stdout)
+		if r.failed() {
+			r.printFailures(os.Stdout) // also at the end, which may be an hour away
+		}
 		if all := reports[r.name]; all != nil {
 			all.merge(r.report)
 		} else {
@@ -131,11 +135,13 @@ func stress(goCommand string, count, jobs, busy int, run string, patterns []stri
 	return failed, err
 }
 
-// binary is the program of the tests of package i.
-func binary(dir string, i int) string { return filepath.Join(dir, fmt.Sprint(i, ".test")) }
-
 // A tested package has tests, and is in the folder dir.
 type tested struct{ path, dir string }
+
+// binary is the program of its tests below dir, with the name that go test gives it.
+func (t tested) binary(dir string) string {
+	return filepath.Join(dir, t.path, path.Base(t.path)+".test")
+}
 
 // list returns the packages that have tests.
 func list(goCommand string, patterns []string) ([]tested, error) {
