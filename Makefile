@@ -79,8 +79,8 @@ lint: ## look for faults without running anything
 vuln: ## look for known vulnerabilities, if their database can be reached
 	@GO='$(GO)' .ci/vuln
 
-# Each is a process of its own, and so is the broker.
-BENCH  = cd .ci/bench && $(GO) build -o '$(CURDIR)/bin/bench/' ./... && '$(CURDIR)/bin/bench/bench' -bin '$(CURDIR)/bin/bench'
+# Each is a process of its own, built as the packages are, and so is the broker.
+BENCH  = cd .ci/bench && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o '$(CURDIR)/bin/bench/' ./... && '$(CURDIR)/bin/bench/bench' -bin '$(CURDIR)/bin/bench'
 ROUNDS ?= 3
 bench-quick: ## measure Warren beside loops written by hand and other libraries (2 minutes)
 	.ci/deps

@@ -180,7 +180,7 @@ func (b *bench) command(r row, queues []string) *exec.Cmd {
 		"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_EXPORTER_OTLP_ENDPOINT=" + b.collector, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
 	}
 	if r.pace > 0 {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("BENCH_LATENCIES=%d", r.messages))
+		cmd.Env = append(cmd.Env, fmt.Sprintf("BENCH_LATENCIES=%d", r.messages-r.messages/10))
 	}
 	for _, v := range append([]string{"WARREN_QUEUE_*_PROCESSOR=bench"}, r.env...) {
 		if !strings.Contains(v, "_*_") {

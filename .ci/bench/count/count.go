@@ -51,7 +51,7 @@ func number(name string) int64 {
 // Done counts one message. Any number of goroutines may call it.
 func Done(m Message) {
 	n := seen.Add(1)
-	if i := n - 1; i < int64(len(latencies)) {
+	if i := n - warm - 1; i >= 0 && i < int64(len(latencies)) { // before, some wait for the program to start
 		latencies[i] = time.Duration(time.Now().UnixNano() - m.Sent)
 	}
 	switch n {
