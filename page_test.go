@@ -75,8 +75,8 @@ func (s *site) open(t *testing.T, token string, look browsertest.Look) *browsert
 // A phantom is a daemon that only says that it is there, and what it is doing.
 type phantom func(now time.Time) fleet.Answer
 
-// haunt has phantoms answer whoever asks for the status of the daemons of the vhost, every
-// two seconds for as long as that is wanted, as real ones do, until the test ends.
+// haunt has phantoms answer whoever asks for the status of the daemons of the vhost, as often
+// and for as long as that is wanted, as real ones do, until the test ends.
 func haunt(t *testing.T, v *rabbittest.Vhost, phantoms ...phantom) {
 	t.Helper()
 	ch := v.Channel(t)
@@ -98,8 +98,12 @@ func haunt(t *testing.T, v *rabbittest.Vhost, phantoms ...phantom) {
 	t.Cleanup(func() { close(ended); <-over })
 	go func() {
 		defer close(over)
-		watchers := make(map[string]time.Time) // until when
-		beat := time.NewTicker(fleet.WatchEvery)
+		type watcher struct {
+			until, due time.Time
+			every      time.Duration
+		}
+		watchers := make(map[string]watcher) // by the queue that they are answered to
+		beat := time.NewTicker(fleet.WatchEvery / 20)
 		defer beat.Stop()
 		tell := func(queue string) {
 			for _, p := range phantoms {
@@ -114,14 +118,16 @@ func haunt(t *testing.T, v *rabbittest.Vhost, phantoms ...phantom) {
 				if !open {
 					asked = nil
 				} else if err := json.Unmarshal(d.Body, &r); err == nil && r.Verb == fleet.VerbStatus {
-					watchers[d.ReplyTo] = time.Now().Add(time.Duration(r.ForMillis) * time.Millisecond)
+					now := time.Now()
+					watchers[d.ReplyTo] = watcher{now.Add(time.Duration(r.ForMillis) * time.Millisecond), now.Add(r.Every()), r.Every()}
 					tell(d.ReplyTo)
 				}
 			case now := <-beat.C:
-				for queue, until := range watchers {
-					if now.After(until) {
+				for queue, w := range watchers {
+					if now.After(w.until) {
 						delete(watchers, queue)
-					} else {
+					} else if now.After(w.due) {
+						watchers[queue] = watcher{w.until, w.due.Add(w.every), w.every}
 						tell(queue)
 					}
 				}

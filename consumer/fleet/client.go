@@ -220,7 +220,7 @@ var errEnough = errors.New("enough has been waited")
 // askAgainEvery is how often daemons are asked to go on, by whoever watches them.
 const askAgainEvery = MaxWatch * 2 / 3
 
-// Watch has the status of the daemons come every two seconds, until ctx ends, those of
+// Watch has the status of the daemons come as often as r says, until ctx ends, those of
 // daemons that are started meanwhile soon as well. It returns why it has ended.
 func (c *Client) Watch(ctx context.Context, r Request, each func(Answer)) error {
 	r.Verb, r.ForMillis = VerbStatus, MaxWatch.Milliseconds()

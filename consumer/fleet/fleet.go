@@ -37,8 +37,10 @@ const (
 )
 
 const (
-	// WatchEvery is how often a status is sent that is wanted for a while.
-	WatchEvery = 2 * time.Second
+	// WatchEvery is how often a status is sent that is wanted for a while, unless it is
+	// wanted less often; MaxWatchEvery is the least often.
+	WatchEvery    = 2 * time.Second
+	MaxWatchEvery = 8 * WatchEvery
 	// MaxWatch is the longest such while.
 	MaxWatch = 30 * time.Second
 	// MaxLevel is for how long the level of the log may be changed.
@@ -73,9 +75,16 @@ type Request struct {
 	Level string `json:"level,omitempty"`
 	// ForMillis is how long the level lasts, or the status is sent.
 	ForMillis int64 `json:"for_ms,omitempty"`
+	// EveryMillis is how often it is sent meanwhile, within bounds; 0: each WatchEvery.
+	EveryMillis int64 `json:"every_ms,omitempty"`
 	// Attempts and Failures are how many of each queue the status is to have.
 	Attempts int `json:"attempts,omitempty"`
 	Failures int `json:"failures,omitempty"`
+}
+
+// Every is how often the status is sent, whatever is asked for.
+func (r Request) Every() time.Duration {
+	return time.Duration(min(max(r.EveryMillis, WatchEvery.Milliseconds()), MaxWatchEvery.Milliseconds())) * time.Millisecond
 }
 
 // An Answer is what a daemon has done or is doing. As of a request, what whoever reads it

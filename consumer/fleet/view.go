@@ -8,9 +8,6 @@ import (
 	"time"
 )
 
-// forgottenAfter is how long a daemon that reports no more is shown.
-const forgottenAfter = 3 * WatchEvery
-
 // A View is what a fleet that is watched looks like. It may be used by any number of
 // goroutines. The zero value has seen nobody.
 type View struct {
@@ -21,12 +18,13 @@ type View struct {
 // seen is what is known of one daemon.
 type seen struct {
 	answer Answer
-	at     time.Time                     // of it, by this clock
+	until  time.Time                     // it is shown, by this clock
 	rates  map[string]map[string]float64 // a second, by queue and verdict; nil: not known yet
 }
 
-// Add takes a status that has come at now.
-func (v *View) Add(a Answer, now time.Time) {
+// Add takes a status that has come at now, and is the last of its daemon that is shown if
+// three times as long as it was asked to report every so often passes without another.
+func (v *View) Add(a Answer, now time.Time, every time.Duration) {
 	if a.Status == nil {
 		return
 	}
@@ -36,7 +34,7 @@ func (v *View) Add(a Answer, now time.Time) {
 		v.daemons = make(map[string]*seen)
 	}
 	name := a.Daemon.Name()
-	s := &seen{answer: a, at: now}
+	s := &seen{answer: a, until: now.Add(3 * every)}
 	if before := v.daemons[name]; before != nil && before.answer.Daemon.Began.Equal(a.Daemon.Began) {
 		s.rates = before.rates
 		if passed := a.Status.At.Sub(before.answer.Status.At).Seconds(); passed > WatchEvery.Seconds()/4 {
@@ -66,7 +64,7 @@ func ratesOf(before, now *Status, seconds float64) map[string]map[string]float64
 func (v *View) Answers(now time.Time) []Answer {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	maps.DeleteFunc(v.daemons, func(_ string, s *seen) bool { return now.Sub(s.at) > forgottenAfter })
+	maps.DeleteFunc(v.daemons, func(_ string, s *seen) bool { return now.After(s.until) })
 	var out []Answer
 	for _, name := range slices.Sorted(maps.Keys(v.daemons)) {
 		out = append(out, v.daemons[name].answer)

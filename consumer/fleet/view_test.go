@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"encoding/json"
+	"math"
 	"testing"
 	"time"
 )
@@ -16,20 +17,20 @@ func TestView(t *testing.T) {
 		}}}}
 	}
 	var v View
-	v.Add(Answer{Error: "not a status"}, now)
-	v.Add(status(1, now, 100), now)
-	v.Add(status(2, now.Add(time.Hour), 0), now) // by another clock
+	v.Add(Answer{Error: "not a status"}, now, WatchEvery)
+	v.Add(status(1, now, 100), now, WatchEvery)
+	v.Add(status(2, now.Add(time.Hour), 0), now, WatchEvery) // by another clock
 	if q := v.Queues(); len(q) != 1 || q[0].Daemons != 2 || q[0].Rates["ack"] != 0 || q[0].InFlight != 2 || q[0].Slots != 16 {
 		t.Errorf("at first: got %+v", q)
 	}
 	later := now.Add(2 * time.Second)
-	v.Add(status(1, later, 120), later)
-	v.Add(status(2, now.Add(time.Hour+2*time.Second), 10), later)
+	v.Add(status(1, later, 120), later, WatchEvery)
+	v.Add(status(2, now.Add(time.Hour+2*time.Second), 10), later, WatchEvery)
 	if q := v.Queues(); q[0].Rates["ack"] != 15 {
 		t.Errorf("then: got %v, want 10 and 5 a second", q[0].Rates)
 	}
 	// A restart in between has no negative rate, and one that is gone is forgotten.
-	v.Add(status(1, later.Add(2*time.Second), 0), later.Add(2*time.Second))
+	v.Add(status(1, later.Add(2*time.Second), 0), later.Add(2*time.Second), WatchEvery)
 	if q := v.Queues(); q[0].Rates["ack"] != 5 {
 		t.Errorf("after a restart: got %v, want 5 a second", q[0].Rates)
 	}
@@ -39,8 +40,18 @@ func TestView(t *testing.T) {
 	if f := v.Failures(10); len(f) != 2 || f[0].Daemon != "vm/1" || f[0].Ago != time.Hour {
 		t.Errorf("the failures: got %+v, want the last one first", f)
 	}
-	if a := v.Answers(later.Add(forgottenAfter + time.Second)); len(a) != 1 || a[0].Daemon.PID != 1 {
+	if a := v.Answers(later.Add(3*WatchEvery + time.Second)); len(a) != 1 || a[0].Daemon.PID != 1 {
 		t.Errorf("later: got %+v, want the one that still reports", a)
+	}
+	// One that was asked to report less often is waited for longer, also if it is asked to report
+	// more often now.
+	v.Add(status(3, later, 0), later, 2*WatchEvery)
+	v.Add(status(1, later.Add(WatchEvery), 0), later.Add(WatchEvery), WatchEvery)
+	if a := v.Answers(later.Add(4 * WatchEvery)); len(a) != 2 {
+		t.Errorf("later, where one was to report half as often: got %+v, want both", a)
+	}
+	if a := v.Answers(later.Add(6*WatchEvery + time.Second)); len(a) != 0 {
+		t.Errorf("at last: got %+v, want none", a)
 	}
 }
 
@@ -71,5 +82,17 @@ func TestTwoVersions(t *testing.T) {
 	}
 	if err := json.Unmarshal(text, &before); err != nil || before.Status.Queues[0].Attempts[0].MessageID != "a" || before.Status.Queues[0].Attempts[0].Attempt != 2 {
 		t.Errorf("an older operator: got %+v and error %v", before, err)
+	}
+}
+
+// Whatever is asked for, a daemon reports neither more often than it always has nor so seldom
+// that nobody would know of it.
+func TestEvery(t *testing.T) {
+	for millis, want := range map[int64]time.Duration{
+		0: WatchEvery, -1: WatchEvery, 1: WatchEvery, math.MinInt64: WatchEvery, 2001: 2001 * time.Millisecond, 8000: 8 * time.Second, 60_000: MaxWatchEvery, math.MaxInt64: MaxWatchEvery,
+	} {
+		if got := (Request{EveryMillis: millis}).Every(); got != want {
+			t.Errorf("%d ms: got %v, want %v", millis, got, want)
+		}
 	}
 }

@@ -70,8 +70,8 @@ type Control struct {
 	refused *rate.Limiter
 	silent  int // refused without a line
 
-	watchers []watcher
-	watching <-chan time.Time // when they are sent the status next; nil: nobody watches
+	watchers watchers
+	watching <-chan time.Time // when one of them is sent the status next; nil: nobody watches
 	levelled <-chan time.Time // when the log is of its usual level again; nil: it is
 	usual    slog.Level
 }
@@ -248,7 +248,9 @@ func (c *Control) serve(ctx context.Context, d *amqp.Delivery) {
 		answer.Error = err.Error()
 	}
 	if c.answer(ctx, d.ReplyTo, d.CorrelationId, answer) && r.Verb == fleet.VerbStatus {
-		c.watch(r, d.ReplyTo, d.CorrelationId)
+		now := time.Now()
+		c.watchers.add(r, d.ReplyTo, d.CorrelationId, now)
+		c.watching = c.watchers.next(now)
 	}
 }
 

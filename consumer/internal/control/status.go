@@ -88,38 +88,56 @@ func (c *Control) status(ctx context.Context, r fleet.Request) *fleet.Status {
 	return out
 }
 
-// A watcher has the status sent to it every two seconds.
+// A watcher has the status sent to it for a while.
 type watcher struct {
-	request fleet.Request
-	to, id  string
-	until   time.Time
+	request    fleet.Request
+	to, id     string
+	until, due time.Time
 }
 
-// watch has the status sent for a while to whoever asks, in place of what it has asked
-// for before. Nobody gets more than half a minute without asking again.
-func (c *Control) watch(r fleet.Request, to, id string) {
-	c.watchers = slices.DeleteFunc(c.watchers, func(w watcher) bool { return w.to == to })
+// watchers are those that there are.
+type watchers []watcher
+
+// add has the status sent for a while to whoever asks, in place of what it has asked for
+// before. Nobody gets more than half a minute without asking again.
+func (ws *watchers) add(r fleet.Request, to, id string, now time.Time) {
+	*ws = slices.DeleteFunc(*ws, func(w watcher) bool { return w.to == to })
 	lasts := min(time.Duration(r.ForMillis)*time.Millisecond, fleet.MaxWatch)
 	if lasts <= 0 || to == "" {
 		return
 	}
-	if len(c.watchers) == maxWatchers {
-		c.watchers = c.watchers[1:]
+	if len(*ws) == maxWatchers {
+		*ws = (*ws)[1:]
 	}
-	c.watchers = append(c.watchers, watcher{r, to, id, time.Now().Add(lasts)})
-	if c.watching == nil {
-		c.watching = time.After(fleet.WatchEvery)
-	}
+	*ws = append(*ws, watcher{r, to, id, now.Add(lasts), now.Add(r.Every())})
 }
 
-// report sends the status to all who watch.
-func (c *Control) report(ctx context.Context) {
-	now := time.Now()
-	c.watching = nil
-	c.watchers = slices.DeleteFunc(c.watchers, func(w watcher) bool {
-		return now.After(w.until) || !c.answer(ctx, w.to, w.id, fleet.Answer{Daemon: c.Daemon, Status: c.status(ctx, w.request)})
-	})
-	if len(c.watchers) > 0 {
-		c.watching = time.After(fleet.WatchEvery)
+// send sends the status to those for whom it is due, and leaves out those to whom it cannot
+// be sent or need no longer be.
+func (ws *watchers) send(now time.Time, send func(watcher) bool) {
+	for i := range *ws {
+		if w := &(*ws)[i]; !w.due.After(now) {
+			w.due = now.Add(w.request.Every())
+			if !now.After(w.until) && !send(*w) {
+				w.until = time.Time{}
+			}
+		}
 	}
+	*ws = slices.DeleteFunc(*ws, func(w watcher) bool { return now.After(w.until) })
+}
+
+// next is a timer until the status is due next; nil if nobody watches.
+func (ws watchers) next(now time.Time) <-chan time.Time {
+	if len(ws) == 0 {
+		return nil
+	}
+	return time.After(slices.MinFunc(ws, func(a, b watcher) int { return a.due.Compare(b.due) }).due.Sub(now))
+}
+
+// report sends the status to those who watch.
+func (c *Control) report(ctx context.Context) {
+	c.watchers.send(time.Now(), func(w watcher) bool {
+		return c.answer(ctx, w.to, w.id, fleet.Answer{Daemon: c.Daemon, Status: c.status(ctx, w.request)})
+	})
+	c.watching = c.watchers.next(time.Now())
 }

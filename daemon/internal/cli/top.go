@@ -94,7 +94,7 @@ func (t *topCommand) Run(ctx context.Context, a App) error {
 	defer watching.Wait()
 	defer stop(nil)
 	watching.Go(func() {
-		stop(link.watch(ctx, fleet.Request{Attempts: topAttempts, Failures: topFailures}, func(an fleet.Answer) { state.view.Add(an, time.Now()) }))
+		stop(link.watch(ctx, fleet.Request{Attempts: topAttempts, Failures: topFailures}, func(an fleet.Answer) { state.view.Add(an, time.Now(), fleet.WatchEvery) }))
 	})
 	watching.Go(func() { state.look(ctx) })
 

@@ -27,7 +27,7 @@ func fleetOf(n int, now time.Time) *topState {
 					Failures: []fleet.Failure{{MessageID: "order-3", Attempt: 1, Verdict: "retry", Error: "451 try again\nlater \x07", At: at.Add(-time.Duration(i+5) * time.Second)}},
 				},
 				{Queue: "reports", Slots: 2, Paused: &fleet.Pause{By: "ops (vm9)", Since: now.Add(-time.Hour), Why: "disk \u202efull"}},
-			}}}, now)
+			}}}, now, fleet.WatchEvery)
 		}
 	}
 	return s

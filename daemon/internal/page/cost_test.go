@@ -15,7 +15,7 @@ func largeFleet(daemons, queues int) *picture {
 	p := &picture{began: now, answered: now, looked: now, states: make(map[string]queueLengths), history: make(map[string]*history)}
 	for d := range daemons {
 		for _, at := range []time.Time{now.Add(-fleet.WatchEvery), now} {
-			p.view.Add(answerOf(d, queues, at, now), at)
+			p.view.Add(answerOf(d, queues, at, now), at, fleet.WatchEvery)
 		}
 	}
 	for q := range queues {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -17,10 +18,14 @@ const (
 	// each other.
 	linger = 12 * time.Second
 	// looksEvery is how often the broker is asked for the lengths of queues, if that takes
-	// no longer than a twentieth of it.
+	// no longer than a twentieth of it, and daemons do not report less often.
 	looksEvery = 4 * time.Second
-	// frameEvery is how often something new is shown.
+	// frameEvery is how often something new is shown, unless daemons report less often.
 	frameEvery = fleet.WatchEvery
+	// reportsASecond is how many reports of queues are read at most, as long as daemons may be
+	// asked to report less often, and closely is for how long after an act they are not.
+	reportsASecond = 800
+	closely        = 10 * time.Second
 	// waitsEvery is how often it is found out which wait queues of a queue there are.
 	waitsEvery = time.Minute
 	// mostDiscovered is for how many queues that is found out in one look.
@@ -31,8 +36,10 @@ const (
 	firstPicture = 900 * time.Millisecond
 	// maxQueues bounds what is remembered of queues that no daemon reports any more.
 	maxQueues = 2000
-	// samples are those of a queue: the last five minutes.
-	samples = 75
+	// remembered is for how long it is known how a queue has stood, and samples are so many
+	// moments of that.
+	remembered = 5 * time.Minute
+	samples    = int(remembered / looksEvery)
 	// fewAttempts are what daemons report of each queue while nobody looks into one, and
 	// manyAttempts while somebody does.
 	fewAttempts, fewFailures   = 2, 3
@@ -53,6 +60,7 @@ type hub struct {
 	deeper   chan struct{}
 	stop     context.CancelFunc // nil: nobody is watched
 	later    *time.Timer
+	acted    time.Time // when refresh was called last
 	picture  *picture
 	known    map[string]bool // queues that there have been
 }
@@ -124,6 +132,7 @@ func (h *hub) refresh(ctx context.Context) bool {
 	p.mu.Lock()
 	want := p.answers + len(p.view.Answers(time.Now()))
 	p.mu.Unlock()
+	h.acted = time.Now()
 	h.nudge()
 	h.mu.Unlock()
 	late := time.After(firstPicture)
@@ -228,21 +237,27 @@ func (h *hub) watchOnce(ctx context.Context, p *picture) error {
 	defer stop(nil)
 	looking.Go(func() { h.lengths(ctx, p, c) })
 	for {
-		request := fleet.Request{Attempts: fewAttempts, Failures: fewFailures}
+		every := h.every(p, time.Now())
+		request := fleet.Request{EveryMillis: every.Milliseconds(), Attempts: fewAttempts, Failures: fewFailures}
 		if h.isDeep() {
 			request.Attempts, request.Failures = manyAttempts, manyFailures
 		}
 		asking, again := context.WithCancelCause(ctx)
 		ended := make(chan struct{})
 		go func() {
-			select {
-			case <-h.deeper:
-				again(errAskAnew)
-			case <-asking.Done():
+			defer close(ended)
+			for h.every(p, time.Now()) == every {
+				select {
+				case <-time.After(fleet.WatchEvery):
+					continue
+				case <-h.deeper:
+				case <-asking.Done():
+				}
+				break
 			}
-			close(ended)
+			again(errAskAnew)
 		}()
-		err := c.Watch(asking, request, func(a fleet.Answer) { p.add(a, time.Now()) })
+		err := c.Watch(asking, request, func(a fleet.Answer) { p.add(a, time.Now(), every) })
 		again(nil)
 		<-ended
 		switch {
@@ -264,8 +279,28 @@ func (h *hub) watchOnce(ctx context.Context, p *picture) error {
 
 var errAskAnew = errors.New("ask for something else")
 
-func (p *picture) add(a fleet.Answer, now time.Time) {
-	p.view.Add(a, now)
+// every is how often daemons are asked to report: less often the more there is to read, but
+// not at first, when rates are not known yet, nor after an act, which is to be seen.
+func (h *hub) every(p *picture, now time.Time) time.Duration {
+	h.mu.Lock()
+	acted := h.acted
+	h.mu.Unlock()
+	every := fleet.WatchEvery
+	if now.Sub(acted) < closely || now.Sub(p.began) < every {
+		return every
+	}
+	reports := 0
+	for _, a := range p.view.Answers(now) {
+		reports += len(a.Status.Queues)
+	}
+	for every < fleet.MaxWatchEvery && float64(reports) > reportsASecond*every.Seconds() {
+		every *= 2
+	}
+	return every
+}
+
+func (p *picture) add(a fleet.Answer, now time.Time, every time.Duration) {
+	p.view.Add(a, now, every)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.answered, p.err = now, nil
@@ -276,13 +311,18 @@ func (p *picture) add(a fleet.Answer, now time.Time) {
 func (h *hub) lengths(ctx context.Context, p *picture, c *fleet.Client) {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
+	var begun time.Time
 	for {
 		select {
 		case <-wait.C:
 		case <-ctx.Done():
 			return
 		}
-		begun := time.Now()
+		if time.Since(begun) < h.every(p, time.Now())-looksEvery/2 { // there is little new before
+			wait.Reset(looksEvery)
+			continue
+		}
+		begun = time.Now()
 		names, counts := h.names(p), p.counts()
 		p.lookAt(ctx, c, names, counts)
 		p.mu.Lock()
@@ -431,7 +471,7 @@ func (p *picture) wait(ctx context.Context) {
 // A history is how a queue has stood at the last looks.
 type history struct {
 	samples []sample
-	in, out []float64 // messages a second, between looks
+	in, out []float64 // messages a second, every looksEvery
 }
 
 type sample struct {
@@ -454,10 +494,14 @@ func (h *history) add(s sample) {
 		}
 		out := float64(max(0, s.left-before.left)) // a daemon that is gone takes its count along
 		in := max(0, out+float64(s.held-before.held))
-		h.in, h.out = append(h.in, in/passed), append(h.out, out/passed)
+		for range max(1, int(math.Round(passed/looksEvery.Seconds()))) { // one for each look that there might have been
+			h.in, h.out = append(h.in, in/passed), append(h.out, out/passed)
+		}
+		h.in, h.out = h.in[max(0, len(h.in)-samples+1):], h.out[max(0, len(h.out)-samples+1):]
 	}
-	if h.samples = append(h.samples, s); len(h.samples) > samples {
-		h.samples, h.in, h.out = h.samples[1:], h.in[1:], h.out[1:]
+	h.samples = append(h.samples, s)
+	for s.at.Sub(h.samples[0].at) > remembered {
+		h.samples = h.samples[1:]
 	}
 }
 

@@ -9,15 +9,15 @@ import (
 	"net/url"
 	"os"
 	"time"
+
+	"github.com/warrenmq/warren/consumer/fleet"
 )
 
 const (
 	// maxStreams is how many tabs are served at once.
 	maxStreams = 100
-	// A frame of a large fleet takes longer to make, and follows later: after so many times
-	// that, but no later than what a tab takes for live.
-	frameShare   = 200
-	slowestFrame = 5 * time.Second
+	// A frame that takes long to make follows later: after so many times that.
+	frameShare = 200
 	// writeTimeout is how long a tab may take to read a frame.
 	writeTimeout = 10 * time.Second
 )
@@ -35,23 +35,23 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 		return
 	}
 	query := r.URL.Query()
-	next, name, leave, err := p.liveView(query.Get("view"), query, s)
+	view, err := p.liveView(query.Get("view"), query, s)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	defer leave()
+	defer view.leave()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	control := http.NewResponseController(w)
 	var before []byte
 	for {
 		begun := time.Now()
-		data, over := next()
-		f := p.frame(s, name, "", data)
+		data, over := view.next()
+		f := p.frame(s, view.template, "", data)
 		var page bytes.Buffer
-		if err := p.templates.ExecuteTemplate(&page, name, f); err != nil {
-			p.log.Error("a page cannot be made", "page", name, "error", err)
+		if err := p.templates.ExecuteTemplate(&page, view.template, f); err != nil {
+			p.log.Error("a page cannot be made", "page", view.template, "error", err)
 			return
 		}
 		html := page.Bytes()
@@ -60,17 +60,17 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 		} else {
 			before = bytes.Clone(html)
 		}
+		pause := min(max(view.every(), frameShare*time.Since(begun)), fleet.MaxWatchEvery)
 		if err := p.event(w, control, "frame", struct {
-			At   int64  `json:"at"`
+			Next int64  `json:"next"` // in milliseconds
 			HTML string `json:"html,omitempty"`
-		}{time.Now().UnixMilli(), string(html)}); err != nil {
+		}{pause.Milliseconds(), string(html)}); err != nil {
 			return
 		}
 		if over {
 			_ = p.event(w, control, "over", struct{}{})
 			return
 		}
-		pause := min(max(frameEvery, frameShare*time.Since(begun)), slowestFrame)
 		select {
 		case <-time.After(pause):
 		case <-r.Context().Done():
@@ -97,38 +97,47 @@ func (p *Page) event(w http.ResponseWriter, control *http.ResponseController, na
 	return control.Flush()
 }
 
-// liveView is what makes the data of a view again and again, for the template of that name.
-func (p *Page) liveView(view string, query url.Values, s *session) (next func() (data any, over bool), name string, leave func(), err error) {
+// A liveView is what changes on a page.
+type liveView struct {
+	next     func() (data any, over bool)
+	template string
+	every    func() time.Duration // there is something new
+	leave    func()
+}
+
+// liveView is the view of that name.
+func (p *Page) liveView(view string, query url.Values, s *session) (liveView, error) {
+	watched := func(deep bool, template string, see func(*picture) any) liveView {
+		picture, leave := p.hub.look(deep)
+		return liveView{func() (any, bool) { return see(picture), false }, template, func() time.Duration { return p.hub.every(picture, time.Now()) }, leave}
+	}
+	often, nothing := func() time.Duration { return frameEvery }, func() {}
 	switch view {
 	case "overview":
-		picture, leave := p.hub.look(false)
-		picture.wait(p.ctx)
-		return func() (any, bool) {
+		return watched(false, "overview-live", func(picture *picture) any {
+			picture.wait(p.ctx)
 			o := p.hub.sees(picture, time.Now())
 			o.arrange(query.Get("q"), query.Get("sort"))
 			p.mark(&o)
-			return o, false
-		}, "overview-live", leave, nil
-	}
-	switch view {
+			return o
+		}), nil
 	case "queue":
 		queue := query.Get("queue")
 		if len(queue) > 255 {
-			return nil, "", nil, errors.New("the name of the queue is none")
+			return liveView{}, errors.New("the name of the queue is none")
 		}
-		picture, leave := p.hub.look(true)
-		return func() (any, bool) { return p.queueView(picture, queue, time.Now()), false }, "queue-live", leave, nil
+		return watched(true, "queue-live", func(picture *picture) any { return p.queueView(picture, queue, time.Now()) }), nil
 	case "jobs":
-		return func() (any, bool) { return p.jobsData(s), false }, "jobs-live", func() {}, nil
+		return liveView{func() (any, bool) { return p.jobsData(s), false }, "jobs-live", often, nothing}, nil
 	case "job":
 		j := p.jobs.find(query.Get("id"))
 		if j == nil {
-			return nil, "", nil, errors.New("there is no such job")
+			return liveView{}, errors.New("there is no such job")
 		}
-		return func() (any, bool) {
+		return liveView{func() (any, bool) {
 			v := j.view(s.role)
 			return v, !v.Running
-		}, "job-live", func() {}, nil
+		}, "job-live", often, nothing}, nil
 	}
-	return nil, "", nil, fmt.Errorf("there is no view %.40q", view)
+	return liveView{}, fmt.Errorf("there is no view %.40q", view)
 }

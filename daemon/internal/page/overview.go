@@ -308,7 +308,7 @@ func spark(in, out []float64) template.HTML {
 		}
 		var points strings.Builder
 		var number []byte
-		step := float64(width) / (samples - 1)
+		step := float64(width) / float64(samples-1)
 		begin := float64(width) - step*float64(len(values)-1)
 		for i, v := range values {
 			number = strconv.AppendFloat(number[:0], begin+step*float64(i), 'f', 1, 64)

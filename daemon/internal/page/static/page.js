@@ -51,8 +51,8 @@
 		for (const gone of byID.values()) if (gone.parentNode === from) gone.remove();
 	}
 
-	// The stream: open while the tab is seen.
-	const staleAfter = 7000;
+	// The stream: open while the tab is seen. Each frame says when the next comes.
+	let staleAfter = 7000;
 	let live = null, address = "", mark = null, markText = null;
 	let source = null, heard = Date.now(), ended = false;
 	const clock = t => new Date(t).toLocaleTimeString();
@@ -73,6 +73,7 @@
 		source.addEventListener("frame", e => {
 			const frame = JSON.parse(e.data);
 			heard = Date.now();
+			staleAfter = 3000 + 2 * frame.next;
 			if (frame.html !== undefined) {
 				const page = new DOMParser().parseFromString("<div>" + frame.html + "</div>", "text/html");
 				children(live, page.body.firstChild);
