@@ -408,3 +408,54 @@ func TestWhatWasTakenAwayIsGone(t *testing.T) {
 		})
 	}
 }
+
+// A queue that is too busy to say how many messages it has does not count as empty: the broker
+// says 0 for it after a moment, and that nobody consumes it.
+func TestABusyQueueIsNotEmpty(t *testing.T) {
+	t.Parallel()
+	const n = 10
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "orders.dead", amqp.Table{"x-single-active-consumer": true})
+	bury(t, v, "orders", n)
+	before := v.Channel(t) // which is the one that is handed messages
+	if err := before.Qos(1, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := before.Consume("orders.dead", "before", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "orders.dead") == 1 }, "another is handed one")
+	s, err := brokerOf(v).sweep(t.Context(), "orders.dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type batch struct {
+		messages []amqp.Delivery
+		err      error
+	}
+	looked := make(chan batch, 1)
+	go func() {
+		messages, err := s.Next(t.Context())
+		looked <- batch{messages, err}
+	}()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { // the queue counts the active one alone
+		consumers, err := v.Node.Eval(fmt.Sprintf("length(rabbit_amqqueue:consumers_all(<<%q>>))", v.Name))
+		return err == nil && consumers == "2"
+	}, "both consume")
+	resume := v.SuspendLeader(t, "orders.dead")
+	select {
+	case got := <-looked:
+		t.Fatalf("got %d messages and error %v of a queue that does not answer", len(got.messages), got.err)
+	case <-time.After(3 * time.Second):
+	}
+	resume()
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-looked; len(got.messages) != n-1 || got.err != nil {
+		t.Errorf("got %d messages and error %v, want the %d that were left", len(got.messages), got.err, n-1)
+	}
+	if err := s.end(nil); err != nil {
+		t.Error(err)
+	}
+}

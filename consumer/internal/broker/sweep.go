@@ -135,7 +135,7 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 		if err != nil {
 			return nil, s.reason(err)
 		}
-		if state.Messages == 0 {
+		if state.Messages == 0 && state.Consumers > 0 { // without even this one, the queue is too busy to say
 			break
 		}
 		late.Reset(shortBatchAfter)
