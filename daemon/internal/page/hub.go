@@ -57,7 +57,7 @@ type hub struct {
 	mu       sync.Mutex
 	watchers int
 	deep     int // of them look into a queue
-	deeper   chan struct{}
+	anew     chan struct{} // daemons are to be asked at once
 	stop     context.CancelFunc // nil: nobody is watched
 	later    *time.Timer
 	acted    time.Time // when refresh was called last
@@ -74,7 +74,8 @@ type picture struct {
 	err      error // why there is nothing new
 	client   *fleet.Client
 	answered time.Time               // the last answer
-	answers  int                     // so many there have been
+	asked    int                     // so often daemons have been
+	answers  int                     // since they were last
 	looked   time.Time               // the last look at lengths
 	states   map[string]queueLengths // by queue
 	history  map[string]*history
@@ -92,7 +93,7 @@ type queueLengths struct {
 }
 
 func newHub(ctx context.Context, dial func(context.Context) (*fleet.Client, error), queues []string) *hub {
-	return &hub{ctx: ctx, dial: dial, queues: queues, deeper: make(chan struct{}, 1), known: make(map[string]bool)}
+	return &hub{ctx: ctx, dial: dial, queues: queues, anew: make(chan struct{}, 1), known: make(map[string]bool)}
 }
 
 // look has the fleet watched until leave is called. deep is for who looks into a queue.
@@ -101,9 +102,7 @@ func (h *hub) look(deep bool) (p *picture, leave func()) {
 	defer h.mu.Unlock()
 	h.watchers++
 	if deep {
-		if h.deep++; h.deep == 1 {
-			h.nudge()
-		}
+		h.deep++
 	}
 	if h.later != nil {
 		h.later.Stop()
@@ -130,15 +129,18 @@ func (h *hub) refresh(ctx context.Context) bool {
 		return false
 	}
 	p.mu.Lock()
-	want := p.answers + len(p.view.Answers(time.Now()))
+	asked, want := p.asked, len(p.view.Answers(time.Now()))
 	p.mu.Unlock()
 	h.acted = time.Now()
-	h.nudge()
+	select {
+	case h.anew <- struct{}{}:
+	default:
+	}
 	h.mu.Unlock()
 	late := time.After(firstPicture)
 	for {
 		p.mu.Lock()
-		all := p.answers >= want
+		all := p.asked > asked && p.answers >= want
 		p.mu.Unlock()
 		if all {
 			return true
@@ -153,21 +155,12 @@ func (h *hub) refresh(ctx context.Context) bool {
 	}
 }
 
-func (h *hub) nudge() {
-	select {
-	case h.deeper <- struct{}{}:
-	default:
-	}
-}
-
 func (h *hub) leave(deep bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watchers--
 	if deep {
-		if h.deep--; h.deep == 0 {
-			h.nudge()
-		}
+		h.deep--
 	}
 	if h.watchers > 0 || h.later != nil {
 		return
@@ -237,20 +230,23 @@ func (h *hub) watchOnce(ctx context.Context, p *picture) error {
 	defer stop(nil)
 	looking.Go(func() { h.lengths(ctx, p, c) })
 	for {
-		every := h.every(p, time.Now())
+		every, deep := h.every(p, time.Now()), h.isDeep()
 		request := fleet.Request{EveryMillis: every.Milliseconds(), Attempts: fewAttempts, Failures: fewFailures}
-		if h.isDeep() {
+		if deep {
 			request.Attempts, request.Failures = manyAttempts, manyFailures
 		}
+		p.mu.Lock()
+		p.asked, p.answers = p.asked+1, 0
+		p.mu.Unlock()
 		asking, again := context.WithCancelCause(ctx)
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			for h.every(p, time.Now()) == every {
+			for h.every(p, time.Now()) == every && h.isDeep() == deep {
 				select {
 				case <-time.After(fleet.WatchEvery):
 					continue
-				case <-h.deeper:
+				case <-h.anew:
 				case <-asking.Done():
 				}
 				break

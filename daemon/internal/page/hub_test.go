@@ -49,7 +49,7 @@ func TestALargeFleetIsAskedAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked := func(what string, want time.Duration) {
+	asked := func(what string, want time.Duration, attempts int) {
 		t.Helper()
 		for late := time.After(rabbittest.Soon); ; {
 			select {
@@ -62,21 +62,26 @@ func TestALargeFleetIsAskedAnew(t *testing.T) {
 				if err := ch.Publish("", d.ReplyTo, false, false, amqp.Publishing{Body: answer}); err != nil {
 					t.Fatal(err)
 				}
-				if r.Every() == want {
+				if r.Every() == want && r.Attempts == attempts {
 					return
 				}
 			case <-late:
-				t.Fatalf("%s: no daemon was asked to report every %v", what, want)
+				t.Fatalf("%s: no daemon was asked to report %d attempts every %v", what, attempts, want)
 			}
 		}
 	}
 	picture, leave := p.hub.look(false)
 	defer leave()
-	asked("at first", fleet.WatchEvery)
-	asked("as soon as it is known how much there is", 2*fleet.WatchEvery)
+	asked("at first", fleet.WatchEvery, fewAttempts)
+	asked("as soon as it is known how much there is", 2*fleet.WatchEvery, fewAttempts)
+	_, leaveQueue := p.hub.look(true)
+	asked("as soon as somebody looks into a queue", 2*fleet.WatchEvery, manyAttempts)
+	leaveQueue()
+	_, leaveQueue = p.hub.look(true) // the same tab again, for what is live
+	defer leaveQueue()
 	refreshed := make(chan bool)
 	go func() { refreshed <- p.hub.refresh(t.Context()) }()
-	asked("after an act", fleet.WatchEvery)
+	asked("after an act, and still of that queue", fleet.WatchEvery, manyAttempts)
 	if !<-refreshed {
 		t.Error("the daemon has answered, and what it has said is not there")
 	}
