@@ -95,8 +95,6 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 		Body:            d.Body,
 		Attempt:         attempt,
 		Redelivered:     j.history.redelivered,
-		Exchange:        exchange,
-		RoutingKey:      key,
 		MessageID:       d.MessageId,
 		CorrelationID:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
@@ -107,6 +105,7 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 		UserID:          d.UserId,
 		Priority:        priorityOf(j),
 		Timestamp:       d.Timestamp,
+		Exchange:        exchange, RoutingKey: key,
 	}
 	if len(d.Headers) > 0 {
 		out.Headers = broker.Plain(d.Headers)
@@ -180,17 +179,7 @@ func republishing(j *job) amqp.Publishing {
 		headers[headerRedelivered] = true
 	}
 	return amqp.Publishing{
-		Headers:         headers,
-		ContentType:     d.ContentType,
-		ContentEncoding: d.ContentEncoding,
-		DeliveryMode:    amqp.Persistent,
-		Priority:        priorityOf(j),
-		CorrelationId:   d.CorrelationId,
-		ReplyTo:         d.ReplyTo,
-		MessageId:       d.MessageId,
-		Timestamp:       d.Timestamp,
-		Type:            d.Type,
-		AppId:           d.AppId,
-		Body:            d.Body,
+		Headers: headers, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: amqp.Persistent, Priority: priorityOf(j),
+		CorrelationId: d.CorrelationId, ReplyTo: d.ReplyTo, MessageId: d.MessageId, Timestamp: d.Timestamp, Type: d.Type, AppId: d.AppId, Body: d.Body,
 	}
 }

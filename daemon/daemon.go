@@ -39,7 +39,7 @@ var name, version string
 
 // gcPercent is how much the heap may grow between collections. What is live of it is a
 // few megabytes, so that memory is cheap and collecting it all the time is not.
-const gcPercent = 200
+const gcPercent = 150
 
 // Main is the program. It ends the process: with the status 0 after a clean end, with 1 if
 // the arguments, the configuration or the start is at fault, with 2 if work was abandoned
