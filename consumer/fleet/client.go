@@ -217,14 +217,17 @@ func (c *Client) Each(ctx context.Context, r Request, wait time.Duration, each f
 
 var errEnough = errors.New("enough has been waited")
 
-// askAgainEvery is how often daemons are asked to go on, by whoever watches them.
-const askAgainEvery = MaxWatch * 2 / 3
+// askAgain is how often daemons are asked to go on, by whoever watches them: a little before a
+// status is due, since they answer that with one.
+func askAgain(r Request) time.Duration {
+	return (MaxWatch * 2 / 3).Truncate(r.Every()) - WatchEvery/2
+}
 
 // Watch has the status of the daemons come as often as r says, until ctx ends, those of
 // daemons that are started meanwhile soon as well. It returns why it has ended.
 func (c *Client) Watch(ctx context.Context, r Request, each func(Answer)) error {
 	r.Verb, r.ForMillis = VerbStatus, MaxWatch.Milliseconds()
-	return c.listen(ctx, r, askAgainEvery, each, nil)
+	return c.listen(ctx, r, askAgain(r), each, nil)
 }
 
 // listen asks r, and once more every so often unless that is zero.

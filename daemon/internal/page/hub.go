@@ -24,7 +24,7 @@ const (
 	frameEvery = fleet.WatchEvery
 	// reportsASecond is how many reports of queues are read at most, as long as daemons may be
 	// asked to report less often, and closely is for how long after an act they are not.
-	reportsASecond = 800
+	reportsASecond = 600
 	closely        = 10 * time.Second
 	// waitsEvery is how often it is found out which wait queues of a queue there are.
 	waitsEvery = time.Minute
@@ -56,8 +56,8 @@ type hub struct {
 
 	mu       sync.Mutex
 	watchers int
-	deep     int // of them look into a queue
-	anew     chan struct{} // daemons are to be asked at once
+	deep     int                // of them look into a queue
+	anew     chan struct{}      // daemons are to be asked at once
 	stop     context.CancelFunc // nil: nobody is watched
 	later    *time.Timer
 	acted    time.Time // when refresh was called last
@@ -290,7 +290,7 @@ func (h *hub) every(p *picture, now time.Time) time.Duration {
 		reports += len(a.Status.Queues)
 	}
 	for every < fleet.MaxWatchEvery && float64(reports) > reportsASecond*every.Seconds() {
-		every *= 2
+		every += fleet.WatchEvery
 	}
 	return every
 }

@@ -14,7 +14,7 @@ import (
 // A fleet is asked to report less often the larger it is, but for what is new or has just been
 // done.
 func TestEvery(t *testing.T) {
-	for daemons, want := range map[int]time.Duration{0: 2 * time.Second, 16: 2 * time.Second, 17: 4 * time.Second, 60: 8 * time.Second, 1000: fleet.MaxWatchEvery} {
+	for daemons, want := range map[int]time.Duration{0: 2 * time.Second, 12: 2 * time.Second, 13: 4 * time.Second, 60: 10 * time.Second, 1000: fleet.MaxWatchEvery} {
 		p, h := largeFleet(daemons, 100), new(hub)
 		now := p.answered
 		if every := h.every(p, now); every != fleet.WatchEvery {
