@@ -65,7 +65,7 @@ func (c *Control) cancel(ctx context.Context, r fleet.Request, by string, answer
 		for _, a := range c.attempts(ctx, q) {
 			if a.MessageID == r.MessageID {
 				answer.Done++
-				c.Log.Warn("the attempt is cancelled, its message is dead-lettered", "queue", q.Name, "message_id", a.MessageID, "attempt", a.Number, "by", by, "why", r.Why)
+				c.Log.Warn("the attempt is cancelled; if it fails, its message is dead-lettered", "queue", q.Name, "message_id", a.MessageID, "attempt", a.Number, "by", by, "why", r.Why)
 				a.Message.Cancel(&inflight.Cancelled{By: by, Why: r.Why})
 			}
 		}
