@@ -71,7 +71,7 @@ func TestALeaderThatVanishes(t *testing.T) {
 	p.Restore(t)
 	before := v.Ready(t, "jobs")
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= before+3 }, "three firings")
-	withoutGaps(t, firings(t, v, "jobs", "tick"), time.Second)
+	withoutGaps(t, firingsOfTwo(t, v), time.Second)
 }
 
 // TestALeaderThatIsDeposedUnawares takes the leader off the queue without its channel
@@ -97,7 +97,18 @@ func TestALeaderThatIsDeposedUnawares(t *testing.T) {
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return contains(first.log, "did not hand back the schedule's own token") }, "its log says why")
 	before := v.Ready(t, "jobs")
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "jobs") >= before+3 }, "three firings")
-	withoutGaps(t, firings(t, v, "jobs", "tick"), time.Second)
+	withoutGaps(t, firingsOfTwo(t, v), time.Second)
+}
+
+// firingsOfTwo are those of a leader that was cut off, and of the next one: the last of the
+// first may be there twice, which it could not record any more.
+func firingsOfTwo(t *testing.T, v *rabbittest.Vhost) []time.Time {
+	t.Helper()
+	planned, repeats := repeatedFirings(t, v, "jobs", "tick")
+	if len(repeats) > 1 {
+		t.Errorf("%q are there twice, want one at most", repeats)
+	}
+	return planned
 }
 
 // Daemons that do not agree on the rule say so, whoever leads.
