@@ -25,6 +25,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/warrenmq/warren/consumer"
 	"github.com/warrenmq/warren/daemon/internal/cli"
@@ -81,7 +82,12 @@ func heed(signals <-chan os.Signal, stop func(), end func(os.Signal)) {
 // die ends the process as the signal would have, had nobody asked for it.
 func die(s os.Signal) {
 	signal.Reset(s)
-	_ = syscall.Kill(os.Getpid(), s.(syscall.Signal))
+	number := s.(syscall.Signal)
+	_ = syscall.Kill(os.Getpid(), number)
+	// Not reached, unless the process was started with the signal ignored, as a shell does
+	// with SIGINT for what it runs in the background.
+	time.Sleep(time.Second)
+	os.Exit(128 + int(number))
 }
 
 func exitStatus(err error) int {
