@@ -141,6 +141,7 @@ func TestAHundredLooks(t *testing.T) {
 	declare(t, v, "orders")
 	bury(t, v, "orders", n)
 	for i := range looks {
+		rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == n }, "what was looked at is back")
 		if got := ids(t, v, "orders", Selection{}); len(got) != n {
 			t.Fatalf("look %d: got %d dead letters, want %d", i+1, len(got), n)
 		}
