@@ -38,8 +38,9 @@ const (
 
 const (
 	// WatchEvery is how often a status is sent that is wanted for a while, unless it is
-	// wanted less often; MaxWatchEvery is the least often.
-	WatchEvery    = 2 * time.Second
+	// wanted less often.
+	WatchEvery = 2 * time.Second
+	// MaxWatchEvery is the longest time from one status to the next.
 	MaxWatchEvery = 8 * WatchEvery
 	// MaxWatch is the longest such while.
 	MaxWatch = 30 * time.Second
