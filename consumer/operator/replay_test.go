@@ -409,14 +409,13 @@ func TestWhatWasTakenAwayIsGone(t *testing.T) {
 	}
 }
 
-// A queue that is too busy to say how many messages it has does not count as empty: the broker
-// says 0 for it after a moment, and that nobody consumes it.
-func TestABusyQueueIsNotEmpty(t *testing.T) {
-	t.Parallel()
-	const n = 10
+// lookAtABusyQueue begins to look at n messages, which the queue does not hand out before its
+// leader, which is suspended, is resumed.
+func lookAtABusyQueue(t *testing.T, n int) (looked <-chan error, got *[]amqp.Delivery, resume func()) {
+	t.Helper()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "orders.dead", amqp.Table{"x-single-active-consumer": true})
-	bury(t, v, "orders", n)
+	bury(t, v, "orders", n+1)
 	before := v.Channel(t) // which is the one that is handed messages
 	if err := before.Qos(1, 0, false); err != nil {
 		t.Fatal(err)
@@ -429,33 +428,48 @@ func TestABusyQueueIsNotEmpty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	type batch struct {
-		messages []amqp.Delivery
-		err      error
-	}
-	looked := make(chan batch, 1)
+	got, ended := new([]amqp.Delivery), make(chan error, 1)
 	go func() {
-		messages, err := s.Next(t.Context())
-		looked <- batch{messages, err}
+		var err error
+		*got, err = s.Next(t.Context())
+		ended <- s.end(err)
 	}()
 	rabbittest.Eventually(t, rabbittest.Soon, func() bool { // the queue counts the active one alone
 		consumers, err := v.Node.Eval(fmt.Sprintf("length(rabbit_amqqueue:consumers_all(<<%q>>))", v.Name))
 		return err == nil && consumers == "2"
 	}, "both consume")
-	resume := v.SuspendLeader(t, "orders.dead")
+	again := v.SuspendLeader(t, "orders.dead")
+	return ended, got, func() {
+		again()
+		if err := before.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A queue that is too busy to say how many messages it has does not count as empty: the broker
+// says 0 for it after a moment, and that nobody consumes it.
+func TestABusyQueueIsNotEmpty(t *testing.T) {
+	t.Parallel()
+	const n = 9
+	looked, got, resume := lookAtABusyQueue(t, n)
 	select {
-	case got := <-looked:
-		t.Fatalf("got %d messages and error %v of a queue that does not answer", len(got.messages), got.err)
+	case err := <-looked:
+		t.Fatalf("got %d messages and error %v of a queue that does not answer", len(*got), err)
 	case <-time.After(3 * time.Second):
 	}
 	resume()
-	if err := before.Close(); err != nil {
-		t.Fatal(err)
+	if err := <-looked; len(*got) != n || err != nil {
+		t.Errorf("got %d messages and error %v, want the %d that were left", len(*got), err, n)
 	}
-	if got := <-looked; len(got.messages) != n-1 || got.err != nil {
-		t.Errorf("got %d messages and error %v, want the %d that were left", len(got.messages), got.err, n-1)
-	}
-	if err := s.end(nil); err != nil {
-		t.Error(err)
+}
+
+// One that goes on not to answer ends the act, with the reason.
+func TestAQueueThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	looked, got, resume := lookAtABusyQueue(t, 9)
+	defer resume()
+	if err := <-looked; len(*got) != 0 || err == nil || !strings.Contains(err.Error(), "queue orders.dead has not answered for 30s: it has no leader") {
+		t.Errorf("got %d messages and error %v, want why it ended", len(*got), err)
 	}
 }

@@ -21,6 +21,10 @@ const (
 // until it asks whether that still is.
 const shortBatchAfter = 500 * time.Millisecond
 
+// unansweredFor is how long a Sweep waits for a queue that says nothing of itself: an election
+// takes less.
+const unansweredFor = 30 * time.Second
+
 // A Sweep goes through the messages that a queue has at its beginning, from the first on,
 // in batches of bounded size. Nothing leaves the queue but what is acknowledged; Close gives
 // back the rest, and if the process is killed the broker does. Meanwhile others do not see
@@ -117,7 +121,7 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 // receive receives n messages, or fewer if the queue has no more.
 func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]amqp.Delivery, error) {
 	got := make([]amqp.Delivery, 0, n)
-	late := time.NewTimer(shortBatchAfter)
+	late, answered := time.NewTimer(shortBatchAfter), time.Now()
 	defer late.Stop()
 	for len(got) < n {
 		select {
@@ -125,7 +129,7 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 			if !ok {
 				return nil, s.reason(fmt.Errorf("the broker has ended the consumer of queue %s; is the queue still there?", s.queue))
 			}
-			got = append(got, d)
+			got, answered = append(got, d), time.Now()
 			continue
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -135,8 +139,13 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 		if err != nil {
 			return nil, s.reason(err)
 		}
-		if state.Messages == 0 && state.Consumers > 0 { // without even this one, the queue is too busy to say
-			break
+		switch { // without even this consumer, the broker says 0 of a queue that does not answer
+		case state.Consumers > 0 && state.Messages == 0:
+			return got, nil
+		case state.Consumers > 0:
+			answered = time.Now()
+		case time.Since(answered) > unansweredFor:
+			return nil, fmt.Errorf("queue %s has not answered for %v: it has no leader, or its node is too busy; see rabbitmq-queues quorum_status %s, and go on when it has one", s.queue, unansweredFor, s.queue)
 		}
 		late.Reset(shortBatchAfter)
 	}
