@@ -95,6 +95,8 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 		Body:            d.Body,
 		Attempt:         attempt,
 		Redelivered:     j.history.redelivered,
+		Exchange:        exchange,
+		RoutingKey:      key,
 		MessageID:       d.MessageId,
 		CorrelationID:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
@@ -105,7 +107,6 @@ func newDelivery(queue string, j *job, attempt int) Delivery {
 		UserID:          d.UserId,
 		Priority:        priorityOf(j),
 		Timestamp:       d.Timestamp,
-		Exchange:        exchange, RoutingKey: key,
 	}
 	if len(d.Headers) > 0 {
 		out.Headers = broker.Plain(d.Headers)

@@ -156,11 +156,10 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 		case <-l.startAt:
 			l.startAt = nil
 		case r := <-l.results:
-			l.settle(work, r)
 			for more := true; more; {
+				l.settle(work, r)
 				select {
-				case r := <-l.results:
-					l.settle(work, r)
+				case r = <-l.results:
 				default:
 					more = false
 				}
