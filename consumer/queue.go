@@ -536,7 +536,7 @@ func (l *queueLoop) acknowledge() {
 	}
 	// Half of the prefetch in one frame, not a quarter: the daemon takes an eighth less
 	// time for it, the broker a quarter.
-	if s.unsettled.Finished() >= s.prefetch/2 || l.acks.Due() {
+	if s.unsettled.Fresh() >= s.prefetch/2 || l.acks.Due() {
 		l.flush(false)
 	}
 	if s.unsettled.Finished() > 0 {

@@ -16,6 +16,7 @@ import (
 type Deliveries[J any] struct {
 	entries  []entry[J]
 	finished int // of them
+	left     int // of those, by a flush
 	// The broker counts tags from 1. While fewer were added than the highest tag says,
 	// some have not been read yet.
 	added, highest uint64
@@ -33,6 +34,9 @@ func (u *Deliveries[J]) Len() int { return len(u.entries) }
 
 // Finished is how many of them are to be acknowledged.
 func (u *Deliveries[J]) Finished() int { return u.finished }
+
+// Fresh is how many of them no flush has left yet.
+func (u *Deliveries[J]) Fresh() int { return u.finished - u.left }
 
 // Empty tells whether the broker waits to hear of none.
 func (u *Deliveries[J]) Empty() bool { return len(u.entries) == 0 }
@@ -111,7 +115,7 @@ func (u *Deliveries[J]) Flush(all bool, ack func(tag uint64, multiple bool) erro
 			then(e.job)
 		}
 	}
-	u.finished = 0
+	u.finished, u.left = 0, 0
 	rest := u.entries[:0]
 	for _, e := range u.entries[run:] {
 		switch {
@@ -121,6 +125,7 @@ func (u *Deliveries[J]) Flush(all bool, ack func(tag uint64, multiple bool) erro
 			e.met = true
 			rest = append(rest, e)
 			u.finished++
+			u.left++
 		default:
 			if err := ack(e.tag, false); err != nil {
 				lost(e.job)

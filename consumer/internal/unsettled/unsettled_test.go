@@ -52,7 +52,9 @@ func TestFlushLeavesWhatMaySoonBeAcknowledgedTogether(t *testing.T) {
 	}
 	equal(t, flushedSome(&u, false), []sentAck{{1, false}})
 	equal(t, u.Finished(), 2)
+	equal(t, u.Fresh(), 0)
 	u.Finish(2)
+	equal(t, u.Fresh(), 1)
 	equal(t, flushedSome(&u, false), []sentAck{{4, true}})
 	equal(t, u.Finished(), 0)
 
