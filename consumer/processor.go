@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
-	"unicode/utf8"
 
-	// What encoding/json is from Go 1.27 on: it takes a third of the time.
-	"github.com/go-json-experiment/json/v1"
+	"github.com/warrenmq/warren/consumer/internal/decode"
 )
 
 // A Processor does the work of one delivery. Process is called from many
@@ -36,11 +34,8 @@ func (f ProcessorFunc) Process(ctx context.Context, d Delivery, scope *Scope) er
 // changes it. Members of the body that T does not have are ignored.
 func JSON[T any](f func(ctx context.Context, msg T, scope *Scope) error) Processor {
 	return ProcessorFunc(func(ctx context.Context, d Delivery, scope *Scope) error {
-		var msg T
-		if !utf8.Valid(d.Body) { // of which encoding/json would make replacement characters
-			return Undecodable(fmt.Errorf("decode body as %T: it is not UTF-8", msg))
-		}
-		if err := json.Unmarshal(d.Body, &msg); err != nil {
+		msg, err := decode.JSON[T](d.Body)
+		if err != nil {
 			return Undecodable(fmt.Errorf("decode body as %T: %w", msg, err))
 		}
 		return f(ctx, msg, scope)

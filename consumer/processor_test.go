@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // encoding/json would put a replacement character in place of what is not UTF-8.
@@ -26,10 +27,13 @@ func TestJSONAsTheStandardLibrary(t *testing.T) {
 		Name  string         `json:"name"`
 		Count int            `json:"count"`
 		More  map[string]any `json:"more"`
+		At    *time.Time     `json:"at"`
+		As    json.Marshaler `json:"as"`
 	}
 	deep := strings.Repeat(`{"more":`, 100_000) + "{}" + strings.Repeat("}", 100_000)
 	for _, body := range []string{
 		`{"NAME": "x", "Count": 1, "unknown": [1]}`, `{"name": "a", "name": "b"}`, `null`, `{"count": null}`, `{"more": {"n": 1.5, "l": [null]}}`,
+		`{"at": "2026-02-28T24:00:00Z"}`, `{"at": "2026-02-28T04:00:00,5Z"}`, `{"at": "2026-02-28T4:00:00Z"}`, `{"at": 1}`, `{"as": null}`, `{"as": {}}`,
 		``, `{`, `{} {}`, `{"count": 1.5}`, `{"count": "1"}`, `{"count": 1e400}`, `[]`, deep, strings.Repeat("[", 1<<20), strings.Repeat("\x00", 1<<20),
 	} {
 		var want, got message
