@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -129,29 +130,21 @@ func (q Queue) onBroker() broker.Queue {
 // withDefaults returns c with each zero value replaced by what it means.
 func (c Config) withDefaults() Config {
 	c.Telemetry = c.Telemetry.withDefaults()
-	c.ShutdownTimeout = orDefault(c.ShutdownTimeout, 25*time.Second)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 25*time.Second)
 	queues := make([]Queue, len(c.Queues))
 	for i, q := range c.Queues {
-		q.Concurrency = orDefault(q.Concurrency, 8)
+		q.Concurrency = cmp.Or(q.Concurrency, 8)
 		q.sizes = q.Prefetch == 0 && q.Rate == 0 && q.MaxPriority == 0
-		q.Prefetch = orDefault(q.Prefetch, 2*q.Concurrency)
-		q.Timeout = orDefault(q.Timeout, 5*time.Minute)
-		q.MaxAttempts = orDefault(q.MaxAttempts, 20)
-		q.RetryBase = orDefault(q.RetryBase, time.Second)
-		q.RetryMax = orDefault(q.RetryMax, time.Hour)
-		q.Type = orDefault(q.Type, Quorum)
+		q.Prefetch = cmp.Or(q.Prefetch, 2*q.Concurrency)
+		q.Timeout = cmp.Or(q.Timeout, 5*time.Minute)
+		q.MaxAttempts = cmp.Or(q.MaxAttempts, 20)
+		q.RetryBase = cmp.Or(q.RetryBase, time.Second)
+		q.RetryMax = cmp.Or(q.RetryMax, time.Hour)
+		q.Type = cmp.Or(q.Type, Quorum)
 		queues[i] = q
 	}
 	c.Queues = queues
 	return c
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
-	}
-	return v
 }
 
 // maxPrefetch is the most that AMQP's 16 bits can say.

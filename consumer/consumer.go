@@ -75,7 +75,7 @@ func New(cfg Config, log *slog.Logger) (*Consumer, error) {
 		states[i] = meters.NewQueue(q.Name, q.Concurrency, len(actionNames), brake.New(!q.Unbraked, q.Concurrency, log.With("queue", q.Name)))
 	}
 	c.meters, err = meters.New(cfg.Telemetry.MeterProvider, meters.Source{
-		Version: cfg.Version, Connected: c.connected, Queues: states, Verdicts: actionNames[:], Reasons: reasons,
+		Version: cfg.Version, Connected: func() bool { return c.connection.Load().LostAt.IsZero() }, Queues: states, Verdicts: actionNames[:], Reasons: reasons,
 	})
 	if err != nil {
 		return nil, err

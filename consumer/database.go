@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -105,7 +106,7 @@ func (s *Scope) outgoing(ctx context.Context, m Message) (Message, error) {
 	if err := broker.CheckJSONValue(m.Headers); err != nil {
 		return m, err
 	}
-	m.MessageID = orDefault(m.MessageID, rand.Text())
+	m.MessageID = cmp.Or(m.MessageID, rand.Text())
 	headers := make(map[string]any, len(m.Headers)+2)
 	maps.Copy(headers, m.Headers)
 	if _, traced := headers["traceparent"]; !traced && s.propagator != nil {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -255,7 +256,7 @@ func TestLargestHeaders(t *testing.T) {
 	t.Cleanup(func() { set(131072) })
 	for _, limit := range []int{8192, 131072, 0} { // 0 is none, and then it is Warren's
 		set(limit)
-		frameMax := orDefault(limit, 131072)
+		frameMax := cmp.Or(limit, 131072)
 		conn := dial(t, v.URL)
 		send := func(more int) error {
 			conn.User = "" // it may sign what it sends

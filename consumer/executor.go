@@ -49,10 +49,6 @@ type result struct {
 // free in place of an action says that the result is still to come, but needs no slot.
 const free action = -1
 
-// overdueAfter is how long after the timeout a processor is reported that does not
-// return.
-const overdueAfter = 10 * time.Second
-
 var errNotStarted = errors.New("the attempt was not started")
 
 // An executor works the deliveries of one queue, each in a goroutine of its own. It
@@ -235,11 +231,6 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 		o.progress(0, "")
 	}
 	s := e.newScope(ctx, &d, o)
-	overdue := time.AfterFunc(e.Timeout+overdueAfter, func() {
-		broker.Traced(ctx, e.log).Error("the processor goes on after its timeout has ended its context, it holds its slot until it returns",
-			"message_id", d.MessageID, "attempt", d.Attempt, "timeout", e.Timeout)
-	})
-	defer overdue.Stop()
 	err := s.run(ctx, e.Processor)
 	failpoint.Here(failpoint.Worked)
 	if errors.Is(s.databaseErr, ErrDone) { // done while this attempt began

@@ -139,6 +139,8 @@ func TestWorkThatIsDoneInSpiteOfItsTimeoutIsDone(t *testing.T) {
 	})
 }
 
+// TestAProcessorThatIgnoresItsTimeoutIsReported has one job on a channel that is consumed,
+// one on a channel that is left, and one whose channel is lost.
 func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
@@ -147,16 +149,31 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 			<-returned
 			return nil
 		})}, slog.New(slog.NewTextHandler(&log, nil)))
-		go e.once(t.Context(), Delivery{MessageID: "m-7"}, new(outcome))
-		<-time.After(time.Minute + overdueAfter - 1)
-		synctest.Wait()
+		l := newQueueLoop(e.Queue, e.state, newTestConsumer(e.log))
+		l.executor = e
+		jobs := make([]*job, 3)
+		for i := range jobs {
+			jobs[i] = &job{delivery: amqp.Delivery{MessageId: fmt.Sprint("m-", i)}, started: time.Now()}
+			go e.once(t.Context(), newDelivery(e.Name, jobs[i], 1), &outcome{message: &jobs[i].message})
+		}
+		l.sub, l.leaving = &subscription{}, []*subscription{{}}
+		l.sub.unsettled.Add(1, jobs[0])
+		l.leaving[0].unsettled.Add(1, jobs[1])
+		l.orphans[jobs[2]] = l.identityOf(jobs[2])
+		<-time.After(time.Minute + 5*time.Second)
+		l.reportOverdue(t.Context(), time.Now())
 		equal(t, log.String(), "")
-		<-time.After(time.Nanosecond)
-		synctest.Wait()
-		if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "message_id=m-7") {
-			t.Errorf("the log is %q, want an error that names m-7", log.String())
+		<-time.After(5 * time.Second)
+		for range 2 {
+			l.reportOverdue(t.Context(), time.Now())
+		}
+		for i := range jobs {
+			if got := strings.Count(log.String(), fmt.Sprint("message_id=m-", i)); got != 1 {
+				t.Errorf("m-%d is reported %d times in %q, want once", i, got, log.String())
+			}
 		}
 		close(returned)
+		synctest.Wait()
 	})
 }
 

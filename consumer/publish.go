@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func (c *Consumer) Publish(ctx context.Context, m Message) error {
 	_ = retry.Do(ctx, backoff, func(ctx context.Context) error {
 		s := c.sessions.Get() // it may be replaced meanwhile
 		if s == nil {
-			last = orDefault(last, ErrNotConnected)
+			last = cmp.Or(last, ErrNotConnected)
 			return nil
 		}
 		if last = s.Publish.Publish(ctx, o); last == nil || s.IsLost() || broker.IsObjection(last) {

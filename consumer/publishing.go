@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -48,7 +49,7 @@ func (e *executor) reply(ctx context.Context, j *job, r Result) action {
 	}
 	return e.sendReply(ctx, j, d.ReplyTo, 0, amqp.Publishing{
 		DeliveryMode:  amqp.Persistent,
-		ContentType:   orDefault(r.ContentType, "application/json"),
+		ContentType:   cmp.Or(r.ContentType, "application/json"),
 		CorrelationId: d.CorrelationId,
 		Type:          d.Type,
 		Body:          r.Body,
@@ -90,7 +91,7 @@ func (e *executor) sendReply(ctx context.Context, j *job, to string, offers int,
 		return acknowledge
 	}
 	waiting := msg
-	waiting.MessageId = orDefault(j.delivery.MessageId, msg.MessageId)
+	waiting.MessageId = cmp.Or(j.delivery.MessageId, msg.MessageId)
 	waiting.Headers = maps.Clone(msg.Headers)
 	if waiting.Headers == nil {
 		waiting.Headers = amqp.Table{}

@@ -170,7 +170,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 			l.acks.At = nil
 			l.acknowledge()
 		case <-turns.C:
-			l.turn(ctx, time.Now()) // the tick may be an old one
+			l.turn(ctx, work, time.Now()) // the tick may be an old one
 		case <-stop:
 			stop, l.stopping, l.retryAt = nil, true, nil
 			l.state.SetReason("the daemon is stopping")
@@ -215,10 +215,12 @@ func (l *queueLoop) take(work context.Context, d amqp.Delivery, open bool) {
 // turn shows that the loop makes progress. If no delivery has come for a while although
 // slots are free, it asks the broker whether there is any; if there has been for long,
 // the queue is consumed anew.
-func (l *queueLoop) turn(ctx context.Context, now time.Time) {
+func (l *queueLoop) turn(ctx, work context.Context, now time.Time) {
 	pulse.Hang()
 	l.state.Turned.Beat(now)
 	l.finishLeaving()
+	l.workers.Turn(l.busy)
+	l.reportOverdue(work, now)
 	if !l.consuming() || l.stopping || l.pace.Braked || l.busy > 0 || l.startAt != nil || !l.starved.Due(now) {
 		return
 	}

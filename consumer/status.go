@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/consumer/schedule"
 )
 
@@ -48,9 +49,6 @@ type QueueStatus struct {
 	Done          int // attempts that have succeeded since the start
 }
 
-// connected tells whether there is a connection.
-func (c *Consumer) connected() bool { return c.connection.Load().LostAt.IsZero() }
-
 // Status returns what the Consumer is doing now. It may be called at any time by any
 // goroutine, and does not block.
 func (c *Consumer) Status() Status {
@@ -78,16 +76,15 @@ func (c *Consumer) Status() Status {
 // does not block.
 func (c *Consumer) Healthy() error {
 	now := time.Now()
-	if stuck := c.turned.Stuck(now); stuck > 0 {
-		return fmt.Errorf("the loop that keeps the connection has been stuck for %v; restart the daemon, and report its goroutines", stuck.Round(time.Second))
-	}
-	for _, l := range c.loops {
-		if stuck := l.state.Turned.Stuck(now); stuck > 0 {
-			return fmt.Errorf("the loop of queue %s has been stuck for %v; restart the daemon, and report its goroutines", l.executor.Name, stuck.Round(time.Second))
+	stuck := func(what string, p *pulse.Pulse) error {
+		if d := p.Stuck(now); d > 0 {
+			return fmt.Errorf("%s has been stuck for %v; restart the daemon, and report its goroutines", what, d.Round(time.Second))
 		}
+		return nil
 	}
-	if stuck := c.relayed.Stuck(now); stuck > 0 {
-		return fmt.Errorf("the relay of the outbox has been stuck for %v; restart the daemon, and report its goroutines", stuck.Round(time.Second))
+	err := stuck("the loop that keeps the connection", &c.turned)
+	for _, l := range c.loops {
+		err = cmp.Or(err, stuck("the loop of queue "+l.executor.Name, &l.state.Turned))
 	}
-	return c.schedules.Healthy(now)
+	return cmp.Or(err, stuck("the relay of the outbox", &c.relayed), c.schedules.Healthy(now))
 }

@@ -27,22 +27,46 @@ type Message struct {
 	cancelled *Cancelled
 	cancel    context.CancelFunc // of the last attempt
 	span      trace.SpanContext  // that of the last attempt
+	due       time.Time          // when the attempt that is under way is overdue; zero: none is, or it was said
 }
+
+// overdueAfter is how long an attempt may go on after its context has ended.
+const overdueAfter = 10 * time.Second
 
 // Begin returns a context for an attempt that ends after timeout, with that cause, when the
 // message is cancelled, or when end is called. Nil is a message that nobody can cancel.
 func (m *Message) Begin(ctx context.Context, timeout time.Duration, cause error) (attempt context.Context, end context.CancelFunc) {
-	attempt, end = context.WithTimeoutCause(ctx, timeout, cause)
+	attempt, cancel := context.WithTimeoutCause(ctx, timeout, cause)
 	if m == nil {
-		return attempt, end
+		return attempt, cancel
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cancel, m.span = end, trace.SpanContextFromContext(ctx)
+	m.cancel, m.span, m.due = cancel, trace.SpanContextFromContext(ctx), time.Now().Add(timeout+overdueAfter)
 	if m.cancelled != nil {
-		end()
+		cancel()
 	}
-	return attempt, end
+	return attempt, m.end
+}
+
+// end ends the last attempt.
+func (m *Message) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.due = time.Time{}
+	m.cancel()
+}
+
+// Overdue tells, once for each attempt, that one is under way whose context has ended some
+// time before now.
+func (m *Message) Overdue(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.due.IsZero() || m.due.After(now) {
+		return false
+	}
+	m.due = time.Time{}
+	return true
 }
 
 // Cancel ends the attempt that is under way, and every further one.

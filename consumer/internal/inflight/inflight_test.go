@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -40,6 +41,31 @@ func TestMessagesAreCancelled(t *testing.T) {
 	if ctx := begin(none, 0); ctx.Err() == nil || none.Cancelled() != nil {
 		t.Error("an attempt that nobody can cancel has no end, or was cancelled")
 	}
+}
+
+func TestOverdue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m Message
+		for _, step := range []struct {
+			does string
+			want bool
+		}{{"", false}, {"begin", false}, {"", true}, {"", false}, {"end", false}, {"begin", false}, {"end", false}} {
+			switch step.does {
+			case "begin":
+				_, end := m.Begin(t.Context(), time.Minute, nil)
+				defer end()
+			case "end":
+				m.end()
+			}
+			if got := m.Overdue(time.Now()); got != step.want {
+				t.Errorf("after %q: got %v", step.does, got)
+			}
+			time.Sleep(time.Minute + overdueAfter)
+			if step.does == "end" && m.Overdue(time.Now()) {
+				t.Error("an attempt that has ended is overdue")
+			}
+		}
+	})
 }
 
 func TestTraceOfAnAttempt(t *testing.T) {

@@ -48,28 +48,60 @@ func TestIdleWorkersEnd(t *testing.T) {
 			time.Sleep(time.Second) // of the test's own time
 			done <- j
 		})
+		others := runtime.NumGoroutine()
+		workers := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if got := runtime.NumGoroutine() - others; w.hired != want || got != want {
+				t.Errorf("%d workers, and %d that count, want %d", got, w.hired, want)
+			}
+		}
 		for range 3 {
 			for i := range 100 {
 				w.Do(i, i+1)
+				w.Turn(i + 1)
 			}
+			workers(100)
 			for range 100 {
 				<-done
 			}
 			for range 300 {
 				w.Do(0, 1)
+				w.Turn(1)
 				<-done
 			}
-			synctest.Wait()
-			if w.mu.Lock(); w.hired != 1 {
-				t.Errorf("%d workers while one job is worked at a time, want 1", w.hired)
-			}
-			w.mu.Unlock()
+			workers(1)
 		}
-		time.Sleep(4 * spareFor)
-		if w.mu.Lock(); w.hired != 0 {
-			t.Errorf("%d workers while there is nothing to do, want none", w.hired)
+		for range 3 {
+			time.Sleep(spareFor)
+			w.Turn(0)
 		}
-		w.mu.Unlock()
+		workers(0)
+		w.End()
+		w.Wait()
+	})
+}
+
+// TestBusyWorkersStay has jobs that take longer than spareFor.
+func TestBusyWorkersStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan int)
+		w := New(func(j int) { done <- j })
+		for i := range 100 {
+			w.Do(i, i+1)
+		}
+		for range 5 {
+			time.Sleep(spareFor)
+			w.Turn(100)
+		}
+		synctest.Wait()
+		w.Do(100, 101)
+		for range 101 {
+			<-done
+		}
+		if w.hired != 101 {
+			t.Errorf("%d workers, want one for each job at a time, 101", w.hired)
+		}
 		w.End()
 		w.Wait()
 	})
