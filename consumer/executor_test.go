@@ -156,16 +156,19 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 			jobs[i] = &job{delivery: amqp.Delivery{MessageId: fmt.Sprint("m-", i)}, started: time.Now()}
 			go e.once(t.Context(), newDelivery(e.Name, jobs[i], 1), &outcome{message: &jobs[i].message})
 		}
-		l.sub, l.leaving = &subscription{}, []*subscription{{}}
+		l.hire(t.Context())
+		defer l.workers.End()
+		conn := &broker.Conn{Connection: new(amqp.Connection)}
+		l.sub, l.leaving = &subscription{}, []*subscription{{session: &broker.Session{Consume: conn, Publish: conn}, ch: new(amqp.Channel)}}
 		l.sub.unsettled.Add(1, jobs[0])
 		l.leaving[0].unsettled.Add(1, jobs[1])
 		l.orphans[jobs[2]] = l.identityOf(jobs[2])
 		<-time.After(time.Minute + 5*time.Second)
-		l.reportOverdue(t.Context(), time.Now())
+		l.turn(t.Context(), t.Context(), time.Now())
 		equal(t, log.String(), "")
 		<-time.After(5 * time.Second)
 		for range 2 {
-			l.reportOverdue(t.Context(), time.Now())
+			l.turn(t.Context(), t.Context(), time.Now())
 		}
 		for i := range jobs {
 			if got := strings.Count(log.String(), fmt.Sprint("message_id=m-", i)); got != 1 {
@@ -174,6 +177,34 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 		}
 		close(returned)
 		synctest.Wait()
+	})
+}
+
+func TestTheLoopLetsIdleWorkersGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestExecutor(Queue{Concurrency: 8, Processor: ProcessorFunc(func(context.Context, Delivery, *Scope) error {
+			<-time.After(time.Second)
+			return nil
+		})}, slog.New(slog.DiscardHandler))
+		l := newQueueLoop(e.Queue, e.state, newTestConsumer(e.log))
+		l.sub = &subscription{}
+		l.hire(t.Context())
+		others := runtime.NumGoroutine()
+		for tag := range uint64(8) {
+			l.start(t.Context(), amqp.Delivery{DeliveryTag: tag + 1})
+		}
+		equal(t, runtime.NumGoroutine()-others, 8)
+		for range 8 {
+			<-l.results
+			l.occupy(-1, 0)
+		}
+		for range 2 {
+			<-time.After(2 * time.Minute)
+			l.turn(t.Context(), t.Context(), time.Now())
+		}
+		synctest.Wait()
+		equal(t, runtime.NumGoroutine()-others, 0)
+		l.workers.End()
 	})
 }
 
