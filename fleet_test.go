@@ -53,7 +53,8 @@ func TestPauseFromTheCommandLine(t *testing.T) {
 		}
 	}
 	want(0, `resume emails \(paused for \d+s by guest \(\S+\) until \S+: mail server  moves\)\n`, "", "resume", "emails", "--dry-run")
-	want(0, `emails: resumed; [12] consumers?, \d messages? ready\n`, "", "resume", "emails", "--yes")
+	// A daemon has two for a moment, when it replaces its first by one with its own prefetch.
+	want(0, `emails: resumed; [1-4] consumers?, \d messages? ready\n`, "", "resume", "emails", "--yes")
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return v.Ready(t, "emails") == 0 && v.Consumers(t, "emails") == 2 }, "both work again")
 
 	// What obeys somebody else goes on, and that is said.
