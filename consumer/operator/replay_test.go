@@ -464,6 +464,46 @@ func TestABusyQueueIsNotEmpty(t *testing.T) {
 	}
 }
 
+// Nor does one that does not answer to begin with.
+func TestALookBeginsAtABusyQueue(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "orders.dead", nil)
+	bury(t, v, "orders", n)
+	resume := v.SuspendLeader(t, "orders.dead")
+	type look struct {
+		*sweep
+		error
+	}
+	begun := make(chan look, 1)
+	go func() {
+		s, err := brokerOf(v).sweep(t.Context(), "orders.dead")
+		begun <- look{s, err}
+	}()
+	select {
+	case l := <-begun:
+		if l.error == nil {
+			t.Errorf("a queue that does not answer has %d messages", l.Total)
+		}
+		t.Log(l.error)
+		resume()
+	case <-time.After(3 * time.Second):
+		resume()
+		l := <-begun
+		if l.error != nil {
+			t.Fatal(l.error)
+		}
+		if l.Total != n {
+			t.Errorf("%d messages, want %d", l.Total, n)
+		}
+		if err := l.end(nil); err != nil {
+			t.Error(err)
+		}
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == n }, "all are there afterwards")
+}
+
 // One that goes on not to answer ends the act, with the reason.
 func TestAQueueThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()

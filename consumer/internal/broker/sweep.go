@@ -40,7 +40,7 @@ type Sweep struct {
 	why      error         // the channel was closed; nil: it was not, or is not known yet
 	others   int           // that are there and not for it
 	patience time.Duration // with a broker that is given back what it has handed out
-	acked    []bool        // of what was handed out, by delivery tag less 1
+	acked    []bool        // of what was handed out, by delivery tag less 1; also what was given back at once
 	ends     []int         // of the batches in that
 	held     int           // of it, not acknowledged
 	left     int           // of Total
@@ -57,14 +57,18 @@ func (c *Conn) Sweep(queue string) (*Sweep, error) {
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
 	s := &Sweep{queue: queue, conn: c, ch: ch, closes: ch.NotifyClose(make(chan *amqp.Error, 1)), batch: firstBatch}
-	state, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-	if err != nil {
-		return nil, err
-	}
-	s.Total, s.left, s.patience = state.Messages, state.Messages, giveBackPatience
+	s.patience = giveBackPatience
 	if _, waits := WorkQueueOf(queue); waits {
 		s.patience /= 3 // what is given back may fall due at once, and is not seen again
 	}
+	state, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+	if err == nil && state.Messages == 0 && state.Consumers == 0 { // or it does not answer
+		state.Messages, err = s.ask()
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Total, s.left = state.Messages, state.Messages
 	return s, nil
 }
 
@@ -135,17 +139,13 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 			return nil, context.Cause(ctx)
 		case <-late.C:
 		}
-		state, err := s.ch.QueueDeclarePassive(s.queue, true, false, false, false, nil)
-		if err != nil {
-			return nil, s.reason(err)
-		}
-		switch { // without even this consumer, the broker says 0 of a queue that does not answer
-		case state.Consumers > 0 && state.Messages == 0:
+		switch ready, said, err := s.state(answered); {
+		case err != nil:
+			return nil, err
+		case said && ready == 0:
 			return got, nil
-		case state.Consumers > 0:
+		case said:
 			answered = time.Now()
-		case time.Since(answered) > unansweredFor:
-			return nil, fmt.Errorf("queue %s has not answered for %v: it has no leader, or its node is too busy; see rabbitmq-queues quorum_status %s, and go on when it has one", s.queue, unansweredFor, s.queue)
 		}
 		late.Reset(shortBatchAfter)
 	}
@@ -215,25 +215,67 @@ const underWay = 32
 
 // settle waits until the queue has heard of what was acknowledged, by a consumer that comes and
 // goes: the queue answers to its coming after what was under way is done, upon which the
-// channel sends the rest, and to its going after that. What it may be handed is given back.
+// channel sends the rest, and to its going after that.
 func (s *Sweep) settle() error {
-	if err := s.ch.Qos(1, 0, false); err != nil {
-		return s.reason(err)
+	_, err := s.visit(func() error { return nil })
+	return err
+}
+
+// ask waits for the queue to say how many messages it has.
+func (s *Sweep) ask() (messages int, err error) {
+	handed, err := s.visit(func() error {
+		for began := time.Now(); ; time.Sleep(shortBatchAfter) {
+			var answered bool
+			if messages, answered, err = s.state(began); answered || err != nil {
+				return err
+			}
+		}
+	})
+	if messages += handed; handed > 0 {
+		s.awaitReady(messages)
 	}
-	const tag = "sweep-end"
+	return messages, err
+}
+
+// state is how many messages are ready, and whether the queue has said so: of one that does not
+// answer, the broker says 0, and that it has not even the consumer that this Sweep has. It is an
+// error if the last answer is too long ago.
+func (s *Sweep) state(last time.Time) (ready int, answered bool, err error) {
+	state, err := s.ch.QueueDeclarePassive(s.queue, true, false, false, false, nil)
+	if err != nil {
+		return 0, false, s.reason(err)
+	}
+	if state.Consumers == 0 && time.Since(last) > unansweredFor {
+		return 0, false, fmt.Errorf("queue %s has not answered for %v: it has no leader, or its node is too busy; see rabbitmq-queues quorum_status %s, and go on when it has one", s.queue, unansweredFor, s.queue)
+	}
+	return state.Messages, state.Consumers > 0, nil
+}
+
+// visit calls f while the queue has a consumer, which is handed one message at most. It gives
+// that back, and returns how many there were.
+func (s *Sweep) visit(f func() error) (handed int, err error) {
+	if err := s.ch.Qos(1, 0, false); err != nil {
+		return 0, s.reason(err)
+	}
+	const tag = "sweep-visit"
 	in, err := s.ch.Consume(s.queue, tag, false, false, false, false, nil)
 	if err != nil {
-		return s.reason(err)
+		return 0, s.reason(err)
+	}
+	if err := f(); err != nil {
+		return 0, err
 	}
 	if err := s.ch.Cancel(tag, false); err != nil {
-		return s.reason(err)
+		return 0, s.reason(err)
 	}
 	for d := range in {
+		handed++
+		s.acked = append(s.acked, true)
 		if err := d.Nack(false, true); err != nil {
-			return s.reason(err)
+			return handed, s.reason(err)
 		}
 	}
-	return nil
+	return handed, nil
 }
 
 // giveBackFrames is how many frames the broker takes at once and keeps the order of. Once it
