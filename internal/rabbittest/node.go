@@ -212,16 +212,16 @@ func (n *Node) Restart(ctx context.Context) error {
 }
 
 // Pause freezes the node: its connections stay open, but nothing answers.
-func (n *Node) Pause() { n.pause(true, syscall.SIGSTOP) }
+func (n *Node) Pause() { n.pause(true, (*process).freeze) }
 
 // Resume lets a paused node go on.
-func (n *Node) Resume() { n.pause(false, syscall.SIGCONT) }
+func (n *Node) Resume() { n.pause(false, func(p *process) { p.signal(syscall.SIGCONT) }) }
 
-func (n *Node) pause(paused bool, s syscall.Signal) {
+func (n *Node) pause(paused bool, do func(*process)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.server != nil {
-		n.server.signal(s)
+		do(n.server)
 		n.paused = paused
 	}
 }

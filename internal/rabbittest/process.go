@@ -1,9 +1,14 @@
 package rabbittest
 
 import (
+	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
+	"time"
 )
 
 // A process is a child that the kernel kills when this process ends.
@@ -57,6 +62,27 @@ func (p *process) signal(s syscall.Signal) {
 	if p.running() {
 		_ = syscall.Kill(p.pid, s)
 	}
+}
+
+// freeze stops the child, and blocks until each of its threads has: on a busy machine, some go
+// on for a while after the signal.
+func (p *process) freeze() {
+	p.signal(syscall.SIGSTOP)
+	for p.running() && !p.frozen() {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (p *process) frozen() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.pid))
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		// The state follows the name, which is in brackets.
+		if err == nil && !bytes.HasPrefix(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" T")) {
+			return false
+		}
+	}
+	return len(threads) > 0
 }
 
 // kill ends the child and blocks until it has ended.
