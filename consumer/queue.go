@@ -212,9 +212,9 @@ func (l *queueLoop) take(work context.Context, d amqp.Delivery, open bool) {
 	}
 }
 
-// turn shows that the loop makes progress. If no delivery has come for a while although
-// slots are free, it asks the broker whether there is any; if there has been for long,
-// the queue is consumed anew.
+// turn shows that the loop makes progress, and looks after workers and attempts. If no
+// delivery has come for a while although slots are free, it asks the broker whether there is
+// any; if there has been for long, the queue is consumed anew.
 func (l *queueLoop) turn(ctx, work context.Context, now time.Time) {
 	pulse.Hang()
 	l.state.Turned.Beat(now)

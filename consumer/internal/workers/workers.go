@@ -23,8 +23,8 @@ type Workers[J any] struct {
 	most  int       // the most jobs at a time in it
 }
 
-// An order is to work a job or, without one, to leave. That workers wait for nothing else
-// saves two microseconds in a hundred.
+// An order is to work a job or, without one, to leave: workers wait for one channel, which
+// costs less than to wait for two.
 type order[J any] struct {
 	job  J
 	work bool
