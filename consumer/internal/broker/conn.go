@@ -76,6 +76,7 @@ type Conn struct {
 	blocked    atomic.Bool
 	blockedFor atomic.Pointer[string] // the alarm, in the words of the broker: low on memory
 	idle       chan *confirming
+	looking    chan asking // a channel to look at queues with, while nobody does
 	metered    *Instruments
 
 	sharedMu sync.Mutex
@@ -107,7 +108,7 @@ func (d Dialer) dial(ctx context.Context, l login, o Options) (*Conn, error) {
 }
 
 func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error) {
-	c := &Conn{Node: NodeName(l.url), URL: l.url, User: d.User, login: l, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels)}
+	c := &Conn{Node: NodeName(l.url), URL: l.url, User: d.User, login: l, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels), looking: make(chan asking, 1)}
 	if c.metered == nil {
 		c.metered = noInstruments
 	}
@@ -229,20 +230,45 @@ func (c *Conn) Finish() {
 
 // OnChannel runs f with a channel of its own, that an error of the broker closes.
 func (c *Conn) OnChannel(f func(*amqp.Channel) error) error {
-	ch, err := c.Channel()
+	a, err := c.asking()
 	if err != nil {
 		return err
 	}
-	closes := ch.NotifyClose(make(chan *amqp.Error, 1))
-	err = f(ch)
-	if !ch.IsClosed() {
-		_ = ch.Close() // it has served its purpose
+	err = a.do(f)
+	a.close()
+	return err
+}
+
+// An asking is a channel to ask something on.
+type asking struct {
+	ch     *amqp.Channel
+	closes chan *amqp.Error
+}
+
+func (c *Conn) asking() (asking, error) {
+	ch, err := c.Channel()
+	if err != nil {
+		return asking{}, err
+	}
+	return asking{ch, ch.NotifyClose(make(chan *amqp.Error, 1))}, nil
+}
+
+// do runs f. If that has had the broker close the channel, it returns why.
+func (a asking) do(f func(*amqp.Channel) error) error {
+	err := f(a.ch)
+	if err == nil || !a.ch.IsClosed() {
 		return err
 	}
-	if reason := <-closes; err != nil && reason != nil {
+	if reason := <-a.closes; reason != nil {
 		return reason // f may have seen only that the channel was closed
 	}
 	return err
+}
+
+func (a asking) close() {
+	if !a.ch.IsClosed() {
+		_ = a.ch.Close() // it has served its purpose
+	}
 }
 
 // Backoff paces what is tried for ever. Its cap is what an operator may have to wait for

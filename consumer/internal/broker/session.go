@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/warrenmq/warren/consumer/internal/pulse"
 )
 
@@ -111,11 +109,8 @@ func (s *Session) Ready(ctx context.Context, queue string) (messages int, err er
 		return 0, errStalled // as all that is asked of it would find out
 	}
 	err = s.Trial.Do(ctx, func(c *Conn) error {
-		return c.OnChannel(func(ch *amqp.Channel) error {
-			q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-			messages = q.Messages
-			return err
-		})
+		messages, err = c.ready(queue)
+		return err
 	})
 	return messages, err
 }
@@ -153,8 +148,7 @@ func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, left <-c
 // all for a node that does not work.
 func (s *Session) Close() {
 	var closing sync.WaitGroup
-	closing.Go(s.Trial.Close)
-	for _, conn := range []*Conn{s.Consume, s.Publish} {
+	for _, conn := range append(s.Trial.end(), s.Consume, s.Publish) {
 		if s.stalled.Load() {
 			_ = conn.socket.Close()
 		}

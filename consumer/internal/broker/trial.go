@@ -3,28 +3,30 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A Trial is a connection for what may end one, which is open only while it is used: a
-// broker ends that of whoever consumes a queue without a leader, and of all others on it.
+// A Trial is a connection for what may end one, apart from all others: a broker ends that
+// of whoever consumes a queue without a leader. It stays until something on it has failed.
 type Trial struct {
 	dialer Dialer
 	url    string
-	open   context.Context // ends with Close
+	open   context.Context // ends with end
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
-	conn  *Conn // nil: nobody uses it
-	users int
+	conn  *Conn         // for who comes next; nil: a new one
+	users map[*Conn]int // of all that are open
 }
 
-// newTrial makes a Trial for a node.
+// newTrial makes a Trial for a node. It connects when it is needed.
 func newTrial(d Dialer, nodeURL string) *Trial {
 	open, cancel := context.WithCancel(context.Background())
-	return &Trial{dialer: d, url: nodeURL, open: open, cancel: cancel}
+	return &Trial{dialer: d, url: nodeURL, open: open, cancel: cancel, users: make(map[*Conn]int)}
 }
 
 // Do runs f with a connection. If that is lost meanwhile, by f or by what others do on
@@ -35,62 +37,90 @@ func (t *Trial) Do(ctx context.Context, f func(*Conn) error) error {
 	if err != nil {
 		return err
 	}
-	defer t.leave()
-	if err = f(c); err == nil || !c.IsClosed() {
+	err = f(c)
+	lost := c.IsClosed()
+	t.leave(c, err)
+	if err == nil || !lost {
 		return err
 	}
-	if c, err = t.dial(ctx); err != nil {
+	if c, err = t.own(ctx); err != nil {
 		return err
 	}
-	defer c.Close()
-	return f(c)
+	err = f(c)
+	t.leave(c, err)
+	return err
 }
 
+// shared returns the connection that all begin with. Who comes while it is being opened
+// waits for that.
 func (t *Trial) shared(ctx context.Context) (*Conn, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open.Err() != nil {
-		return nil, amqp.ErrClosed
+	if c := t.conn; c != nil && !c.IsClosed() {
+		t.users[c]++
+		return c, nil
+	} else if c != nil && t.users[c] == 0 {
+		delete(t.users, c)
+		c.Close() // waits for what it has started
 	}
-	if t.conn == nil || t.conn.IsClosed() {
-		if t.conn != nil {
-			t.conn.Close() // waits for what it has started
-		}
-		var err error
-		if t.conn, err = t.dial(ctx); err != nil {
-			t.conn = nil
-			return nil, err
-		}
+	c, err := t.dial(ctx)
+	if t.conn = c; err == nil {
+		t.users[c] = 1
 	}
-	t.users++
-	return t.conn, nil
+	return c, err
 }
 
-// leave closes the connection when nobody uses it any more.
-func (t *Trial) leave() {
+// own returns a connection that nobody else uses.
+func (t *Trial) own(ctx context.Context) (*Conn, error) {
+	c, err := t.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.users--; t.users == 0 && t.conn != nil {
-		t.conn.Close()
+	t.users[c] = 1
+	t.mu.Unlock()
+	if t.open.Err() != nil { // meanwhile: nobody closes it
+		t.leave(c, nil)
+		return nil, amqp.ErrClosed
+	}
+	return c, nil
+}
+
+// leave says what has become of what was done on a connection. After an error nobody else
+// begins with it: what the broker has not answered may go on there until it is closed.
+func (t *Trial) leave(c *Conn, err error) {
+	t.mu.Lock()
+	if err != nil && t.conn == c {
 		t.conn = nil
+	}
+	t.users[c]--
+	unused := t.users[c] == 0 && t.conn != c
+	if unused {
+		delete(t.users, c)
+	}
+	t.mu.Unlock()
+	if unused {
+		c.Close()
 	}
 }
 
 func (t *Trial) dial(ctx context.Context) (*Conn, error) {
+	if t.open.Err() != nil {
+		return nil, amqp.ErrClosed
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.open, cancel)()
 	return t.dialer.Dial(ctx, t.url, Options{Purpose: "look"})
 }
 
-// Close ends the connection, and what goes on with it.
-func (t *Trial) Close() {
+// end returns the connections that are open, for the caller to close, and lets no other be
+// opened. What goes on with them ends with them.
+func (t *Trial) end() []*Conn {
 	t.cancel()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.conn != nil {
-		t.conn.Close()
-	}
+	return slices.Collect(maps.Keys(t.users))
 }
 
 // TryConsume looks whether the queue can be consumed. It consumes it for a moment if it

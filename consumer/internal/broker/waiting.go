@@ -44,14 +44,31 @@ func (c *Conn) Stranded(queue string) (waiting int) {
 	return waiting
 }
 
-// ready is how many messages of a queue nobody has been handed.
-func (c *Conn) ready(queue string) (n int, err error) {
-	err = c.OnChannel(func(ch *amqp.Channel) error {
-		state, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-		n = state.Messages
+// ready is how many messages of a queue nobody has been handed. It looks over a channel
+// that stays for the next look or, while another look has that, over one of its own.
+func (c *Conn) ready(queue string) (messages int, err error) {
+	var a asking
+	select {
+	case a = <-c.looking:
+	default:
+		if a, err = c.asking(); err != nil {
+			return 0, err
+		}
+	}
+	err = a.do(func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		messages = q.Messages
 		return err
 	})
-	return n, err
+	if err == nil {
+		select {
+		case c.looking <- a:
+			return messages, nil
+		default:
+		}
+	}
+	a.close()
+	return messages, err
 }
 
 // isGone tells whether a look at a queue says that there is none; of a queue without its
