@@ -117,6 +117,9 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 			note("there is no queue %s", q.Queue)
 		case q.Paused != nil:
 			note("%s is paused %s; %d messages ready", q.Queue, q.Paused.Text(now), q.Messages)
+		case q.Consumers == 0 && q.Messages == 0 && working[q.Queue] > 0: // all that the broker can say
+			note("%s does not say how many messages it has, nor that daemons consume it (%d): it may have no leader, or its node is too busy; see rabbitmq-queues quorum_status %s",
+				q.Queue, working[q.Queue], q.Queue)
 		case q.Consumers == 0:
 			note("nobody consumes %s; %d messages ready", q.Queue, q.Messages)
 		case q.Consumers > working[q.Queue]+leaving[q.Queue]:

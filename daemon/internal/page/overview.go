@@ -211,6 +211,9 @@ func (q *queueRow) judge(s queueLengths, reasons []string, now time.Time) {
 		q.State, q.Level, q.Reason = "not consumed", "bad", why()
 	case q.Daemons > 0 && q.Quiet == q.Daemons:
 		q.State, q.Level, q.Reason = "quiet", "warn", "each of its daemons has been told to take nothing"
+	case s.seen && s.Consumers == 0 && s.Messages == 0 && q.Daemons > q.Unwell+q.Quiet: // all that the broker can say
+		q.State, q.Level = "no answer", "bad"
+		q.Reason = "consumed by " + by + ", but it does not say so, nor how many messages it has: it may have no leader, or its node is too busy; see rabbitmq-queues quorum_status " + q.Queue
 	case s.seen && s.Consumers == 0:
 		q.State, q.Level, q.Reason = "nobody", "bad", "nobody consumes it"
 	case q.Braked > 0:
