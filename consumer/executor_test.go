@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -189,11 +190,17 @@ func TestTheLoopLetsIdleWorkersGo(t *testing.T) {
 		l := newQueueLoop(e.Queue, e.state, newTestConsumer(e.log))
 		l.sub = &subscription{}
 		l.hire(t.Context())
-		others := runtime.NumGoroutine()
+		stacks := make([]byte, 1<<20)
+		workers := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			// NumGoroutine counts one that has ended for a moment.
+			equal(t, bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("Workers[...]).run(")), want)
+		}
 		for tag := range uint64(8) {
 			l.start(t.Context(), amqp.Delivery{DeliveryTag: tag + 1})
 		}
-		equal(t, runtime.NumGoroutine()-others, 8)
+		workers(8)
 		for range 8 {
 			<-l.results
 			l.occupy(-1, 0)
@@ -202,8 +209,7 @@ func TestTheLoopLetsIdleWorkersGo(t *testing.T) {
 			<-time.After(2 * time.Minute)
 			l.turn(t.Context(), t.Context(), time.Now())
 		}
-		synctest.Wait()
-		equal(t, runtime.NumGoroutine()-others, 0)
+		workers(0)
 		l.workers.End()
 	})
 }

@@ -44,9 +44,11 @@ func TestRepeatsAreAcknowledgedUnrun(t *testing.T) {
 			m.ReplyTo = "answers"
 			before := v.Ready(t, "answers")
 			v.Publish(t, "work", m)
-			rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "answers") == before+1 }, "there is an answer")
+			// The work is recorded after the answer, and acknowledged after both.
+			rabbittest.Eventually(t, 10*time.Second, func() bool {
+				return v.Ready(t, "answers") == before+1 && v.Ready(t, "work")+v.Unacked(t, "work") == 0
+			}, "there is an answer, and the message is acknowledged")
 		}
-		rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "work")+v.Unacked(t, "work") == 0 }, "all is acknowledged")
 		close(ran)
 		var got []string
 		for body := range ran {
