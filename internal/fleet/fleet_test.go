@@ -15,15 +15,19 @@ func TestAFleetIsMeasured(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the program: %v\n%s", err, out)
 	}
-	c, err := fleet{daemons: 2, queues: 3, schedules: 1}.measure(warren, 0, time.Second)
+	const window = 12 * time.Second // each queue is looked at twice
+	c, err := fleet{daemons: 2, queues: 20, schedules: 1}.measure(warren, 0, window)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.connections < 2 || c.channels < 6 {
+	if c.connections < 2 || c.channels < 40 {
 		t.Errorf("connections and channels: got %d and %d, want at least one for each daemon and each of its queues", c.connections, c.channels)
 	}
 	if c.brokerMemory < 10<<20 || c.daemonMemory < 1<<20 {
 		t.Errorf("memory of the broker and of a daemon: got %d and %d bytes, want some MiB", c.brokerMemory, c.daemonMemory)
+	}
+	if opened := c.opened * window.Seconds(); opened > 40 {
+		t.Errorf("%.0f channels were opened to look at 40 queues twice, want one a daemon", opened)
 	}
 	if c.packets < 0 || c.opened < 0 || c.start <= 0 {
 		t.Errorf("cost: got %+v, want nothing below zero", c)

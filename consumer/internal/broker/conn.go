@@ -76,7 +76,7 @@ type Conn struct {
 	blocked    atomic.Bool
 	blockedFor atomic.Pointer[string] // the alarm, in the words of the broker: low on memory
 	idle       chan *confirming
-	looking    chan asking // a channel to look at queues with, while nobody does
+	looking    chan asking // a channel to look at queues with, while nobody does; zero: not open yet
 	metered    *Instruments
 
 	sharedMu sync.Mutex
@@ -109,6 +109,7 @@ func (d Dialer) dial(ctx context.Context, l login, o Options) (*Conn, error) {
 
 func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error) {
 	c := &Conn{Node: NodeName(l.url), URL: l.url, User: d.User, login: l, dialer: d, metered: d.Instruments, idle: make(chan *confirming, maxIdleChannels), looking: make(chan asking, 1)}
+	c.looking <- asking{}
 	if c.metered == nil {
 		c.metered = noInstruments
 	}
@@ -266,7 +267,7 @@ func (a asking) do(f func(*amqp.Channel) error) error {
 }
 
 func (a asking) close() {
-	if !a.ch.IsClosed() {
+	if a.ch != nil && !a.ch.IsClosed() {
 		_ = a.ch.Close() // it has served its purpose
 	}
 }

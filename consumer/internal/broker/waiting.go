@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"time"
+
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
@@ -44,13 +46,21 @@ func (c *Conn) Stranded(queue string) (waiting int) {
 	return waiting
 }
 
-// ready is how many messages of a queue nobody has been handed. It looks over a channel
-// that stays for the next look or, while another look has that, over one of its own.
+// lookWait is how long a look waits for the others: idle queues are looked at all at once,
+// and each answers within a millisecond as a rule.
+const lookWait = 100 * time.Millisecond
+
+// ready is how many messages of a queue nobody has been handed. Looks are made in turn,
+// over a channel that stays; while one takes long, others have channels of their own.
 func (c *Conn) ready(queue string) (messages int, err error) {
 	var a asking
 	select {
 	case a = <-c.looking:
-	default:
+		defer func() { c.looking <- a }()
+	case <-time.After(lookWait):
+		defer func() { a.close() }()
+	}
+	if a.ch == nil || a.ch.IsClosed() {
 		if a, err = c.asking(); err != nil {
 			return 0, err
 		}
@@ -60,14 +70,9 @@ func (c *Conn) ready(queue string) (messages int, err error) {
 		messages = q.Messages
 		return err
 	})
-	if err == nil {
-		select {
-		case c.looking <- a:
-			return messages, nil
-		default:
-		}
+	if err != nil {
+		a.close() // as the broker has done, if that was its answer
 	}
-	a.close()
 	return messages, err
 }
 
