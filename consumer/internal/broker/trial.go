@@ -37,18 +37,26 @@ func (t *Trial) Do(ctx context.Context, f func(*Conn) error) error {
 	if err != nil {
 		return err
 	}
-	err = f(c)
-	lost := c.IsClosed()
-	t.leave(c, err)
+	lost, err := t.run(c, f)
 	if err == nil || !lost {
 		return err
 	}
 	if c, err = t.own(ctx); err != nil {
 		return err
 	}
-	err = f(c)
-	t.leave(c, err)
+	_, err = t.run(c, f)
 	return err
+}
+
+// run runs f with c, and leaves that. It tells whether c was lost before.
+func (t *Trial) run(c *Conn, f func(*Conn) error) (lost bool, err error) {
+	err = amqp.ErrClosed // of an f that panics
+	defer func() {
+		lost = c.IsClosed()
+		t.leave(c, err)
+	}()
+	err = f(c)
+	return lost, err
 }
 
 // shared returns the connection that all begin with. Who comes while it is being opened
