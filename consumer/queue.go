@@ -146,7 +146,7 @@ func (l *queueLoop) run(ctx, work, abandon context.Context) {
 				}
 			}
 		case <-l.cancelled():
-			l.leave()
+			l.leave(errCancelled)
 		case f := <-l.calls:
 			f()
 		case <-l.state.Halt.Changes():
@@ -204,7 +204,7 @@ func (l *queueLoop) take(work context.Context, d amqp.Delivery, open bool) {
 		l.sub.rest.Ended(time.Now())
 		l.giveBack(work)
 	case !open:
-		l.leave()
+		l.leave(errCancelled)
 	case l.stopping || l.turningAway():
 		l.keepBack(work, d)
 	default:
@@ -227,6 +227,8 @@ func (l *queueLoop) turn(ctx, work context.Context, now time.Time) {
 	ready, err := l.sub.session.Ready(ctx, l.executor.Name)
 	if err == nil { // or it may not be permitted to look
 		l.state.SetIdle(now, ready > 0)
+	} else if broker.IsGone(err) {
+		l.leave(broker.Explain(err)) // the broker may not say so if it was deleted while the consumer was renewed
 	}
 	if idle := l.state.Idle(now); l.starved.Looked(now, err == nil && ready > 0, idle) {
 		l.log.Warn("the queue has messages, but the broker hands none out; consuming it anew", "messages", ready, "duration", idle.Round(time.Second))

@@ -88,9 +88,8 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 }
 
 // consume has the broker hand out so many deliveries at once, by a new consumer on the
-// channel, in place of the one there is. With a context, the library would keep a goroutine
-// for each consumer as long as the channel, and cancel all of them when that ends: what
-// the loop asks of the broker in that moment would get their answers, and they its.
+// channel, in place of the one there is. With a context, the library would cancel each when
+// the channel ends, beside what the loop asks then, and mix up the answers.
 func (l *queueLoop) consume(prefetch int) error {
 	s := l.sub
 	if err := s.ch.Qos(prefetch, 0, false); err != nil {
@@ -185,14 +184,13 @@ func (l *queueLoop) rest(ctx context.Context) {
 	failpoint.Here(failpoint.StopRested)
 }
 
-// leave gives up a channel whose consumer has ended. If that was not asked for, it logs
-// why and has the queue consumed anew.
-func (l *queueLoop) leave() {
+// leave gives up a channel whose consumer has ended, because of err if the broker says
+// nothing else. If that was not asked for, it logs why and has the queue consumed anew.
+func (l *queueLoop) leave(err error) {
 	if l.stopping {
 		l.sub.cancels = nil // with the channel lost, it would be ready for ever
 		return              // the end of the deliveries is what counts
 	}
-	err := errCancelled
 	select {
 	case reason := <-l.sub.closes:
 		err = broker.LostBecause(reason)

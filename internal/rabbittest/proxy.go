@@ -36,6 +36,7 @@ type Proxy struct {
 	live     map[*link]struct{} // connections under way
 	flows    map[Direction]chan struct{}
 	delay    time.Duration
+	swallow  func([]byte) bool
 }
 
 // A link is one client's connection and ours to the node.
@@ -131,6 +132,14 @@ func (p *Proxy) Slow(delay time.Duration) {
 	p.delay = delay
 }
 
+// Swallow drops what comes from the node for which drop returns true. It is asked for each
+// piece that arrives; what a node sends after a silence is one.
+func (p *Proxy) Swallow(drop func([]byte) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.swallow = drop
+}
+
 func (p *Proxy) serve(listener net.Listener) {
 	for {
 		client, err := listener.Accept()
@@ -166,8 +175,11 @@ func (p *Proxy) pump(l *link, to, from *net.TCPConn, d Direction) {
 	for {
 		n, readErr := from.Read(buf)
 		p.mu.Lock()
-		stalled, delay := p.flows[d], p.delay
+		stalled, delay, swallow := p.flows[d], p.delay, p.swallow
 		p.mu.Unlock()
+		if swallow != nil && d == FromNode && readErr == nil && swallow(buf[:n]) {
+			continue
+		}
 		if delay > 0 {
 			select {
 			case <-time.After(delay):

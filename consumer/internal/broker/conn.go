@@ -72,6 +72,7 @@ type Conn struct {
 	Server  []attribute.KeyValue // the node, for spans
 
 	socket     net.Conn
+	door       *door
 	closes     chan *amqp.Error
 	blocked    atomic.Bool
 	blockedFor atomic.Pointer[string] // the alarm, in the words of the broker: low on memory
@@ -125,7 +126,6 @@ func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error)
 		return nil, Explain(err)
 	}
 	release := func() bool { return true }
-	var in *door
 	shaken := false
 	c.Connection, err = amqp.DialConfig(plainURL, amqp.Config{
 		Properties: properties,
@@ -151,8 +151,8 @@ func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error)
 				}
 				conn, shaken = client, true
 			}
-			in = newDoor(conn)
-			return in, nil
+			c.door = newDoor(conn)
+			return c.door, nil
 		},
 	})
 	if !release() && err == nil {
@@ -162,7 +162,7 @@ func (d Dialer) dialOnce(ctx context.Context, l login, o Options) (*Conn, error)
 	if err != nil {
 		return nil, l.explain(err, shaken)
 	}
-	in.frameMax.Store(int64(c.Config.FrameSize))
+	c.door.frameMax.Store(int64(c.Config.FrameSize))
 	c.Version = versionOf(c.Connection)
 	c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
 	blocks := c.NotifyBlocked(make(chan amqp.Blocking, 1))

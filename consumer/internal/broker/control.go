@@ -76,7 +76,7 @@ func (c *Conn) LookAtPause(ctx context.Context, queue string, counts func(user s
 		}
 		return err
 	})
-	if isGone(err) {
+	if IsGone(err) {
 		return PauseState{}, nil
 	}
 	return state, err

@@ -16,7 +16,7 @@ import (
 // A door is a connection to a node as the AMQP library is to read it. All passes as it
 // is, but for headers that the library would close the connection for, with all that is
 // under way on it: in their place comes [HeaderUnreadable], which says why, and
-// [HeaderRaw].
+// [HeaderRaw]. An answer that comes twice is left out: see [door.repeats].
 //
 // It reads ahead, which saves system calls, and gives a frame the time that it takes as
 // long as some of it arrives.
@@ -26,8 +26,14 @@ type door struct {
 	left  int64  // so many bytes pass before the next frame
 	held  []byte // goes before what is read next
 
+	cancelled map[uint16]string // the consumer of each channel whose end was confirmed last
+
 	frameMax atomic.Int64 // as agreed upon with the node; zero: not yet, or without limit
 	patience atomic.Int64 // time.Duration of the last read deadline; zero: none
+
+	reads atomic.Uint64 // begun and ended: odd while there is one
+	seen  uint64        // by unread
+	looks int           // of unread that have seen no other
 }
 
 // aheadBytes is how much is read at once.
@@ -43,8 +49,12 @@ const (
 	frameHeadBytes = 7 // kind, channel, size of the payload
 )
 
+// unreadLooks is after how many looks without a read the library has ceased to read: on
+// the slowest machine it does a moment after what has come.
+const unreadLooks = 4
+
 func newDoor(conn net.Conn) *door {
-	d := &door{Conn: conn}
+	d := &door{Conn: conn, cancelled: make(map[uint16]string)}
 	d.ahead = bufio.NewReaderSize(arrivals{d}, aheadBytes)
 	return d
 }
@@ -70,8 +80,21 @@ func (d *door) SetReadDeadline(t time.Time) error {
 	return d.Conn.SetReadDeadline(t)
 }
 
+// unread tells whether the library has ceased to read. It does for as long as nobody takes
+// what it has read: then not even the loss of the connection is noticed. It is to be asked
+// now and then, by one goroutine.
+func (d *door) unread() bool {
+	d.looks++
+	if reads := d.reads.Load(); reads%2 == 1 || reads != d.seen {
+		d.seen, d.looks = reads, 0
+	}
+	return d.looks >= unreadLooks
+}
+
 // Read gives what has arrived. It blocks only while there is nothing to give.
 func (d *door) Read(p []byte) (n int, err error) {
+	d.reads.Add(1)
+	defer d.reads.Add(1)
 	for n < len(p) {
 		switch {
 		case len(d.held) > 0:
@@ -104,7 +127,7 @@ func (d *door) whole() bool {
 		return false
 	}
 	head, _ := d.ahead.Peek(frameHeadBytes)
-	return head[0] != frameHeader || frameBytes(head) <= int64(d.ahead.Buffered())
+	return head[0] != frameHeader && head[0] != frameMethod || frameBytes(head) <= int64(d.ahead.Buffered())
 }
 
 // look decides what becomes of the frame that begins here. What has arrived of one that
@@ -120,7 +143,14 @@ func (d *door) look() error {
 	}
 	size := frameBytes(head)
 	switch head[0] {
-	case frameMethod, frameBody, frameHeartbeat:
+	case frameMethod:
+		if frame, _ := d.ahead.Peek(int(min(size, aheadBytes))); int64(len(frame)) == size && d.repeats(frame) {
+			_, err = d.ahead.Discard(len(frame))
+			return err
+		}
+		d.left = size
+		return nil
+	case frameBody, frameHeartbeat:
 		d.left = size
 		return nil
 	case frameHeader:
@@ -150,6 +180,32 @@ func (d *door) look() error {
 	}
 	_, err = d.ahead.Discard(len(frame))
 	return err
+}
+
+// The methods, class and number, that tell when a consumer's end is confirmed.
+const (
+	methodChannelOpenOk = 20<<16 | 11
+	methodCancelOk      = 60<<16 | 31
+)
+
+// repeats tells whether a frame confirms once more that a consumer has ended, which nobody
+// waits for, as brokers do if its queue is deleted in that moment. The library would
+// read nothing more until somebody asks something on that channel.
+func (d *door) repeats(frame []byte) bool {
+	if len(frame) < frameOverhead+4 {
+		return false
+	}
+	channel := binary.BigEndian.Uint16(frame[1:])
+	switch method := frame[frameHeadBytes:]; binary.BigEndian.Uint32(method) {
+	case methodChannelOpenOk:
+		delete(d.cancelled, channel)
+	case methodCancelOk:
+		if d.cancelled[channel] == string(method) {
+			return true
+		}
+		d.cancelled[channel] = string(method)
+	}
+	return false
 }
 
 // frameBytes is the size of the frame with that head.

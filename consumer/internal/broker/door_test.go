@@ -16,6 +16,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/pulse"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -146,6 +147,10 @@ func serve(conn net.Conn, header []byte) {
 			answer = append(answer, header...)
 			// What a header frame lacks the library takes from here: enough of it.
 			answer = append(answer, bytes.Repeat([]byte{frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd}, 512)...)
+		case 60<<16 | 10: // qos
+			answer = method(1, 60, 11)
+		case 60<<16 | 30: // cancel: of a queue that is deleted in that moment
+			answer = bytes.Repeat(method(1, 60, 31, payload[4:5+payload[4]]...), 2)
 		case 85<<16 | 10: // confirm.select
 			answer = method(1, 85, 11)
 		case 60<<16 | 40: // publish
@@ -256,6 +261,87 @@ func TestDoorMindsTheFrameSize(t *testing.T) {
 	}
 }
 
+// TestDoorLeavesOutAnswersThatComeTwice has the library go on after them.
+func TestDoorLeavesOutAnswersThatComeTwice(t *testing.T) {
+	c, end := openToServe(t, headerOf(propertiesWith(nil)), true)
+	defer end()
+	ch, err := c.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.Consume("q", "c", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Cancel("c", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Qos(1, 0, false); err != nil {
+		t.Errorf("what was asked next: %v", err)
+	}
+
+	on := func(channel byte, frame []byte) []byte {
+		frame[2] = channel
+		return frame
+	}
+	open, ended, other := frameOf(frameMethod, []byte("\x00\x14\x00\x0b\x00\x00\x00\x00")), frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c")), frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01d"))
+	onTwo := on(2, bytes.Clone(ended))
+	for _, test := range []struct {
+		name      string
+		in, wants [][]byte
+	}{
+		{"twice", [][]byte{ended, ended, ended}, [][]byte{ended}},
+		{"of several consumers", [][]byte{ended, other, ended}, [][]byte{ended, other, ended}},
+		{"of several channels", [][]byte{ended, onTwo, ended}, [][]byte{ended, onTwo}},
+		{"of a channel with the number of one before", [][]byte{ended, open, ended}, [][]byte{ended, open, ended}},
+	} {
+		got, err := through(bytes.NewReader(bytes.Join(test.in, nil)), 0)
+		if want := bytes.Join(test.wants, nil); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: got %q and %v, want %q", test.name, got, err, want)
+		}
+	}
+}
+
+// TestASessionThatIsNotReadEnds has the node answer what nobody has asked. The library
+// waits for somebody to take the answer, and reads nothing more.
+func TestASessionThatIsNotReadEnds(t *testing.T) {
+	for _, answers := range []int{0, 1} {
+		synctest.Test(t, func(t *testing.T) {
+			node := make(map[*Conn]net.Conn)
+			open := func() *Conn {
+				client, server := net.Pipe()
+				go serve(server, nil)
+				c := &Conn{door: newDoor(client), socket: client}
+				var err error
+				if c.Connection, err = amqp.Open(c.door, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1}); err != nil {
+					t.Fatal(err)
+				}
+				c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
+				node[c] = server
+				return c
+			}
+			s := &Session{Consume: open(), Publish: open(), Trial: newTrial(Dialer{}, "")}
+			if _, err := s.Consume.Channel(); err != nil {
+				t.Fatal(err)
+			}
+			go func() { // without a reader nobody takes it
+				_, _ = node[s.Consume].Write(bytes.Repeat(frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c")), answers))
+			}()
+			ended := make(chan struct{})
+			time.AfterFunc(time.Hour, func() { close(ended) })
+			start := time.Now()
+			_, err := s.Watch(ended, nil, nil, &pulse.Pulse{})
+			if answers == 0 && err != nil || answers > 0 && (!errors.Is(err, errUnread) || time.Since(start) > 30*time.Second) {
+				t.Errorf("after %d answers to nothing, the session has ended after %v: %v", answers, time.Since(start), err)
+			}
+			closing := time.Now()
+			s.Close()
+			if took := time.Since(closing); took > closeTimeout {
+				t.Errorf("it was closed after %v", took)
+			}
+		})
+	}
+}
+
 // TestDoorGivesAFrameItsTime has the node send a frame slower than the library waits for
 // one, and then nothing.
 func TestDoorGivesAFrameItsTime(t *testing.T) {
@@ -283,11 +369,12 @@ func TestDoorGivesAFrameItsTime(t *testing.T) {
 }
 
 // FuzzDoor holds what comes out to be the same in whatever pieces it came in, and all that
-// is no header to pass.
+// is neither a header nor an answer once more to pass.
 func FuzzDoor(f *testing.F) {
 	f.Add([]byte("AMQP\x00\x00\x09\x01"), uint16(0))
 	f.Add(append(headerOf(propertiesWith(rabbittest.RawDeep(40))), frameOf(frameBody, []byte("body"))...), uint16(200))
 	f.Add(append(frameOf(frameMethod, []byte("1234")), headerOf(propertiesWith(rabbittest.RawWide(3)))[:20]...), uint16(4096))
+	f.Add(bytes.Repeat(frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c")), 2), uint16(0))
 	f.Fuzz(func(t *testing.T, in []byte, frameMax uint16) {
 		whole, err := through(bytes.NewReader(in), int64(frameMax))
 		if err != nil {
@@ -299,7 +386,7 @@ func FuzzDoor(f *testing.F) {
 				t.Fatalf("got %q and %v in pieces, %q at once", pieces, err, whole)
 			}
 		}
-		if !bytes.Contains(whole, []byte(HeaderUnreadable)) && !bytes.Equal(whole, in) {
+		if bytes.Count(in, []byte("\x00\x3c\x00\x1f")) < 2 && !bytes.Contains(whole, []byte(HeaderUnreadable)) && !bytes.Equal(whole, in) {
 			t.Fatalf("got %q, want %q", whole, in)
 		}
 	})

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -103,17 +104,25 @@ func (s *Session) Node() string { return s.Consume.Node }
 func (s *Session) IsLost() bool { return s.Consume.IsClosed() || s.Publish.IsClosed() }
 
 // Ready is how many messages of a queue are ready to be handed out. It blocks until the
-// broker has answered.
+// broker has answered, or for answerTimeout.
 func (s *Session) Ready(ctx context.Context, queue string) (messages int, err error) {
 	if s.stalled.Load() {
 		return 0, errStalled // as all that is asked of it would find out
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	var ready atomic.Int64 // an answer may come late
 	err = s.Trial.Do(ctx, func(c *Conn) error {
-		messages, err = c.ready(queue)
-		return err
+		return c.await(ctx, func(c *Conn) error {
+			n, err := c.ready(queue)
+			ready.Store(int64(n))
+			return err
+		})
 	})
-	return messages, err
+	return int(ready.Load()), err
 }
+
+var errUnread = errors.New("what the broker sends is not read any more, which is a fault of this program: please report it")
 
 // A Renewal gets what has become of a session that is to be replaced: nil, or why it has
 // not been.
@@ -130,6 +139,12 @@ func (s *Session) Watch(ended <-chan struct{}, renewals <-chan Renewal, left <-c
 		select {
 		case <-turns.C:
 			turned.Beat(time.Now())
+			for _, c := range []*Conn{s.Consume, s.Publish} {
+				if c.door.unread() {
+					s.stalled.Store(true) // it would not read the answer to its end
+					return nil, errUnread
+				}
+			}
 		case <-ended:
 			return nil, nil
 		case r := <-renewals:

@@ -21,7 +21,7 @@ func (c *Conn) WaitQueues(queue string) (names []string, missing bool, err error
 	}
 	if len(names) > 0 {
 		_, err := c.ready(queue)
-		missing = isGone(err)
+		missing = IsGone(err)
 	}
 	return names, missing, nil
 }
@@ -29,14 +29,14 @@ func (c *Conn) WaitQueues(queue string) (names []string, missing bool, err error
 // Has tells whether the queue is there, as far as that can be known.
 func (c *Conn) Has(queue string) bool {
 	_, err := c.ready(queue)
-	return !isGone(err)
+	return !IsGone(err)
 }
 
 // Stranded counts the messages that wait for a work queue which is missing and have not
 // fallen due. Those that have are kept as well, but no client can see them. It returns a
 // negative number if the queue is not missing.
 func (c *Conn) Stranded(queue string) (waiting int) {
-	if _, err := c.ready(queue); !isGone(err) {
+	if _, err := c.ready(queue); !IsGone(err) {
 		return -1
 	}
 	for _, d := range waits {
@@ -76,9 +76,9 @@ func (c *Conn) ready(queue string) (messages int, err error) {
 	return messages, err
 }
 
-// isGone tells whether a look at a queue says that there is none; of a queue without its
+// IsGone tells whether a look at a queue says that there is none; of a queue without its
 // leader, a broker says nearly the same.
-func isGone(err error) bool { return IsMissing(err) && !unavailable.MatchString(err.Error()) }
+func IsGone(err error) bool { return IsMissing(err) && !unavailable.MatchString(err.Error()) }
 
 // WaitsFor is the queue that a message which waits goes to: the one that its wait queue
 // is named after or, of those that all shared once, its routing key.
