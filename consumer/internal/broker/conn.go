@@ -203,8 +203,13 @@ func (c *Conn) Close() {
 	c.mu.Lock()
 	c.closing = true
 	c.mu.Unlock()
+	late := time.AfterFunc(closeTimeout, func() {
+		_ = c.socket.Close()
+		_, _ = c.Channel() // the library ends with what it cannot write, also if it does not read
+	})
 	_ = c.CloseDeadline(time.Now().Add(closeTimeout)) // an error means that it was closed or lost already
-	_ = c.socket.Close()                              // ends a write that the broker does not take
+	late.Stop()
+	_ = c.socket.Close() // ends a write that the broker does not take
 	c.directMu.Lock()
 	if c.direct != nil {
 		c.direct.Close()

@@ -301,30 +301,38 @@ func TestDoorLeavesOutAnswersThatComeTwice(t *testing.T) {
 	}
 }
 
+// sessionWith makes a session with nodes that are [serve], and returns what it consumes over
+// as the node has it.
+func sessionWith(t *testing.T) (*Session, net.Conn) {
+	t.Helper()
+	var node net.Conn
+	open := func() *Conn {
+		client, server := net.Pipe()
+		node = server
+		go serve(server, nil)
+		c := &Conn{door: newDoor(client), socket: client}
+		var err error
+		if c.Connection, err = amqp.Open(c.door, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1}); err != nil {
+			t.Fatal(err)
+		}
+		c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
+		return c
+	}
+	publish := open()
+	return &Session{Consume: open(), Publish: publish, Trial: newTrial(Dialer{}, "")}, node
+}
+
 // TestASessionThatIsNotReadEnds has the node answer what nobody has asked. The library
 // waits for somebody to take the answer, and reads nothing more.
 func TestASessionThatIsNotReadEnds(t *testing.T) {
 	for _, answers := range []int{0, 1} {
 		synctest.Test(t, func(t *testing.T) {
-			node := make(map[*Conn]net.Conn)
-			open := func() *Conn {
-				client, server := net.Pipe()
-				go serve(server, nil)
-				c := &Conn{door: newDoor(client), socket: client}
-				var err error
-				if c.Connection, err = amqp.Open(c.door, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1}); err != nil {
-					t.Fatal(err)
-				}
-				c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
-				node[c] = server
-				return c
-			}
-			s := &Session{Consume: open(), Publish: open(), Trial: newTrial(Dialer{}, "")}
+			s, node := sessionWith(t)
 			if _, err := s.Consume.Channel(); err != nil {
 				t.Fatal(err)
 			}
 			go func() { // without a reader nobody takes it
-				_, _ = node[s.Consume].Write(bytes.Repeat(frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c")), answers))
+				_, _ = node.Write(bytes.Repeat(frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c")), answers))
 			}()
 			ended := make(chan struct{})
 			time.AfterFunc(time.Hour, func() { close(ended) })
@@ -340,6 +348,25 @@ func TestASessionThatIsNotReadEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAConnectionThatIsNotReadIsClosed closes one that nobody has found out about yet.
+func TestAConnectionThatIsNotReadIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, node := sessionWith(t)
+		if _, err := s.Consume.Channel(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := node.Write(frameOf(frameMethod, []byte("\x00\x3c\x00\x1f\x01c"))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		start := time.Now()
+		s.Close() // or all are blocked
+		if took := time.Since(start); took != closeTimeout {
+			t.Errorf("it was closed after %v", took)
+		}
+	})
 }
 
 // TestDoorGivesAFrameItsTime has the node send a frame slower than the library waits for
