@@ -43,10 +43,12 @@ func TestTheDatabaseIsAway(t *testing.T) {
 		url := sqliteURL(t)
 		var other *sql.Tx // somebody who keeps it locked
 		outageTest(t, url, func() {
-			var err error
-			if other, err = newDatabase(t, url, new(logBuffer)).write.Begin(); err != nil {
-				t.Fatal(err)
-			}
+			db := newDatabase(t, url, new(logBuffer))
+			rabbittest.Eventually(t, rabbittest.Soon, func() (began bool) { // others write all the time
+				var err error
+				other, err = db.write.Begin()
+				return err == nil
+			}, "the database is locked")
 		}, func() { other.Rollback() })
 	})
 }
