@@ -30,7 +30,8 @@ const (
 
 // A pause is what is known of that of one queue.
 type pause struct {
-	emptySince time.Time // its queue looks empty, or what is known of it is hearsay; zero: neither
+	told       bool      // what is known of it is hearsay, and has to be looked at
+	emptySince time.Time // since when its queue looks empty in this session; zero: it does not
 	refused    string    // who is not obeyed, and has left something there
 	faults     int       // looks in a row that have failed
 }
@@ -45,7 +46,7 @@ func (c *Control) lookIn() time.Duration {
 		switch p := q.Halt.Paused(); {
 		case c.pauses[i].faults > 0: // its queue may be without a leader yet, or it may not look
 			every = min(every, lookEvery, lookAgain<<min(c.pauses[i].faults, 10))
-		case !c.pauses[i].emptySince.IsZero():
+		case c.pauses[i].told, !c.pauses[i].emptySince.IsZero():
 			every = min(every, lookAgain+rand.N(lookAgain))
 		case p != nil && !p.Until.IsZero():
 			left := time.Until(p.Until)
@@ -65,7 +66,7 @@ func (c *Control) lookIn() time.Duration {
 func (c *Control) heed(r fleet.Request) error {
 	for i, q := range c.Queues {
 		if q.Name == r.Queue { // or it is another daemon's
-			c.pauses[i].emptySince = time.Now()
+			c.pauses[i].told, c.pauses[i].emptySince = true, time.Time{}
 			c.set(q, r.Pause)
 			c.looking.Reset(lookAgain + rand.N(spread))
 		}
@@ -96,6 +97,9 @@ func until(p *fleet.Pause) string {
 // restart of a node, queues are without a leader for a moment: it looks again for as long as
 // a session is held up for it.
 func (c *Control) lookFirst(ctx context.Context) {
+	for i := range c.pauses {
+		c.pauses[i].emptySince = time.Time{} // what was seen before says nothing of the time between
+	}
 	until := time.Now().Add(lookWithin - time.Second)
 	for again := c.look(ctx, true); again && time.Now().Before(until) && !c.session.IsLost(); again = c.look(ctx, false) {
 		if !broker.Sleep(ctx, lookAgain) {
@@ -115,14 +119,14 @@ func (c *Control) look(ctx context.Context, all bool) (again bool) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errNoLook)
 	defer cancel()
 	failed := func(p *pause, q Queue, err error) {
-		p.emptySince = time.Time{} // it stays as it is, or was told
+		p.told, p.emptySince = false, time.Time{} // it stays as it is, or was told
 		p.faults++
 		again = again || !broker.IsLasting(broker.Explain(err))
 		c.Log.Debug("it cannot be looked whether the queue is paused", "queue", q.Name, "error", err)
 	}
 	err := c.session.Trial.Do(ctx, func(*broker.Conn) error { // one connection for all of them
 		for i, q := range c.Queues {
-			if p := c.pauses[i]; !all && q.Halt.Paused() == nil && p.emptySince.IsZero() && p.faults == 0 {
+			if p := c.pauses[i]; !all && q.Halt.Paused() == nil && !p.told && p.emptySince.IsZero() && p.faults == 0 {
 				continue
 			}
 			if err := c.lookAt(ctx, q, &c.pauses[i]); err != nil {
@@ -162,7 +166,8 @@ func (c *Control) take(q Queue, p *pause, state broker.PauseState) (ended bool) 
 	if state.Refused != p.refused && state.Refused != "" {
 		c.Log.Warn("refused to pause the queue: who has left a message for that is not one of WARREN_CONTROL_USERS", "queue", q.Name, "user", state.Refused)
 	}
-	p.refused, p.faults = state.Refused, 0
+	told := p.told
+	p.refused, p.faults, p.told = state.Refused, 0, false
 	known, now := q.Halt.Paused(), time.Now()
 	switch {
 	case state.Pause != nil:
@@ -173,7 +178,7 @@ func (c *Control) take(q Queue, p *pause, state broker.PauseState) (ended bool) 
 		c.set(q, nil)
 	case p.emptySince.IsZero(): // or somebody else is looking
 		p.emptySince = now
-		if known == nil {
+		if known == nil && !told {
 			c.set(q, &fleet.Pause{})
 		}
 	case now.Sub(p.emptySince) > emptyFor, known != nil && !known.Until.IsZero() && now.After(known.Until):

@@ -3,6 +3,7 @@ package control
 import (
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
@@ -86,4 +87,24 @@ func TestWhenPausesAreLookedAt(t *testing.T) {
 			t.Errorf("%s: in %v, want from %v to %v", name, got, c.least, c.most)
 		}
 	}
+}
+
+// What was said long ago, as before an outage of the broker, is not that the queue has looked
+// empty since: the first look may be in the moment in which another daemon has its message.
+func TestAPauseThatWasSaidIsLookedAtTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, q := controlOf("emails")
+		c.looking = time.NewTimer(time.Hour)
+		if err := c.heed(fleet.Request{Queue: "emails", Pause: &fleet.Pause{By: "ops"}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		for _, want := range []bool{false, true} {
+			ended := c.take(q, &c.pauses[0], broker.PauseState{There: true})
+			if ended != want || (q.Halt.Paused() == nil) != want {
+				t.Errorf("ended: %v, paused: %v; want it to have ended: %v", ended, q.Halt.Paused(), want)
+			}
+			time.Sleep(emptyFor + time.Second)
+		}
+	})
 }
