@@ -127,7 +127,8 @@ func (d *door) whole() bool {
 		return false
 	}
 	head, _ := d.ahead.Peek(frameHeadBytes)
-	return head[0] != frameHeader && head[0] != frameMethod || frameBytes(head) <= int64(d.ahead.Buffered())
+	looked := head[0] == frameHeader || head[0] == frameMethod
+	return !looked || frameBytes(head) <= int64(d.ahead.Buffered())
 }
 
 // look decides what becomes of the frame that begins here. What has arrived of one that
@@ -144,9 +145,11 @@ func (d *door) look() error {
 	size := frameBytes(head)
 	switch head[0] {
 	case frameMethod:
-		if frame, _ := d.ahead.Peek(int(min(size, aheadBytes))); int64(len(frame)) == size && d.repeats(frame) {
-			_, err = d.ahead.Discard(len(frame))
-			return err
+		if size <= aheadBytes { // a longer one is none of those, and nobody waits for it here
+			if frame, err := d.ahead.Peek(int(size)); err == nil && d.repeats(frame) {
+				_, err = d.ahead.Discard(len(frame))
+				return err
+			}
 		}
 		d.left = size
 		return nil
