@@ -104,6 +104,29 @@ func TestLookingAtWhatWaitsChangesNothing(t *testing.T) {
 	t.Logf("%d looks; the latest message was %v late", looks, latest.Round(time.Millisecond))
 }
 
+// A wait queue may be without a leader for a moment, as when it is just declared: whoever
+// looks then is made to wait and not sent away.
+func TestLookingAtWaitQueuesWithoutLeader(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	p := rabbittest.NewProxy(t, v.Node.Addr())
+	run(t, []string{v.URL}, Queue{Name: "later", Processor: newLedger().done()})
+	v.Publish(t, "later", amqp.Publishing{MessageId: "m", Headers: amqp.Table{"x-delay": 1_100_000}})
+	rabbittest.Eventually(t, 20*time.Second, func() bool {
+		found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"later"}, operator.Selection{}, 0)
+		return err == nil && len(found.Messages) == 1
+	}, "the message waits")
+	restore := v.LoseLeader(t, "warren.wait.later.1024s")
+	got := make(chan string, 1)
+	go func() {
+		found, err := operator.Broker{Nodes: []string{v.URLAt(p.Addr)}}.Waiting(t.Context(), []string{"later"}, operator.Selection{}, 0)
+		got <- fmt.Sprint(len(found.Messages), err)
+	}()
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return p.Accepted() >= 3 }, "it has looked again") // the first looks for wait queues
+	restore()
+	equal(t, <-got, "1 <nil>")
+}
+
 // wallClock is the time of the clock that headers are written by. One that was also looked
 // up on the other, the monotonic one, may differ from it: by as long as the process was
 // not let run between the two looks.

@@ -88,7 +88,12 @@ func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, m
 		return list, err
 	}
 	for _, name := range waits {
-		if err := b.lookIntoWait(ctx, name, queues, which, most, &list); err != nil {
+		look := func() error { return b.lookIntoWait(ctx, name, queues, which, most, &list) }
+		err := look()
+		for until := time.Now().Add(leaderlessFor); broker.IsFatal(err) && time.Now().Before(until) && broker.Sleep(ctx, lookAgain); {
+			err = look()
+		}
+		if err != nil {
 			return WaitingList{}, fmt.Errorf("look into %s: %w", name, err)
 		}
 	}
@@ -96,12 +101,20 @@ func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, m
 	return list, nil
 }
 
-// lookIntoWait adds what is meant of a wait queue to the list.
+// A wait queue may be declared in the moment in which somebody looks, and has no leader then,
+// as after the loss of a node: leaderlessFor is for how long it is looked into again.
+const (
+	leaderlessFor = 10 * time.Second
+	lookAgain     = 200 * time.Millisecond
+)
+
+// lookIntoWait adds what is meant of a wait queue to the list, or nothing if it fails.
 func (b Broker) lookIntoWait(ctx context.Context, name string, queues []string, which Selection, most int, list *WaitingList) error {
 	s, err := b.sweep(ctx, name)
 	if err != nil {
 		return err
 	}
+	var found []WaitingMessage
 	looked := 0
 	if most > 0 {
 		s.Limit(most)
@@ -109,14 +122,18 @@ func (b Broker) lookIntoWait(ctx context.Context, name string, queues []string, 
 	err = s.each(ctx, func(d *amqp.Delivery) error {
 		looked++
 		if w := newWaiting(d); slices.Contains(queues, w.Queue) && which.has(w.MessageID, w) {
-			list.Messages = append(list.Messages, w.WaitingMessage)
+			found = append(found, w.WaitingMessage)
 		}
 		return nil
 	})
+	if err = s.end(err); err != nil {
+		return err
+	}
+	list.Messages = append(list.Messages, found...)
 	if most > 0 && looked == most {
 		list.More += s.Total - looked
 	}
-	return s.end(err)
+	return nil
 }
 
 // waitQueues are the wait queues there are for work queues. Which of these are missing or
