@@ -199,9 +199,12 @@ func TestPauseOutlivesTheBrokersRestart(t *testing.T) {
 	}
 	late := runQueues(t, []string{v.URL}, 0, Queue{Name: "emails", Processor: r.cfg.Queues[0].Processor})
 	rabbittest.Eventually(t, time.Minute, func() bool { return strings.Count(r.log.String(), "msg=connected") >= 2 && paused(r, late) == 2 }, "both have it paused")
-	if p := late.Status().Queues[0].Paused; p.Why != "it is known why" || p.Until.IsZero() || v.Consumers(t, "emails") != 0 {
-		t.Errorf("the pause is %+v with %d consumers, want that of before, and none", p, v.Consumers(t, "emails"))
-	}
+	const why = `msg="the queue is paused: nothing is taken from it until it is resumed" queue=emails by="guest (vm)" why="it is known why"`
+	rabbittest.Eventually(t, 10*time.Second, func() bool { // it may have looked while the other had the message in hand
+		p := late.Status().Queues[0].Paused
+		return p != nil && p.Why == "it is known why" && !p.Until.IsZero() && contains(late.log, why)
+	}, "the late one knows why, and says so")
+	equal(t, v.Consumers(t, "emails"), 0)
 }
 
 // A daemon that may not listen works on, says so once, and looks what is paused.

@@ -36,6 +36,9 @@ type pause struct {
 	faults     int       // looks in a row that have failed
 }
 
+// unseen is a pause whose message another daemon has in hand, which looks at it, too.
+var unseen = &fleet.Pause{Why: "not known yet: another daemon is looking at the pause, too"}
+
 // lookIn is in how long the pauses have to be looked at.
 func (c *Control) lookIn() time.Duration {
 	every := lookSeldom
@@ -79,7 +82,7 @@ func (c *Control) set(q Queue, p *fleet.Pause) {
 	before := q.Halt.Paused()
 	q.Halt.Pause(p)
 	switch {
-	case before == nil && p != nil:
+	case p != nil && (before == nil || before == unseen && p != unseen):
 		c.Log.Warn("the queue is paused: nothing is taken from it until it is resumed", "queue", q.Name, "by", p.By, "why", p.Why, "until", until(p))
 	case before != nil && p == nil:
 		c.Log.Info("the queue is resumed", "queue", q.Name)
@@ -179,7 +182,7 @@ func (c *Control) take(q Queue, p *pause, state broker.PauseState) (ended bool) 
 	case p.emptySince.IsZero(): // or somebody else is looking
 		p.emptySince = now
 		if known == nil && !told {
-			c.set(q, &fleet.Pause{})
+			c.set(q, unseen)
 		}
 	case now.Sub(p.emptySince) > emptyFor, known != nil && !known.Until.IsZero() && now.After(known.Until):
 		p.emptySince = time.Time{}
