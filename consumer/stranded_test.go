@@ -62,7 +62,13 @@ func TestWhatHasLostItsQueueIsKeptCountedAndComesHome(t *testing.T) {
 		return out
 	}
 	last := ""
-	defer func() { t.Logf("the broker has %s of the %d", last, messages) }()
+	defer func() {
+		if t.Failed() {
+			all, err := v.Node.Eval(fmt.Sprintf(`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"warren.wait.lost.16s">>)),
+				{rabbit_quorum_queue:info(Q), ra:overview(), sys:get_state(element(1, amqqueue:get_pid(Q)))}`, v.Name))
+			t.Logf("the broker has %s of the %d, %d ready: %s %v", last, messages, v.Ready(t, "warren.wait.lost.16s"), all, err)
+		}
+	}()
 	rabbittest.Eventually(t, time.Minute, func() bool { last = held(); return last == fmt.Sprint(messages) }, "all have fallen due, and the broker has them")
 	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"lost", "nobody"}, operator.Selection{}, 100)
 	equal(t, fmt.Sprint(found, err), "{[] 0 [lost] [nobody]} <nil>")
