@@ -36,6 +36,7 @@ func TestPauseFromTheCommandLine(t *testing.T) {
 		}
 	}
 	want(1, "", "warren: there is no queue emials: check the name\n", "pause", "emials", "--yes")
+	want(1, `(?s)DAEMON .*! there is no queue emials\n`, `(?s).*warren: there is no queue emials: check its name, and the virtual host of WARREN_AMQP_URL\n`, "ps", "emials")
 	want(1, "", `warren: pause emails \(2 consumers, 0 messages ready\) until resumed: there is no terminal to ask on; say --yes, or --dry-run\n`, "pause", "emails")
 	want(0, `pause emails \(2 consumers, 0 messages ready\) for 1h0m0s\n`, "", "pause", "emails", "--for=1h", "--dry-run")
 	want(0, `emails: not paused\n`, "", "resume", "emails", "--yes")

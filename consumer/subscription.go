@@ -168,11 +168,11 @@ func (l *queueLoop) cannotConsume(err error) {
 	l.retry(err)
 }
 
-// rest blocks until the broker has taken what was settled on all channels, or ctx ends.
+// rest blocks until the broker has taken what was settled on all channels that are left, or ctx ends.
 func (l *queueLoop) rest(ctx context.Context) {
 	var until time.Time
 	for _, s := range append(l.leaving, l.sub) {
-		if s != nil && s.rest.Until().After(until) {
+		if s != nil && s.rest.Until().After(until) && !s.session.Consume.IsClosed() {
 			until = s.rest.Until()
 		}
 	}

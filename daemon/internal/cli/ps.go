@@ -23,7 +23,8 @@ type psCommand struct {
 	fleetCommand
 }
 
-// Run prints a line for each daemon, and what stands out.
+// Run prints a line for each daemon, and what stands out. That a queue is not there which
+// somebody has named is an error as well.
 func (p *psCommand) Run(ctx context.Context, a App) error {
 	ctx, c, closes, err := p.dial(ctx, a)
 	if err != nil {
@@ -47,6 +48,18 @@ func (p *psCommand) Run(ctx context.Context, a App) error {
 	if err != nil {
 		return err
 	}
+	if err := p.print(a, answers, states); err != nil {
+		return err
+	}
+	for _, q := range states {
+		if q.Missing && slices.Contains(p.Queues, q.Queue) {
+			return fmt.Errorf("there is no queue %s: check its name, and the virtual host of WARREN_AMQP_URL", q.Queue)
+		}
+	}
+	return nil
+}
+
+func (p *psCommand) print(a App, answers []fleet.Answer, states []fleet.QueueState) error {
 	notes := fleet.Notes(answers, states, time.Now())
 	if p.Output == "json" { // the whole in one
 		encoder := json.NewEncoder(a.Out)
