@@ -227,6 +227,20 @@ func TestWorksWithoutControl(t *testing.T) {
 	}
 }
 
+// A daemon that may not look at a pause would go on working a queue that is paused: it says so.
+func TestMayNotLookAtAPause(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declareAll(t, v, "emails")
+	if err := operatorOf(t, v.URL).Pause(t.Context(), "emails", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	url := v.AddUser(t, "blind", "password", ".*", ".*", `^(emails|warren\.(wait|control).*)$`)
+	r := run(t, []string{url}, Queue{Name: "emails", Processor: newLedger().done()})
+	const blind = `level=WARN msg="cannot look whether the queue is paused, it stays as it is" queue=emails error="not permitted: `
+	rabbittest.Eventually(t, 20*time.Second, func() bool { return contains(r.log, blind) && contains(r.log, "warren.paused.emails") }, "it says that it cannot look")
+}
+
 // TestWhatIsRejectedWhileItsQueueIsPaused has work fail for good on a channel that is left,
 // whose message Warren cannot publish again: the broker is told to dead-letter it.
 func TestWhatIsRejectedWhileItsQueueIsPaused(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -47,8 +48,13 @@ func TestWhatGoesWrongOnAPage(t *testing.T) {
 			origin := serve(t, test.policy, test.body)
 			p := b.Open(t, origin, Look{})
 			p.Do(t, "await page.goto($1, { waitUntil: 'networkidle' })", origin+"/")
+			want := regexp.MustCompile("(?m)" + test.want)
 			faults := strings.Join(p.Faults(t), "\n")
-			if test.want == "" && faults != "" || !regexp.MustCompile("(?m)"+test.want).MatchString(faults) {
+			for until := time.Now().Add(time.Minute); !want.MatchString(faults) && time.Now().Before(until); { // some are told of later
+				<-time.After(50 * time.Millisecond)
+				faults = strings.Join(p.Faults(t), "\n")
+			}
+			if test.want == "" && faults != "" || !want.MatchString(faults) {
 				t.Errorf("got %q, want %q", faults, test.want)
 			}
 		})

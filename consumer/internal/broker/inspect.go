@@ -87,7 +87,7 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 	}
 	report.OK(what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
 	if waiting > 0 {
-		report(Finding{Severity: SeverityNote, What: "waits of " + q.Name, Text: fmt.Sprintf("%d messages wait for a delay or their next attempt", waiting), Cure: "warren delayed list " + q.Name + " shows them"})
+		report(Finding{Severity: SeverityNote, What: "waits of " + q.Name, Text: fmt.Sprintf("%d messages wait for a delay or their next attempt", waiting), Cure: "warren waiting list " + q.Name + " shows them"})
 	}
 }
 

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -124,8 +125,13 @@ func (c *Control) look(ctx context.Context, all bool) (again bool) {
 	failed := func(p *pause, q Queue, err error) {
 		p.told, p.emptySince = false, time.Time{} // it stays as it is, or was told
 		p.faults++
-		again = again || !broker.IsLasting(broker.Explain(err))
-		c.Log.Debug("it cannot be looked whether the queue is paused", "queue", q.Name, "error", err)
+		err = broker.Explain(err)
+		again = again || !broker.IsLasting(err)
+		level := slog.LevelDebug
+		if p.faults == 1 && broker.IsLasting(err) {
+			level = slog.LevelWarn
+		}
+		c.Log.Log(ctx, level, "cannot look whether the queue is paused, it stays as it is", "queue", q.Name, "error", err)
 	}
 	err := c.session.Trial.Do(ctx, func(*broker.Conn) error { // one connection for all of them
 		for i, q := range c.Queues {

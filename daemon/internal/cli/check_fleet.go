@@ -180,7 +180,13 @@ func askFleet(ctx context.Context, a App, cfg *settings.Config) ([]fleet.Answer,
 func checkConsumed(ctx context.Context, a App, c *fleet.Client, q consumer.Counts, answers []fleet.Answer, out *findings) {
 	paused, known := pauseOf(q.Name, answers)
 	if !known && c != nil && q.Consumers == 0 { // the broker logs a look at a pause that is not there
-		paused, _ = c.Paused(ctx, q.Name)
+		var err error
+		if paused, err = c.Paused(ctx, q.Name); err != nil {
+			out.add(consumer.Finding{
+				Severity: consumer.SeverityWarning, What: "pause of " + q.Name, Text: "cannot be looked at: " + err.Error(),
+				Why: "a daemon that cannot look either goes on working a queue that is paused", Cure: "docs/queues.md lists the permissions that a daemon needs",
+			})
+		}
 	}
 	what := "consumers of " + q.Name
 	ready := plural(q.Messages, "message", "messages") + " ready"
