@@ -227,10 +227,11 @@ func (c *Conn) Finish() {
 	c.mu.Unlock()
 	c.begun.Wait()
 	c.directMu.Lock()
-	if c.direct != nil {
-		c.direct.Finish()
+	direct := c.direct
+	c.directMu.Unlock() // Close is to end it, should it not be answered
+	if direct != nil {
+		direct.Finish()
 	}
-	c.directMu.Unlock()
 	c.Close()
 }
 

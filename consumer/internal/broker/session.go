@@ -40,6 +40,7 @@ func (s *Session) Leave() {
 	defer s.mu.Unlock()
 	if s.users--; s.users == 0 && s.unused != nil {
 		close(s.unused)
+		s.unused = nil // whoever was about to use it may yet, and leave it again
 	}
 }
 
@@ -109,7 +110,7 @@ func (s *Session) Ready(ctx context.Context, queue string) (messages int, err er
 	if s.stalled.Load() {
 		return 0, errStalled // as all that is asked of it would find out
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, ErrNoAnswer)
 	defer cancel()
 	var ready atomic.Int64 // an answer may come late
 	err = s.Trial.Do(ctx, func(c *Conn) error {

@@ -74,9 +74,9 @@ func (r *Relay) Run(ctx, work context.Context) {
 // publish offers a batch to the broker; see Outbox. While there is no broker, it takes a
 // while to say so, unless ctx ends.
 func (r *Relay) publish(ctx, work context.Context, batch []broker.Message) []error {
-	work, cancel := context.WithTimeoutCause(work, r.Timeout, broker.ErrNoConfirm)
+	limited, cancel := context.WithTimeoutCause(work, r.Timeout, broker.ErrNoConfirm)
 	defer cancel()
-	conn, err := r.connection(work)
+	conn, err := r.connection(limited, work)
 	if err != nil {
 		if !errors.Is(err, errNotConnected) { // which the supervisor logs
 			r.reportOutage(err)
@@ -104,7 +104,7 @@ func (r *Relay) publish(ctx, work context.Context, batch []broker.Message) []err
 		}
 	}
 	unanswered := false
-	for n, err := range conn.PublishBatch(work, out) {
+	for n, err := range conn.PublishBatch(limited, out) {
 		switch {
 		case errors.Is(err, broker.ErrNoConfirm) && conn.Blocked():
 			err = fmt.Errorf("%w: %w", broker.ErrBroker, broker.ErrBlocked)
@@ -127,8 +127,9 @@ func (r *Relay) reportOutage(err error) {
 }
 
 // connection returns the connection to the node, made anew if it was lost, unless the
-// broker takes nothing for now.
-func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
+// broker takes nothing for now. One that is replaced is closed when all on it is answered,
+// or when work ends.
+func (r *Relay) connection(ctx, work context.Context) (*broker.Conn, error) {
 	node := r.Node()
 	if node == "" {
 		return nil, errNotConnected
@@ -136,7 +137,11 @@ func (r *Relay) connection(ctx context.Context) (*broker.Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conn != nil && (r.conn.IsClosed() || r.conn.IsOutdated() || r.conn.Node != broker.NodeName(node)) {
-		r.finishing.Go(r.conn.Finish) // other batches may be under way on it
+		old := r.conn
+		r.finishing.Go(func() { // other batches may be under way on it
+			defer context.AfterFunc(work, old.Close)()
+			old.Finish()
+		})
 		r.conn = nil
 	}
 	if r.conn == nil {
