@@ -160,7 +160,7 @@ func TestAProcessorThatIgnoresItsTimeoutIsReported(t *testing.T) {
 		l.hire(t.Context())
 		defer l.workers.End()
 		conn := &broker.Conn{Connection: new(amqp.Connection)}
-		l.sub, l.leaving = &subscription{}, []*subscription{{session: &broker.Session{Consume: conn, Publish: conn}, ch: new(amqp.Channel)}}
+		l.sub, l.leaving = &subscription{}, []*subscription{{session: &broker.Session{Consume: conn, Publish: conn}, ch: &broker.Channel{Channel: new(amqp.Channel)}}}
 		l.sub.unsettled.Add(1, jobs[0])
 		l.leaving[0].unsettled.Add(1, jobs[1])
 		l.orphans[jobs[2]] = l.identityOf(jobs[2])

@@ -11,6 +11,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/consumer/internal/halt"
+	"github.com/warrenmq/warren/consumer/internal/inflight"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -181,4 +183,36 @@ func TestAWaitThatDoesNotAnswerIsAloneInThat(t *testing.T) {
 	resume()
 	rabbittest.Eventually(t, time.Minute, func() bool { m, _ := stuck.counts(); return m == 31 }, "so do they, when it answers again")
 	equal(t, strings.Count(r.log.String(), "connection lost"), 1)
+}
+
+// TestAQueueThatDoesNotAnswerHoldsUpNothing pauses a queue whose leader answers nobody: the broker
+// says for a minute and more nothing of the end of its consumer. The loop goes on without it.
+func TestAQueueThatDoesNotAnswerHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	done, started, release := newLedger(), make(chan struct{}, 2), make(chan struct{})
+	r := run(t, []string{v.URL}, Queue{Name: "stuck", Concurrency: 1, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+		started <- struct{}{}
+		<-release
+		done.write(d)
+		return nil
+	})})
+	finish := releaser(t, release)
+	v.Publish(t, "stuck", amqp.Publishing{MessageId: "m"})
+	<-started
+	l := r.loops[0]
+	resume := v.SuspendLeader(t, "stuck")
+	l.state.Halt.Pause(&halt.Pause{})
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return inflight.Ask(ctx, l.calls, func() bool { return l.sub == nil })
+	}, "the loop has given up the channel, and answers")
+	l.state.Halt.Pause(nil)
+	finish()
+	resume()
+	empty(t, v, "stuck", "stuck.dead")
+	messages, repeats := done.counts()
+	equal(t, fmt.Sprint(messages, repeats), "1 0")
+	equal(t, strings.Count(r.log.String(), "connection lost"), 0)
 }

@@ -23,8 +23,7 @@ var errCancelled = errors.New("the broker cancelled the consumer: its queue was 
 type subscription struct {
 	session   *broker.Session
 	user      string // the broker's name for this process
-	ch        *amqp.Channel
-	closes    chan *amqp.Error
+	ch        *broker.Channel
 	cancels   chan string
 	unsettled unsettled.Deliveries[*job]
 
@@ -60,7 +59,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		return
 	}
 	failpoint.Here(failpoint.Declared)
-	ch, err := l.session.Consume.Channel()
+	ch, err := l.session.Consume.OpenChannel()
 	if err != nil {
 		l.cannotConsume(err)
 		return
@@ -69,14 +68,13 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 		session: l.session,
 		user:    l.session.Consume.User,
 		ch:      ch,
-		closes:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		cancels: ch.NotifyCancel(make(chan string, 4)),
 	}
 	l.session.Use()
 	l.sub.acked.Most = cap(l.results) // those of consumers before as well
 	// The first message says whether there are suspects.
 	if err := l.consume(1); err != nil {
-		l.wary = broker.IsFatal(err)
+		l.wary = broker.IsFatal(err) || errors.Is(err, broker.ErrNoAnswer)
 		l.cannotConsume(err)
 		return
 	}
@@ -91,23 +89,24 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 // channel, in place of the one there is. With a context, the library would cancel each when
 // the channel ends, beside what the loop asks then, and mix up the answers.
 func (l *queueLoop) consume(prefetch int) error {
-	s := l.sub
-	if err := s.ch.Qos(prefetch, 0, false); err != nil {
-		return err
-	}
-	before := s.tag
+	s, before := l.sub, l.sub.tag
 	s.consumers++
-	s.tag = fmt.Sprintf("%s %d", s.session.Consume.Name, s.consumers)
-	deliveries, err := s.ch.Consume(l.executor.Name, s.tag, false, false, false, false, l.executor.onBroker.ConsumeArguments(s.session.Consume.Version))
-	if err != nil {
+	tag := fmt.Sprintf("%s %d", s.session.Consume.Name, s.consumers)
+	var deliveries <-chan amqp.Delivery
+	err := s.ch.Answer(func() (err error) {
+		if err = s.ch.Qos(prefetch, 0, false); err == nil {
+			deliveries, err = s.ch.Consume(l.executor.Name, tag, false, false, false, false, l.executor.onBroker.ConsumeArguments(s.session.Consume.Version))
+		}
+		if err == nil && before != "" {
+			err = s.ch.Cancel(before, false)
+		}
 		return err
+	})
+	if err == nil {
+		s.tag, s.replaced, s.deliveries, s.prefetch = tag, s.deliveries, deliveries, prefetch
+		l.state.Prefetch.Store(int64(prefetch))
 	}
-	s.replaced, s.deliveries, s.prefetch = s.deliveries, deliveries, prefetch
-	l.state.Prefetch.Store(int64(prefetch))
-	if before == "" {
-		return nil
-	}
-	return s.ch.Cancel(before, false)
+	return err
 }
 
 // widen adapts how much is taken at once to the delivery that has come, until one comes
@@ -192,7 +191,7 @@ func (l *queueLoop) leave(err error) {
 		return              // the end of the deliveries is what counts
 	}
 	select {
-	case reason := <-l.sub.closes:
+	case reason := <-l.sub.ch.Closes():
 		err = broker.LostBecause(reason)
 	default:
 	}
@@ -236,7 +235,8 @@ func (l *queueLoop) handOver(work context.Context) bool {
 		return s == nil || !l.stopping
 	}
 	s.rest.EndAsked(time.Now())
-	if s.ch.Cancel(s.tag, false) != nil {
+	if s.ch.Answer(func() error { return s.ch.Cancel(s.tag, false) }) != nil {
+		l.close()
 		return true
 	}
 	for _, last := range []<-chan amqp.Delivery{s.replaced, s.deliveries} {
@@ -291,11 +291,10 @@ func (l *queueLoop) finishLeaving() {
 // have got are remembered.
 func (l *queueLoop) giveUp(s *subscription) {
 	defer s.session.Leave()
-	lost, now := s.session.IsLost() || s.ch.IsClosed(), time.Now()
-	if err := s.ch.Close(); err != nil || lost || !s.rest.Over(now) { // err: or in this instant
+	if err := s.ch.GiveUp(); err != nil || !s.rest.Over(time.Now()) { // err: it was lost, or is not closed yet
 		failpoint.Here(failpoint.ChannelLost)
 		for _, id := range s.acked.IDs() {
-			l.remembered.Add(id, now)
+			l.remembered.Add(id, time.Now())
 		}
 		failpoint.Here(failpoint.Remembered)
 	}

@@ -34,7 +34,7 @@ const aheadBy = 10 * time.Second
 type term struct {
 	*loop
 	conn       *broker.Conn
-	ch         *broker.Channel
+	ch         *broker.ConfirmChannel
 	deliveries <-chan amqp.Delivery
 
 	held    []uint64 // the tags of the tokens that are not acknowledged, in their order
@@ -49,7 +49,7 @@ type term struct {
 }
 
 func (l *loop) newTerm(conn *broker.Conn) (*term, error) {
-	ch, err := conn.OpenChannel()
+	ch, err := conn.OpenConfirmChannel()
 	if err != nil {
 		return nil, broker.Explain(err)
 	}

@@ -2,19 +2,18 @@ package broker
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A Channel is one that its user keeps, to consume and to publish on it: when the broker
-// gives it up, both end at once. At most one message is under way, so that Publish is for
-// one goroutine at a time.
+// A Channel is one that its user keeps, and gives up.
 type Channel struct {
 	*amqp.Channel
-	conn       *Conn
-	confirming *confirming
-	closes     chan *amqp.Error
+	conn   *Conn
+	closes chan *amqp.Error
+	asking sync.Mutex // held while an answer is waited for: the library would mix up two
 }
 
 // OpenChannel opens a Channel. It blocks until the broker has answered, or the
@@ -24,38 +23,59 @@ func (c *Conn) OpenChannel() (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	closes := ch.NotifyClose(make(chan *amqp.Error, 1))
-	confirming, err := newConfirming(ch)
-	if err != nil {
-		return nil, err
-	}
-	return &Channel{Channel: ch, conn: c, confirming: confirming, closes: closes}, nil
-}
-
-// Publish is as [Conn.Publish], on this channel. After any error but ErrUnroutable,
-// ErrRefused, ErrBlocked and ErrUnsendable it is not known what became of the message,
-// and the channel is closed, or about to be.
-func (ch *Channel) Publish(ctx context.Context, o Outgoing) error {
-	return ch.conn.publish(ctx, o, func() (*confirming, error) { return ch.confirming, nil }, func(*confirming) {})
+	return &Channel{Channel: ch, conn: c, closes: ch.NotifyClose(make(chan *amqp.Error, 1))}, nil
 }
 
 // Closes gets why the channel ended, once, and is closed then; see [LostBecause].
 func (ch *Channel) Closes() <-chan *amqp.Error { return ch.closes }
 
-// GiveUp closes the channel. It waits closeTimeout at most for the broker to agree, and
-// leaves the rest to [Conn.Close].
-func (ch *Channel) GiveUp() {
-	if ch.IsClosed() || !ch.conn.begin() {
-		return
+// Answer runs f, which asks the broker for something on the channel, and waits for it as long
+// as a broker that works may take: where a queue has no leader, its end of the channel stands
+// still for minutes. After [ErrNoAnswer] f goes on, and the channel is only good to be given up.
+func (ch *Channel) Answer(f func() error) error { return ch.within(answerTimeout, f) }
+
+// GiveUp closes the channel. It waits closeTimeout at most for the broker to agree, leaves
+// the rest to [Conn.Close], and returns an error if the channel was lost or is not closed yet.
+func (ch *Channel) GiveUp() error {
+	if ch.IsClosed() {
+		return amqp.ErrClosed
 	}
-	closed := make(chan struct{})
-	go func() {
-		defer ch.conn.begun.Done()
-		defer close(closed)
-		_ = ch.Close() // it is lost already, then
-	}()
-	select {
-	case <-closed:
-	case <-time.After(closeTimeout):
+	return ch.within(closeTimeout, ch.Close)
+}
+
+func (ch *Channel) within(d time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), d, ErrNoAnswer)
+	defer cancel()
+	return ch.conn.await(ctx, func(*Conn) error {
+		ch.asking.Lock()
+		defer ch.asking.Unlock()
+		return f()
+	})
+}
+
+// A ConfirmChannel is one to consume and to publish on: when the broker gives it up, both end
+// at once. At most one message is under way, so that Publish is for one goroutine at a time.
+type ConfirmChannel struct {
+	*Channel
+	confirming *confirming
+}
+
+// OpenConfirmChannel opens a ConfirmChannel. It blocks as OpenChannel does.
+func (c *Conn) OpenConfirmChannel() (*ConfirmChannel, error) {
+	ch, err := c.OpenChannel()
+	if err != nil {
+		return nil, err
 	}
+	confirming, err := newConfirming(ch.Channel)
+	if err != nil {
+		return nil, err
+	}
+	return &ConfirmChannel{ch, confirming}, nil
+}
+
+// Publish is as [Conn.Publish], on this channel. After any error but ErrUnroutable,
+// ErrRefused, ErrBlocked and ErrUnsendable it is not known what became of the message,
+// and the channel is closed, or about to be.
+func (ch *ConfirmChannel) Publish(ctx context.Context, o Outgoing) error {
+	return ch.conn.publish(ctx, o, func() (*confirming, error) { return ch.confirming, nil }, func(*confirming) {})
 }

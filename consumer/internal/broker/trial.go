@@ -136,7 +136,7 @@ func (t *Trial) end() []*Conn {
 // count as handed out in vain. The broker looks for a leader that is lost for a minute; who
 // asks later may be answered sooner.
 func (c *Conn) TryConsume(ctx context.Context, queue string, wary bool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, ErrNoAnswer)
 	defer cancel()
 	return c.await(ctx, func(c *Conn) error {
 		return c.OnChannel(func(ch *amqp.Channel) error {
@@ -153,4 +153,5 @@ func (c *Conn) TryConsume(ctx context.Context, queue string, wary bool) error {
 	})
 }
 
-var errNoAnswer = fmt.Errorf("the broker does not answer within %v; the queue may be without a leader: see which of its nodes are down", answerTimeout)
+// ErrNoAnswer says that a broker does not answer although it is connected.
+var ErrNoAnswer = fmt.Errorf("the broker does not answer within %v; the queue may be without a leader: see which of its nodes are down", answerTimeout)
