@@ -86,7 +86,7 @@ func openToServe(t testing.TB, header []byte, behindDoor bool) (c *amqp.Connecti
 	go func() {
 		defer close(ended)
 		defer func() { _ = server.Close() }()
-		serve(server, header)
+		serve(server, served{header: header})
 	}()
 	conn := client
 	if behindDoor {
@@ -102,20 +102,35 @@ func openToServe(t testing.TB, header []byte, behindDoor bool) (c *amqp.Connecti
 	}
 }
 
-// serve is a node with one message.
-func serve(conn net.Conn, header []byte) {
+// A served connection is one to a node that is [serve].
+type served struct {
+	header []byte // of its only message
+	// takes tells whether it confirms a message for that queue; nil: it does.
+	takes func(channel byte, queue string) bool
+}
+
+// methodOf encodes the frame of a method.
+func methodOf(channel byte, class, method uint16, args ...byte) []byte {
+	payload := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, class), method)
+	f := frameOf(frameMethod, append(payload, args...))
+	f[2] = channel
+	return f
+}
+
+// confirmOf encodes the confirm of a channel's message of that number.
+func confirmOf(channel, number byte) []byte {
+	return methodOf(channel, 60, 80, 0, 0, 0, 0, 0, 0, 0, number, 0)
+}
+
+// serve serves one connection.
+func serve(conn net.Conn, s served) {
 	r := bufio.NewReader(conn)
-	method := func(channel byte, class, method uint16, args ...byte) []byte {
-		payload := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, class), method)
-		f := frameOf(frameMethod, append(payload, args...))
-		f[2] = channel
-		return f
-	}
 	var preamble [8]byte
 	if _, err := io.ReadFull(r, preamble[:]); err != nil {
 		return
 	}
-	answer := method(0, 10, 10, []byte("\x00\x09\x00\x00\x00\x00\x00\x00\x00\x05PLAIN\x00\x00\x00\x05en_US")...)
+	published := make(map[byte]byte) // by channel, how many
+	answer := methodOf(0, 10, 10, []byte("\x00\x09\x00\x00\x00\x00\x00\x00\x00\x05PLAIN\x00\x00\x00\x05en_US")...)
 	for {
 		if _, err := conn.Write(answer); err != nil {
 			return
@@ -132,29 +147,37 @@ func serve(conn net.Conn, header []byte) {
 		if head[0] != frameMethod {
 			continue
 		}
+		channel := head[2]
 		switch binary.BigEndian.Uint32(payload) {
 		case 10<<16 | 11: // start-ok: tune, without a limit of frames and without heartbeats
-			answer = method(0, 10, 30, 0, 16, 0, 0, 0, 0, 0, 0)
+			answer = methodOf(0, 10, 30, 0, 16, 0, 0, 0, 0, 0, 0)
 		case 10<<16 | 40: // open
-			answer = method(0, 10, 41, 0)
+			answer = methodOf(0, 10, 41, 0)
 		case 10<<16 | 50: // close
-			answer = method(0, 10, 51)
+			answer = methodOf(0, 10, 51)
 		case 20<<16 | 10: // channel.open
-			answer = method(1, 20, 11, 0, 0, 0, 0)
+			answer = methodOf(channel, 20, 11, 0, 0, 0, 0)
+		case 20<<16 | 40: // channel.close
+			answer = methodOf(channel, 20, 41)
 		case 60<<16 | 20: // consume
-			answer = method(1, 60, 21, 1, 'c')
-			answer = append(answer, method(1, 60, 60, 1, 'c', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 'q')...)
-			answer = append(answer, header...)
+			answer = methodOf(channel, 60, 21, 1, 'c')
+			answer = append(answer, methodOf(channel, 60, 60, 1, 'c', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 'q')...)
+			answer = append(answer, s.header...)
 			// What a header frame lacks the library takes from here: enough of it.
 			answer = append(answer, bytes.Repeat([]byte{frameHeartbeat, 0, 0, 0, 0, 0, 0, frameEnd}, 512)...)
 		case 60<<16 | 10: // qos
-			answer = method(1, 60, 11)
+			answer = methodOf(channel, 60, 11)
 		case 60<<16 | 30: // cancel: of a queue that is deleted in that moment
-			answer = bytes.Repeat(method(1, 60, 31, payload[4:5+payload[4]]...), 2)
+			answer = bytes.Repeat(methodOf(channel, 60, 31, payload[4:5+payload[4]]...), 2)
 		case 85<<16 | 10: // confirm.select
-			answer = method(1, 85, 11)
+			answer = methodOf(channel, 85, 11)
 		case 60<<16 | 40: // publish
-			answer = method(1, 60, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0) // its confirm
+			published[channel]++
+			exchange := payload[6:]
+			queue := exchange[1+exchange[0]:]
+			if s.takes == nil || s.takes(channel, string(queue[1:1+queue[0]])) {
+				answer = confirmOf(channel, published[channel])
+			}
 		}
 	}
 }
@@ -301,25 +324,27 @@ func TestDoorLeavesOutAnswersThatComeTwice(t *testing.T) {
 	}
 }
 
+// connTo opens a connection to a node that is [serve], and returns it as the node has it, too.
+func connTo(t *testing.T, s served) (c *Conn, node net.Conn) {
+	t.Helper()
+	client, node := net.Pipe()
+	go serve(node, s)
+	c = &Conn{door: newDoor(client), socket: client, idle: make(chan *confirming, maxIdleChannels), metered: noInstruments}
+	var err error
+	if c.Connection, err = amqp.Open(c.door, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1}); err != nil {
+		t.Fatal(err)
+	}
+	c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
+	return c, node
+}
+
 // sessionWith makes a session with nodes that are [serve], and returns what it consumes over
 // as the node has it.
 func sessionWith(t *testing.T) (*Session, net.Conn) {
 	t.Helper()
-	var node net.Conn
-	open := func() *Conn {
-		client, server := net.Pipe()
-		node = server
-		go serve(server, nil)
-		c := &Conn{door: newDoor(client), socket: client}
-		var err error
-		if c.Connection, err = amqp.Open(c.door, amqp.Config{SASL: []amqp.Authentication{&amqp.PlainAuth{}}, Vhost: "/", Locale: "en_US", FrameSize: -1}); err != nil {
-			t.Fatal(err)
-		}
-		c.closes = c.NotifyClose(make(chan *amqp.Error, 1))
-		return c
-	}
-	publish := open()
-	return &Session{Consume: open(), Publish: publish, Trial: newTrial(Dialer{}, "")}, node
+	publish, _ := connTo(t, served{})
+	consume, node := connTo(t, served{})
+	return &Session{Consume: consume, Publish: publish, Trial: newTrial(Dialer{}, "")}, node
 }
 
 // TestASessionThatIsNotReadEnds has the node answer what nobody has asked. The library

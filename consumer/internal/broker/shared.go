@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -41,14 +41,43 @@ type shared struct {
 	lanes    map[string]*lane // by queue
 }
 
-// A lane is for the messages for one queue. The first of them, and those after one that was
-// refused, go over a channel of their own, one at a time: the broker makes a channel known
-// to a quorum queue with its first message, and does nothing else on the channel until the
-// queue has answered. One without a majority of its members does not for 65 s.
+// A lane is for the messages for one queue. The broker makes a channel known to a quorum queue
+// with its first message, and does nothing else on the channel until the queue has answered.
+// One without a majority of its members does not for 65 s. So those for a queue to which the
+// shared channel is new, or which has refused one, go over a channel of their own, one at a
+// time, unless it has just taken such a one.
 type lane struct {
-	slots   chan struct{} // of messages under way
-	trying  chan struct{} // taken by the one that has a channel of its own
-	answers atomic.Bool   // the queue has taken a message, and refused none since
+	slots  chan struct{} // of messages under way
+	trying chan struct{} // taken by the one that has a channel of its own
+
+	mu    sync.Mutex
+	known bool      // the queue has taken a message over the shared channel
+	tried time.Time // when it has last taken one over another; zero: it has failed since
+}
+
+// justNow is for how long a queue counts as answering after it has taken a message.
+const justNow = time.Second
+
+// open tells whether a message may go over the shared channel.
+func (l *lane) open() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known || time.Since(l.tried) < justNow
+}
+
+// note takes note of what has become of a message. One that is returned counts as well: its
+// queue is gone, and the shared channel is new to the next one of that name.
+func (l *lane) note(err error, overShared bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err != nil:
+		l.known, l.tried = false, time.Time{}
+	case overShared:
+		l.known = !l.tried.IsZero() // or this is from before it has failed
+	default:
+		l.tried = time.Now()
+	}
 }
 
 func newShared(ch *amqp.Channel) (*shared, error) {
@@ -100,24 +129,35 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 		return err
 	}
 	its := ch.lane(o.Key)
-	if !its.answers.Load() {
+	// First of all, so that nothing is taken for granted that was so before a wait, and who
+	// waits for its queue is in nobody's way.
+	if err := ch.take(ctx, its.slots); err != nil {
+		return err
+	}
+	defer func() { <-its.slots }()
+	if !its.open() {
 		if err := ch.take(ctx, its.trying); err != nil {
 			return err
 		}
-		if !its.answers.Load() {
+		if !its.open() {
 			defer func() { <-its.trying }()
 			err := c.roundTrip(ctx, o, c.borrow, c.giveBack)
-			its.answers.Store(err == nil)
+			its.note(err, false)
 			return err
 		}
 		<-its.trying
 	}
-	for _, slots := range []chan struct{}{its.slots, ch.slots} { // in this order: who waits for its queue is in nobody's way
-		if err := ch.take(ctx, slots); err != nil {
-			return err
-		}
-		defer func() { <-slots }()
+	if err := ch.take(ctx, ch.slots); err != nil {
+		return err
 	}
+	defer func() { <-ch.slots }()
+	err = c.tripWithOthers(ctx, ch, o)
+	its.note(err, true)
+	return err
+}
+
+// tripWithOthers is the part of sharedTrip that is on the shared channel.
+func (c *Conn) tripWithOthers(ctx context.Context, ch *shared, o Outgoing) error {
 	failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 	stuck := c.cutWhenStuck()
 	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
@@ -142,7 +182,6 @@ func (c *Conn) sharedTrip(ctx context.Context, o Outgoing) error {
 	case returned != nil:
 		return returned
 	case !confirm.Acked():
-		its.answers.Store(false)
 		return ErrRefused
 	}
 	return nil
