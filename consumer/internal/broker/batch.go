@@ -150,7 +150,11 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		case <-closes: //nolint:errcheck // it is closed; what was published at that moment may stay pending
 			closed = true
 		case <-ctx.Done():
-			confirms[i] = nil
+			select {
+			case <-confirm.Done(): // both at once: what is known counts
+			default:
+				confirms[i] = nil
+			}
 		}
 	}
 	select {
