@@ -87,7 +87,13 @@ func (c *Conn) pipeline(ctx context.Context, batch []Outgoing, errs []error, hel
 	}
 	go func() {
 		defer c.begun.Done()
-		answered <- c.batchTrip(ctx, batch, skip)
+		ch, err := c.Channel()
+		if err != nil {
+			close(answered)
+			return
+		}
+		answered <- c.batchTrip(ctx, ch, batch, skip)
+		_ = ch.Close() // late confirms would only fill it; one that is stuck takes long
 	}()
 	var answers []error
 	select {
@@ -109,16 +115,12 @@ func (c *Conn) pipeline(ctx context.Context, batch []Outgoing, errs []error, hel
 	}
 }
 
-// batchTrip publishes all but what goes where skip has it, and returns what the broker
+// batchTrip publishes on ch all but what goes where skip has it, and returns what the broker
 // has said of each.
-func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destination]bool) []error {
+func (c *Conn) batchTrip(ctx context.Context, ch *amqp.Channel, batch []Outgoing, skip map[destination]bool) []error {
 	errs := make([]error, len(batch))
 	for i := range errs {
 		errs[i] = errUnanswered
-	}
-	ch, err := c.Channel()
-	if err != nil {
-		return errs
 	}
 	if err := ch.Confirm(false); err != nil {
 		return errs
@@ -132,6 +134,7 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		}
 		failpoint.Publishing(failpoint.Offered, string(o.Purpose))
 		stuck := c.cutWhenStuck()
+		var err error
 		confirms[i], err = ch.PublishWithDeferredConfirmWithContext(ctx, o.Exchange, o.Key, true, false, c.signed(o))
 		stuck()
 		if err != nil {
@@ -181,9 +184,6 @@ func (c *Conn) batchTrip(ctx context.Context, batch []Outgoing, skip map[destina
 		case !closed:
 			errs[i] = ErrRefused
 		}
-	}
-	if !closed {
-		_ = ch.Close() // late confirms would only fill it
 	}
 	return errs
 }

@@ -107,6 +107,7 @@ type served struct {
 	header []byte // of its only message
 	// takes tells whether it confirms a message for that queue; nil: it does.
 	takes func(channel byte, queue string) bool
+	stuck bool // no channel is ever closed
 }
 
 // methodOf encodes the frame of a method.
@@ -158,7 +159,9 @@ func serve(conn net.Conn, s served) {
 		case 20<<16 | 10: // channel.open
 			answer = methodOf(channel, 20, 11, 0, 0, 0, 0)
 		case 20<<16 | 40: // channel.close
-			answer = methodOf(channel, 20, 41)
+			if !s.stuck {
+				answer = methodOf(channel, 20, 41)
+			}
 		case 60<<16 | 20: // consume
 			answer = methodOf(channel, 60, 21, 1, 'c')
 			answer = append(answer, methodOf(channel, 60, 60, 1, 'c', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 'q')...)
