@@ -13,20 +13,24 @@ import (
 // A Trial is a connection for what may end one, apart from all others: a broker ends that
 // of whoever consumes a queue without a leader. It stays until something on it has failed.
 type Trial struct {
-	dialer Dialer
-	url    string
-	open   context.Context // ends with end
-	cancel context.CancelFunc
+	connect func(context.Context) (*Conn, error)
+	open    context.Context // ends with end
+	cancel  context.CancelFunc
+	dialing chan struct{} // taken by the one that opens the connection that all begin with
 
-	mu    sync.Mutex
-	conn  *Conn         // for who comes next; nil: a new one
-	users map[*Conn]int // of all that are open
+	mu       sync.Mutex
+	conn     *Conn         // for who comes next; nil: a new one
+	users    map[*Conn]int // of all that are open
+	failures int           // how often it could not be opened
+	failure  error         // why, the last time
 }
 
 // newTrial makes a Trial for a node. It connects when it is needed.
 func newTrial(d Dialer, nodeURL string) *Trial {
-	open, cancel := context.WithCancel(context.Background())
-	return &Trial{dialer: d, url: nodeURL, open: open, cancel: cancel, users: make(map[*Conn]int)}
+	t := &Trial{dialing: make(chan struct{}, 1), users: make(map[*Conn]int)}
+	t.open, t.cancel = context.WithCancel(context.Background())
+	t.connect = func(ctx context.Context) (*Conn, error) { return d.Dial(ctx, nodeURL, Options{Purpose: "look"}) }
+	return t
 }
 
 // Do runs f with a connection. If that is lost meanwhile, by f or by what others do on
@@ -60,22 +64,51 @@ func (t *Trial) run(c *Conn, f func(*Conn) error) (lost bool, err error) {
 }
 
 // shared returns the connection that all begin with. Who comes while it is being opened
-// waits for that.
+// waits for that, and fails with it: one after the other they would take minutes to find out
+// the same of a node that does not answer.
 func (t *Trial) shared(ctx context.Context) (*Conn, error) {
+	c, failures, _ := t.current()
+	if c != nil {
+		return c, nil
+	}
+	select {
+	case t.dialing <- struct{}{}:
+		defer func() { <-t.dialing }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	c, now, failure := t.current()
+	switch {
+	case c != nil:
+		return c, nil
+	case now != failures:
+		return nil, failure
+	}
+	c, err := t.own(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c := t.conn; c != nil && !c.IsClosed() {
-		t.users[c]++
-		return c, nil
-	} else if c != nil && t.users[c] == 0 {
-		delete(t.users, c)
-		c.Close() // waits for what it has started
-	}
-	c, err := t.dial(ctx)
-	if t.conn = c; err == nil {
-		t.users[c] = 1
+	if err == nil {
+		t.conn = c
+	} else if ctx.Err() == nil { // or it says nothing to others
+		t.failures, t.failure = t.failures+1, err
 	}
 	return c, err
+}
+
+// current returns the connection that all begin with, nil if there is none, and how often
+// that could not be opened, and why.
+func (t *Trial) current() (c *Conn, failures int, failure error) {
+	t.mu.Lock()
+	c, failures, failure = t.conn, t.failures, t.failure
+	if c != nil {
+		t.users[c]++
+	}
+	t.mu.Unlock()
+	if c != nil && c.IsClosed() {
+		t.leave(c, amqp.ErrClosed)
+		c = nil
+	}
+	return c, failures, failure
 }
 
 // own returns a connection that nobody else uses.
@@ -119,7 +152,7 @@ func (t *Trial) dial(ctx context.Context) (*Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.open, cancel)()
-	return t.dialer.Dial(ctx, t.url, Options{Purpose: "look"})
+	return t.connect(ctx)
 }
 
 // end returns the connections that are open, for the caller to close, and lets no other be

@@ -1,10 +1,14 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -109,4 +113,52 @@ func TestASlowLookHoldsUpNoOther(t *testing.T) {
 		connections, channels := v.Connections(t)
 		return connections == 3 && channels == 1
 	}, "the channels that were opened meanwhile are closed")
+}
+
+// TestWhoWaitsForADialFailsWithIt has many look at once, at a node that does not answer: one
+// of them finds out, and those who cannot wait for that do not.
+func TestWhoWaitsForADialFailsWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down, inAHurry := errors.New("the node does not answer"), errors.New("in a hurry")
+		dials := 0
+		trial := newTrial(Dialer{}, "")
+		trial.connect = func(ctx context.Context) (*Conn, error) {
+			dials++
+			if !Sleep(ctx, connectTimeout) {
+				return nil, context.Cause(ctx)
+			}
+			return nil, down
+		}
+		var looking sync.WaitGroup
+		look := func(patience, want time.Duration, wantErr error) {
+			looking.Go(func() {
+				ctx, cancel := context.WithTimeoutCause(t.Context(), patience, inAHurry)
+				defer cancel()
+				start := time.Now()
+				err := trial.Do(ctx, func(*Conn) error { return nil })
+				if took := time.Since(start); took != want || !errors.Is(err, wantErr) {
+					t.Errorf("got %v after %v, want %v after %v", err, took, wantErr, want)
+				}
+			})
+			synctest.Wait()
+		}
+		dialed := func(want int) {
+			t.Helper()
+			looking.Wait()
+			if dials != want {
+				t.Errorf("the node was dialed %d times, want %d", dials, want)
+			}
+		}
+		for range 10 {
+			look(time.Minute, connectTimeout, down)
+		}
+		look(time.Second, time.Second, inAHurry)
+		dialed(1)
+		look(time.Minute, connectTimeout, down)
+		dialed(2) // it may have come back
+		// What ends with who dials is no answer for others.
+		look(time.Second, time.Second, inAHurry)
+		look(time.Minute, time.Second+connectTimeout, down)
+		dialed(4)
+	})
 }
