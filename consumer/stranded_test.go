@@ -61,15 +61,24 @@ func TestWhatHasLostItsQueueIsKeptCountedAndComesHome(t *testing.T) {
 		}
 		return out
 	}
-	last := ""
+	var looks []string // each that differs from the one before
 	defer func() {
-		if t.Failed() {
-			all, err := v.Node.Eval(fmt.Sprintf(`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"warren.wait.lost.16s">>)),
-				{rabbit_quorum_queue:info(Q), ra:overview(), sys:get_state(element(1, amqqueue:get_pid(Q)))}`, v.Name))
-			t.Logf("the broker has %s of the %d, %d ready: %s %v", last, messages, v.Ready(t, "warren.wait.lost.16s"), all, err)
+		if !t.Failed() {
+			return
 		}
+		all, err := v.Node.Eval(fmt.Sprintf(`{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"%s">>, queue, <<"warren.wait.lost.16s">>)),
+			{rabbit_quorum_queue:info(Q, [messages, messages_ready, messages_unacknowledged, messages_dlx, consumers]),
+			 element(2, ra:local_query(amqqueue:get_pid(Q), fun(S) -> S end)),
+			 [catch sys:get_state(P) || {_, P, _, _} <- supervisor:which_children(rabbit_fifo_dlx_sup)]}`, v.Name))
+		t.Logf("of the %d the broker had one after the other %v; now: %s %v", messages, looks, all, err)
 	}()
-	rabbittest.Eventually(t, time.Minute, func() bool { last = held(); return last == fmt.Sprint(messages) }, "all have fallen due, and the broker has them")
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		now := held()
+		if len(looks) == 0 || looks[len(looks)-1] != now {
+			looks = append(looks, now)
+		}
+		return now == fmt.Sprint(messages)
+	}, "all have fallen due, and the broker has them")
 	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"lost", "nobody"}, operator.Selection{}, 100)
 	equal(t, fmt.Sprint(found, err), "{[] 0 [lost] [nobody]} <nil>")
 	equal(t, stranded(), counted)
