@@ -41,7 +41,9 @@ type Attachment struct {
 const (
 	maxSubjectBytes = 900 // unfolded, it must fit into the 998 bytes of a line
 	maxNameBytes    = 255
-	maxLineBytes    = 998 // RFC 5322, without its end
+	// maxRecipients is more than most servers take, and little enough to be read in no time.
+	maxRecipients = 1000
+	maxLineBytes  = 998 // RFC 5322, without its end
 )
 
 // A mail is ready to be sent.
@@ -118,6 +120,13 @@ func readSubject(subject string) (string, error) {
 
 // address reads the lists of msg into the header and the envelope.
 func (m *mail) address(out *gomail.Msg, msg *Message) error {
+	if n := len(msg.To.values) + len(msg.Cc.values) + len(msg.Bcc.values); n > maxRecipients {
+		return fmt.Errorf("to, cc and bcc have %d recipients, and a mail may have %d: spread them over several messages", n, maxRecipients)
+	}
+	if n := len(msg.ReplyTo.values); n > maxRecipients {
+		return fmt.Errorf("reply_to has %d addresses, and may have %d: shorten it", n, maxRecipients)
+	}
+	seen := make(map[string]bool)
 	for _, f := range []struct {
 		name      string
 		list      *List
@@ -137,7 +146,8 @@ func (m *mail) address(out *gomail.Msg, msg *Message) error {
 			out.SetAddrHeaderFromMailAddress(f.header, addresses...)
 		}
 		for _, a := range addresses {
-			if f.recipient && !slices.Contains(m.recipients, a.Address) {
+			if f.recipient && !seen[a.Address] {
+				seen[a.Address] = true
 				m.recipients = append(m.recipients, a.Address)
 			}
 		}

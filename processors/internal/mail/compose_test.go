@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -158,6 +159,42 @@ func TestComposeDoesNotCopyAttachments(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if got, most := after.TotalAlloc-before.TotalAlloc, uint64(2<<20); got > most {
 		t.Errorf("%d bytes were allocated, want at most %d", got, most)
+	}
+}
+
+func TestRecipientsAreBounded(t *testing.T) {
+	many := func(name string, n int) List {
+		var l List
+		for i := range n {
+			l.values = append(l.values, fmt.Sprintf("%s%d@b.c", name, i))
+		}
+		return l
+	}
+	s := newSender(t, Config{Maildir: t.TempDir()})
+	for name, test := range map[string]struct {
+		m       Message
+		verdict string
+		texts   []string
+	}{
+		"as many as may be":        {Message{To: many("a", 400), Cc: many("b", 300), Bcc: many("c", 300), ReplyTo: to("a@b.c")}, "ack", nil},
+		"one too many":             {Message{To: many("a", 1001)}, "dead", []string{"1001 recipients", "1000"}},
+		"one too many, all in all": {Message{To: many("a", 400), Cc: many("b", 300), Bcc: many("c", 301)}, "dead", []string{"1001 recipients", "1000"}},
+		"not even looked at":       {Message{Bcc: List{values: make([]string, 1_000_000)}}, "dead", []string{"1000000 recipients", "1000"}},
+		"to be answered to":        {Message{To: to("a@b.c"), ReplyTo: many("a", 1001)}, "dead", []string{"reply_to", "1001", "1000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.m.Subject, test.m.Text = "x", "x"
+			checkVerdict(t, send(t.Context(), s, "1", &test.m), test.verdict, test.texts...)
+		})
+	}
+}
+
+// Who is named twice gets one mail.
+func TestRecipientsAreDistinct(t *testing.T) {
+	s := newSender(t, Config{Maildir: t.TempDir()})
+	sent, err := s.Send(t.Context(), consumer.Delivery{}, &Message{To: to("a@b.c", "A <a@b.c>", "d@e.f"), Bcc: to("a@b.c", "g@h.i"), Subject: "x", Text: "x"})
+	if err != nil || sent.Recipients != 3 {
+		t.Errorf("got %d recipients (error %v), want 3", sent.Recipients, err)
 	}
 }
 

@@ -49,6 +49,9 @@ func newPool(r *relay, size int, log *slog.Logger) *pool {
 
 // send gives m to the relay, over a kept session if there is one.
 func (p *pool) send(ctx context.Context, m *mail) error {
+	if ctx.Err() != nil { // dial would take that for a server that is away
+		return context.Cause(ctx)
+	}
 	c, err := p.begin(ctx, m)
 	if err != nil {
 		return err

@@ -204,6 +204,14 @@ func TestServerDown(t *testing.T) {
 	checkVerdict(t, err, "unavailable", "connect to the SMTP server", "refused")
 }
 
+// An attempt whose time is over before it has begun to connect says nothing about the server.
+func TestNoTimeLeftIsNoOutage(t *testing.T) {
+	p := newSender(t, Config{SMTPURL: "smtp://127.0.0.1:1?tls=none"})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(consumer.ErrTimeout)
+	checkVerdict(t, send(ctx, p, "1", hello), "retry", consumer.ErrTimeout.Error())
+}
+
 func TestOneRefusedRecipientRefusesTheMail(t *testing.T) {
 	later := &smtp.SMTPError{Code: 450, EnhancedCode: smtp.EnhancedCode{4, 2, 0}, Message: "greylisted"}
 	gone := &smtp.SMTPError{Code: 421, EnhancedCode: smtp.EnhancedCode{4, 3, 2}, Message: "bye"}
