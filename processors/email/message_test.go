@@ -93,12 +93,28 @@ func TestMessageIDIsTheSameForARepeat(t *testing.T) {
 	otherQueue := first
 	otherQueue.Queue = "more"
 	other := map[string]any{"to": "eve@example.com", "subject": "x", "text": "x"}
-	ids := []string{id(first), id(otherQueue), id(delivery(t, "2", hello)), id(delivery(t, "", hello)), id(delivery(t, "", other))}
+	ids := []string{id(first), id(otherQueue), id(delivery(t, "2", hello)), id(delivery(t, "1", other)), id(delivery(t, "", hello)), id(delivery(t, "", other))}
 	if distinct := slices.Compact(slices.Sorted(slices.Values(ids))); len(distinct) != len(ids) {
 		t.Errorf("got ids %q, want all of them different", ids)
 	}
 	if a, b := id(delivery(t, "", hello)), id(delivery(t, "", hello)); a != b {
 		t.Errorf("got %s and %s for the same body without message-id, want the same", a, b)
+	}
+}
+
+// Two mails of one message-id, which a publisher has used twice, are two.
+func TestMailsOfOneMessageIDAreAllInTheMaildir(t *testing.T) {
+	dir := t.TempDir()
+	p := newProcessor(t, Config{Maildir: dir})
+	other := map[string]any{"to": "eve@example.com", "subject": "x", "text": "x"}
+	for _, body := range []map[string]any{hello, other, hello} {
+		if _, err := consumertest.Run(t.Context(), p, delivery(t, "1", body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "new", "*"))
+	if err != nil || len(files) != 2 {
+		t.Errorf("got the mails %q (error %v), want 2: the third is a repeat", files, err)
 	}
 }
 

@@ -294,15 +294,12 @@ func (e encoded) WriteTo(w io.Writer) (written int64, err error) {
 	return written, nil
 }
 
-// messageID is the same whenever d is delivered again.
+// messageID is the same whenever d is delivered again. The body is part of it, since two
+// messages may have one message-id, and in a Maildir the second mail would replace the first.
 func messageID(d consumer.Delivery, from *netmail.Address) string {
 	h := sha256.New()
-	if d.MessageID != "" {
-		fmt.Fprintf(h, "%s\x00id\x00%s", d.Queue, d.MessageID)
-	} else {
-		fmt.Fprintf(h, "%s\x00body\x00", d.Queue)
-		h.Write(d.Body)
-	}
+	fmt.Fprintf(h, "%q %q ", d.Queue, d.MessageID) // quoted, no id can look like the beginning of a body
+	h.Write(d.Body)
 	domain := from.Address[strings.LastIndexByte(from.Address, '@')+1:]
 	return hex.EncodeToString(h.Sum(nil)[:16]) + "@" + strings.Trim(domain, "[]")
 }

@@ -10,8 +10,8 @@
 //
 // No protocol can tell whether a mail was taken when the connection is lost before
 // the server's last reply, so that a repeat may be a double. Its Message-ID is the
-// same each time, made of the queue and the delivery's message-id, or the body if
-// it has none, and lets receivers recognise it.
+// same each time, made of the queue, the delivery's message-id and its body, and lets
+// receivers recognise it.
 package mail
 
 import (
