@@ -247,7 +247,7 @@ func (e *executor) once(ctx context.Context, d Delivery, o *outcome) {
 }
 
 func (e *executor) logFailure(ctx context.Context, level slog.Level, msg string, j *job, o outcome, more ...any) {
-	e.state.Failures.Add(j.delivery.MessageId, o.attempts, o.verdict.action.String(), o.err)
+	e.state.Failures.Add(j.delivery.MessageId, o.attempts, o.verdict.action.String(), broker.Shortened(o.err.Error(), broker.MaxErrorBytes))
 	args := append([]any{"message_id", j.delivery.MessageId, "attempt", o.attempts, "verdict", o.verdict.action.String(), "error", o.err}, more...)
 	if p, ok := errors.AsType[*PanicError](o.err); ok {
 		args = append(args, "stack", p.Stack)

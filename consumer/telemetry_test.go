@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -399,4 +400,29 @@ func TestALoopThatIsStuckIsUnhealthy(t *testing.T) {
 		t.Errorf("queue without a turn: got %v, want what is stuck", err)
 	}
 	rabbittest.Eventually(t, 2*pulse.Every, func() bool { return r.Healthy() == nil }, "the next turn of the loop makes it well")
+}
+
+// An error may hold all of a body, and is kept, in spans and among the last failures.
+func TestErrorsAreKeptShortened(t *testing.T) {
+	long := &PanicError{Value: strings.Repeat("x", 1<<20), Stack: "here"}
+	recorder := tracetest.NewSpanRecorder()
+	_, span := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("test").Start(t.Context(), "process orders")
+	endAttempt(span, verdict{}, long)
+	s := recorder.Ended()[0]
+	if n := len(s.Status().Description); n != broker.MaxErrorBytes {
+		t.Errorf("the status has %d bytes, want %d", n, broker.MaxErrorBytes)
+	}
+	got := map[attribute.Key]string{}
+	for _, a := range s.Events()[0].Attributes {
+		got[a.Key] = a.Value.AsString()
+	}
+	if got["exception.message"] != s.Status().Description || got["exception.type"] != "*panics.Error" || got["exception.stacktrace"] != "here" {
+		t.Errorf("the event %q has %.200q, want the text of the status, the type and the stack", s.Events()[0].Name, got)
+	}
+
+	e := &executor{state: new(meters.Queue), log: slog.New(slog.DiscardHandler)}
+	e.logFailure(t.Context(), slog.LevelWarn, "attempt failed", &job{}, outcome{err: long})
+	if n := len(e.state.Failures.Last(1)[0].Error); n != broker.MaxErrorBytes {
+		t.Errorf("the text of a failure has %d bytes, want %d", n, broker.MaxErrorBytes)
+	}
 }

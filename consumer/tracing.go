@@ -7,7 +7,6 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
@@ -145,13 +144,12 @@ func endAttempt(span trace.Span, v verdict, err error) {
 }
 
 func recordError(span trace.Span, err error) {
-	options := []trace.EventOption{}
+	var stack []attribute.KeyValue
 	if p, ok := errors.AsType[*PanicError](err); ok {
-		options = append(options, trace.WithAttributes(semconv.ExceptionStacktrace(p.Stack)))
+		stack = append(stack, semconv.ExceptionStacktrace(p.Stack))
 	}
-	span.RecordError(err, options...)
+	broker.RecordError(span, err, stack...)
 	span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-	span.SetStatus(codes.Error, broker.Shortened(err.Error(), broker.MaxErrorBytes))
 }
 
 // errorType is a name for what went wrong, of which there are few; empty for nothing.

@@ -106,13 +106,20 @@ func (in *Instruments) start(ctx context.Context, c *Conn, o *Outgoing) (context
 	}
 	return spanCtx, func(err error) {
 		if err != nil && span.IsRecording() {
-			span.RecordError(err)
+			RecordError(span, err)
 			span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-			span.SetStatus(codes.Error, err.Error())
 		}
 		span.End()
 		in.count(spanCtx, o, err)
 	}
+}
+
+// RecordError does what the span's own does, and sets its status; but the text, which may have
+// all of a body in it, is shortened, since it is in memory until the span is exported.
+func RecordError(span trace.Span, err error, more ...attribute.KeyValue) {
+	text := Shortened(err.Error(), MaxErrorBytes)
+	span.AddEvent(semconv.ExceptionEventName, trace.WithAttributes(append(more, semconv.ExceptionType(fmt.Sprintf("%T", err)), semconv.ExceptionMessage(text))...))
+	span.SetStatus(codes.Error, text)
 }
 
 func (in *Instruments) attributes(o *Outgoing, destination string) []attribute.KeyValue {

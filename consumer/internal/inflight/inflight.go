@@ -117,14 +117,14 @@ type Failures struct {
 	last []Failure
 }
 
-// Add adds one that has happened now.
-func (f *Failures) Add(messageID string, attempt int, verdict string, err error) {
+// Add adds one that has happened now. Its text is kept as it is: it is to be short.
+func (f *Failures) Add(messageID string, attempt int, verdict, text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.last) == keep {
 		f.last = append(f.last[:0], f.last[1:]...)
 	}
-	f.last = append(f.last, Failure{time.Now(), messageID, attempt, verdict, err.Error()})
+	f.last = append(f.last, Failure{time.Now(), messageID, attempt, verdict, text})
 }
 
 // Last returns at most n, the newest first.

@@ -91,7 +91,7 @@ func TestTheLastFailuresAreKept(t *testing.T) {
 		t.Errorf("at first: got %+v, want none", got)
 	}
 	for i := range keep + 5 {
-		f.Add("m", i, "retry", errors.New("no"))
+		f.Add("m", i, "retry", "no")
 	}
 	if got := f.Last(keep + 10); len(got) != keep || got[0].Attempt != keep+4 || got[keep-1].Attempt != 5 {
 		t.Errorf("got %+v, want the last %d, the newest first", got, keep)
