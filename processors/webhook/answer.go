@@ -19,6 +19,7 @@ import (
 const (
 	maxDrainBytes   = 256 << 10
 	maxExcerptBytes = 300
+	maxReadBytes    = 16 * maxExcerptBytes
 	// drainTimeout is how long the rest of an answer is waited for that nobody needs,
 	// but for the connection to be used again.
 	drainTimeout = time.Second
@@ -63,12 +64,14 @@ func (a *answer) drain() {
 }
 
 // excerpt returns the beginning of the body in one line.
-func (a *answer) excerpt(secrets *strings.Replacer) string {
+func (a *answer) excerpt(secrets *redactor) string {
 	timer := time.AfterFunc(drainTimeout, func() { a.cancel(errDrained) })
 	defer timer.Stop()
-	// Some more than is shown, so that no secret is cut in two.
-	body, _ := io.ReadAll(io.LimitReader(a.Body, 16*maxExcerptBytes))
-	text := strings.Join(strings.Fields(strings.ToValidUTF8(secrets.Replace(string(body)), "\uFFFD")), " ")
+	// More than is shown, since whitespace and secrets are shortened. An answer that breaks off
+	// may do so in a secret, too.
+	body, err := io.ReadAll(io.LimitReader(a.Body, maxReadBytes))
+	text := secrets.redacted(string(body), err != nil || len(body) == maxReadBytes)
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " ")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1

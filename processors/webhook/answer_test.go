@@ -220,6 +220,44 @@ func TestSecretsStayOutOfErrors(t *testing.T) {
 	wantError(t, err, "400 Bad Request", "for orders", "not", "T0PSECRET", "s3cret", "hunter2", "0123456789", "YWRhOmh1bnRlcjI")
 }
 
+// TestPathStaysOutOfErrors has the server answer with parts of the URL, as frameworks do.
+func TestPathStaysOutOfErrors(t *testing.T) {
+	for name, answer := range map[string]string{
+		"the path alone, as Express has it": "Cannot POST /hooks/T0P%20SECRET/orders",
+		"decoded":                           "no /hooks/T0P SECRET/orders here",
+		"without the first slash":           "no route for hooks/T0P%20SECRET/orders",
+		"escaped as JSON":                   `{"path": "\/hooks\/T0P%20SECRET\/orders"}`,
+		"a segment":                         "unknown key T0P%20SECRET",
+		"a segment, decoded":                `{"key": "T0P SECRET"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := serve(t, answering(404, answer))
+			_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: server + "/hooks/T0P%20SECRET/orders?key=s3cretkey"}), consumer.Delivery{})
+			wantError(t, err, "404 Not Found", "[secret]", "not", "T0P", "SECRET")
+		})
+	}
+}
+
+// TestSecretsAtTheEndOfWhatIsRead has what is not shown before a secret, so that what is read of
+// the answer ends in it, and all of that is shown.
+func TestSecretsAtTheEndOfWhatIsRead(t *testing.T) {
+	const secret = "0123456789 abcdefghijklmnopqrstuvwxyz"
+	for _, padding := range []string{" ", "\x00"} {
+		for _, before := range []int{4799, 4790, 4780, 4770, 4760} {
+			server := serve(t, answering(400, "no"+strings.Repeat(padding, before-2)+secret+" and more"))
+			_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: server, Headers: `{"X-Api-Key": "` + secret + `"}`}), consumer.Delivery{})
+			wantError(t, err, "400 Bad Request: no", "not", "01", "abc")
+		}
+	}
+	breaksOff := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, "no 0123456789 abcdef")
+	})
+	_, err := consumertest.Run(t.Context(), newProcessor(t, webhook.Config{URL: breaksOff, Headers: `{"X-Api-Key": "` + secret + `"}`}), consumer.Delivery{})
+	wantError(t, err, "400 Bad Request: no", "not", "01", "abc")
+}
+
 func TestAnswerInTheErrorIsShortAndClean(t *testing.T) {
 	p := newProcessor(t, webhook.Config{URL: serve(t, answering(400, "<p>\n\x1b[31mno\xff\x00\u009b\u202e "+strings.Repeat("ä", 5000)))})
 	_, err := consumertest.Run(t.Context(), p, consumer.Delivery{})

@@ -119,9 +119,14 @@ func basicAuth(user, password string) string {
 // stands in too many answers by chance.
 const shortestSecret = 6
 
-// newRedactor makes what takes the secrets of c out of an answer. Some servers answer
-// with the request that they did not like.
-func newRedactor(c *Config, u *url.URL, header http.Header) *strings.Replacer {
+// A redactor takes secrets out of an answer. Some servers answer with the request that they
+// did not like.
+type redactor struct {
+	secrets  []string // the longest first: it counts
+	replacer *strings.Replacer
+}
+
+func newRedactor(c *Config, u *url.URL, header http.Header) *redactor {
 	secrets := strings.FieldsFunc(c.Secret, func(r rune) bool { return r == ',' || r == ' ' })
 	for _, values := range header {
 		for _, value := range values {
@@ -134,12 +139,35 @@ func newRedactor(c *Config, u *url.URL, header http.Header) *strings.Replacer {
 	for _, values := range u.Query() {
 		secrets = append(secrets, values...)
 	}
-	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // the longest that fits counts
-	var pairs []string
-	for _, s := range slices.Compact(secrets) {
-		if len(s) >= shortestSecret && s != "Bearer" {
-			pairs = append(pairs, s, "[secret]")
+	for _, path := range []string{u.Path, u.EscapedPath()} {
+		for _, path := range []string{path, strings.TrimPrefix(path, "/")} {
+			secrets = append(secrets, path, strings.ReplaceAll(path, "/", `\/`)) // as some write it in JSON
 		}
+		secrets = append(secrets, strings.Split(path, "/")...)
 	}
-	return strings.NewReplacer(pairs...)
+	secrets = slices.DeleteFunc(secrets, func(s string) bool { return len(s) < shortestSecret || s == "Bearer" })
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, s := range secrets {
+		pairs = append(pairs, s, "[secret]")
+	}
+	return &redactor{secrets, strings.NewReplacer(pairs...)}
+}
+
+// redacted returns text without the secrets; and, if it was cut off, without the beginning of
+// one at its end.
+func (r *redactor) redacted(text string, isCut bool) string {
+	for isCut {
+		whole := len(text)
+		for _, s := range r.secrets {
+			for n := min(len(s)-1, len(text)); n > 0; n-- {
+				if before, found := strings.CutSuffix(text, s[:n]); found {
+					text = before
+					break
+				}
+			}
+		}
+		isCut = len(text) < whole // what was dropped may have been the end of another one, too
+	}
+	return r.replacer.Replace(text)
 }

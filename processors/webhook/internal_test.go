@@ -25,6 +25,25 @@ func TestResultThatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
+func TestRedactedAtACut(t *testing.T) {
+	r := redactor{[]string{"xyzabc", "abcdef"}, strings.NewReplacer("xyzabc", "*", "abcdef", "*")}
+	for text, want := range map[string]string{
+		"":             "",
+		"all abcdef":   "all *",
+		"all abcde":    "all ",
+		"all x":        "all ",
+		"all xyzabc":   "all ", // abc may begin the other one, and xyz is then what is left
+		"xyzabc, abcd": "*, ",
+	} {
+		if got := r.redacted(text, true); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+	if got := r.redacted("all of it, a", false); got != "all of it, a" {
+		t.Errorf("what is whole has become %q", got)
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 11, 21, 8, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{

@@ -172,7 +172,7 @@ type processor struct {
 	header    http.Header // of every request
 	signers   []*standardwebhooks.Webhook
 	transport *http.Transport
-	secrets   *strings.Replacer
+	secrets   *redactor
 }
 
 var (
