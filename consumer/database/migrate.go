@@ -20,6 +20,9 @@ var migrations embed.FS
 // migrateLock is the advisory lock of PostgreSQL that one who migrates holds.
 const migrateLock = 0x77617272656e01
 
+// unlockTimeout is how long a server that may be frozen has to free it.
+const unlockTimeout = 5 * time.Second
+
 // Migrate makes Warren's own tables, or brings them to what this program needs,
 // and returns how many migrations that took. Any number of processes may do so at
 // once; it blocks until it is its turn.
@@ -66,7 +69,9 @@ func (d *Database) lockMigrations(ctx context.Context) (unlock func(), err error
 		return nil, err
 	}
 	unlock = func() { // if it fails, the connection is lost, and the lock with it
-		_, _ = conn.ExecContext(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", int64(migrateLock))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTimeout)
+		defer cancel()
+		_, _ = conn.ExecContext(ctx, "SELECT pg_advisory_unlock($1)", int64(migrateLock))
 		_ = conn.Close()
 	}
 	if _, err = conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(migrateLock)); err == nil {

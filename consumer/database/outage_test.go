@@ -132,6 +132,26 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 	}
 }
 
+// A server that answers nothing any more does not keep one who has migrated, whose connection
+// is then closed, and the lock is free when the server finds out.
+func TestAFrozenServerDoesNotHoldAMigration(t *testing.T) {
+	good, err := url.Parse(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := rabbittest.NewProxy(t, good.Host)
+	behind := *good
+	behind.Host = p.Addr
+	unlock, err := newDatabase(t, behind.String(), new(logBuffer)).lockMigrations(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Stall(rabbittest.ToNode)
+	unlock()
+	p.Cut()
+	migrated(t, good.String()) // waits for the lock
+}
+
 // The daemon needs no more rights than docs/database.md says.
 func TestRights(t *testing.T) {
 	owner, err := url.Parse(pgtest.URL(t))

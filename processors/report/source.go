@@ -21,6 +21,9 @@ import (
 	"github.com/warrenmq/warren/processors/internal/statement"
 )
 
+// rollbackTimeout is how long a server that may be frozen has to end a transaction.
+const rollbackTimeout = 5 * time.Second
+
 // A source is the database that reports read from.
 type source struct {
 	db      *sql.DB
@@ -97,7 +100,11 @@ func (s *source) readPostgres(ctx context.Context, query *statement.Bound, to en
 		if err != nil {
 			return err
 		}
-		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing is to last
+		defer func() { // nothing is to last; if it fails, the connection is lost, and the transaction with it
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+			defer cancel()
+			_ = tx.Rollback(ctx)
+		}()
 		if err := prepare(ctx, tx); err != nil {
 			return err
 		}
