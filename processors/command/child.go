@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os/exec"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
@@ -47,20 +46,18 @@ func (p *pool) newChild() (*child, error) {
 	c := &child{files: p.files(), kill: kill, grace: p.killAfter, log: p.log, gone: make(chan struct{})}
 	c.said = c.ownLines()
 	cmd := &exec.Cmd{
-		Path:   p.path,
-		Args:   p.args,
-		Env:    append([]string{"PATH=" + searchPath}, p.env...), // of two that are equal, os/exec takes the last
-		Stdout: (*childOutput)(c),
-		Stderr: (*childErrors)(c),
-		// A killed daemon closes nothing in order, and a child need not look at its standard input.
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential, Pdeathsig: syscall.SIGKILL},
+		Path:        p.path,
+		Args:        p.args,
+		Env:         append([]string{"PATH=" + searchPath}, p.env...), // of two that are equal, os/exec takes the last
+		Stdout:      (*childOutput)(c),
+		Stderr:      (*childErrors)(c),
+		SysProcAttr: p.attributes(),
 		WaitDelay:   defaultKillAfter,
 	}
+	var exited <-chan struct{}
 	var err error
 	if c.stdin, err = cmd.StdinPipe(); err == nil {
-		started := make(chan error)
-		p.starts <- func() { started <- cmd.Start() }
-		err = <-started
+		exited, err = start(cmd)
 	}
 	if err != nil {
 		kill(nil)
@@ -70,7 +67,7 @@ func (p *pool) newChild() (*child, error) {
 	go func() {
 		defer close(c.gone)
 		defer kill(nil)
-		_, err := p.wait(ctx, cmd) // which closes stdin, too
+		_, err := p.wait(ctx, cmd, exited) // which closes stdin, too
 		c.status = fmt.Sprint(err)
 		if cmd.ProcessState != nil {
 			c.status = cmd.ProcessState.String()

@@ -177,10 +177,11 @@ func (p *processor) Process(ctx context.Context, d consumer.Delivery, scope *con
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	exited, err := start(cmd)
+	if err != nil {
 		return startError(err)
 	}
-	interrupted, err := p.wait(ctx, cmd)
+	interrupted, err := p.wait(ctx, cmd, exited)
 	stderr.end()
 
 	status := cmd.ProcessState

@@ -3,7 +3,9 @@ package command_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -170,4 +172,39 @@ func TestEscapedProcessDoesNotHoldTheAttempt(t *testing.T) {
 	if len(log.warnings) != 1 || !strings.Contains(log.warnings[0].Message, "outside of its group") {
 		t.Errorf("warnings %v, want one of the process that escaped", log.warnings)
 	}
+}
+
+// TestProgramEndsWithAKilledDaemon has a process of its own be the daemon.
+func TestProgramEndsWithAKilledDaemon(t *testing.T) {
+	const asDaemon = "WARREN_TEST_AS_DAEMON"
+	if os.Getenv(asDaemon) != "" {
+		log := &stderrLog{onLine: func(pid string) { fmt.Println("running", pid) }}
+		_, err := consumertest.RunLog(t.Context(), shell(t, "echo $$ >&2", "exec sleep 600"), consumer.Delivery{}, log.logger())
+		t.Fatalf("the command has ended: %v", err)
+	}
+	daemon := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
+	daemon.Env = append(os.Environ(), asDaemon+"=1")
+	output, err := daemon.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid string
+	_, scanErr := fmt.Fscanf(output, "running %s\n", &pid)
+	if err := daemon.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = daemon.Wait() // it was killed
+	if scanErr != nil {
+		t.Fatalf("the command's process id: %v", scanErr)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			n, _ := strconv.Atoi(pid)
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	})
+	waitGone(t, pid)
 }

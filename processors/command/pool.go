@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -36,9 +35,6 @@ type pool struct {
 	places chan struct{} // one for each slot that is taken
 	mu     sync.Mutex
 	free   []*slot // guarded by mu; the next one to take is the last
-
-	starts  chan func() // for the thread that starts all children
-	stopped chan struct{}
 }
 
 // A slot has a child, or will have one. Whoever has taken it is its only user.
@@ -49,23 +45,11 @@ type slot struct {
 }
 
 func newPool(p program, queue string, size int, log *slog.Logger) *pool {
-	pool := &pool{program: p, log: log.With("queue", queue), places: make(chan struct{}, size), starts: make(chan func()), stopped: make(chan struct{})}
+	pool := &pool{program: p, log: log.With("queue", queue), places: make(chan struct{}, size)}
 	for range size {
 		pool.free = append(pool.free, new(slot))
 	}
-	go pool.start()
 	return pool
-}
-
-// start is the thread that starts the children. The kernel kills them (see Pdeathsig)
-// when the thread ends that has started them, and not with the process alone; this one
-// ends last.
-func (p *pool) start() {
-	defer close(p.stopped)
-	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-	for start := range p.starts {
-		start()
-	}
 }
 
 // Close ends all children and waits for them: about a second for one that takes no
@@ -78,8 +62,6 @@ func (p *pool) Close() error {
 		}
 	}
 	ended.Wait()
-	close(p.starts)
-	<-p.stopped
 	return nil
 }
 

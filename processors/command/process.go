@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -32,23 +33,47 @@ func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, s
 		Stdin:       bytes.NewReader(d.Body),
 		Stdout:      stdout, // nil: /dev/null
 		Stderr:      stderr,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: p.credential},
+		SysProcAttr: p.attributes(),
 		WaitDelay:   defaultKillAfter,
 	}, nil
 }
 
-// wait blocks until the process of cmd has ended, together with its group. It ends
-// both when ctx ends, and returns the cause in interrupted; err is that of cmd.Wait.
+// attributes are those of a process, which leads a group of its own. It need not look at its
+// standard input, which a killed daemon closes, so that the kernel ends it with the daemon.
+func (p *program) attributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Credential: p.credential, Pdeathsig: syscall.SIGKILL}
+}
+
+// start starts the process of cmd. Exited is closed when it has ended.
+//
+// The kernel ends it not with the daemon alone, but with the thread that has started it (see
+// Pdeathsig). That is the one which waits for it, and is nobody else's until then.
+func start(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err != nil {
+			started <- err
+			return
+		}
+		pid := cmd.Process.Pid
+		started <- nil
+		awaitExit(pid)
+	}()
+	return ended, <-started
+}
+
+// wait blocks until the process of cmd has ended, together with its group; exited is what
+// start returned. It ends both when ctx ends, and returns the cause in interrupted; err is
+// that of cmd.Wait.
 //
 // exec.CommandContext would do neither: it kills one process, and kills by a number
 // that may have become another's.
-func (p *program) wait(ctx context.Context, cmd *exec.Cmd) (interrupted, err error) {
+func (p *program) wait(ctx context.Context, cmd *exec.Cmd, exited <-chan struct{}) (interrupted, err error) {
 	group := cmd.Process.Pid
-	exited := make(chan struct{})
-	go func() {
-		awaitExit(group)
-		close(exited)
-	}()
 	select {
 	case <-exited:
 	case <-ctx.Done():
