@@ -46,7 +46,8 @@ type Schedule struct {
 	// TimeZone is that of Cron, such as Europe/Berlin. Empty means UTC.
 	TimeZone string
 	// Jitter delays each firing by a part of it, which depends on the name and planned
-	// time alone. It must be less than the time between two firings. Zero means none.
+	// time alone. It must be less than the time between two firings, by a clock that is never
+	// set; on a day on which it is, the delay ends before the next firing. Zero means none.
 	Jitter time.Duration
 	// Misfire is one of the constants. Empty means MisfireOnce.
 	Misfire string
@@ -169,8 +170,14 @@ func (s Schedule) Validate() error {
 	return errors.Join(errs...)
 }
 
-// shortestGap is the shortest time between the next hundred instants of a timing.
+// shortestGap is the shortest time between the next hundred instants of a timing, by a clock
+// that is never set: else a schedule would be at fault in some weeks of the year.
 func shortestGap(t timing) time.Duration {
+	if c, ok := t.(*cronTiming); ok {
+		spec := *c.spec
+		spec.Location = time.UTC
+		t = &cronTiming{&spec, time.UTC, c.hourly}
+	}
 	shortest := time.Duration(1<<63 - 1)
 	at := t.next(time.Now())
 	for range 100 {
@@ -192,14 +199,20 @@ type plan struct {
 	misfire string
 }
 
-// jittered is when a planned time is due. All processes agree on it.
+// jittered is when a planned time is due. All processes agree on it. It is before the next
+// planned time, which would otherwise take its place; where a clock is set forward, the gap
+// may be shorter than the jitter.
 func (p *plan) jittered(planned time.Time) time.Time {
 	if p.jitter == 0 || planned.IsZero() {
 		return planned
 	}
+	jitter := p.jitter
+	if n := p.timing.next(planned); !n.IsZero() {
+		jitter = min(jitter, n.Sub(planned))
+	}
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s@%d", p.name, planned.Unix()) // writing to a hash cannot fail
-	return planned.Add(time.Duration(h.Sum64() % uint64(p.jitter)))
+	return planned.Add(time.Duration(h.Sum64() % uint64(jitter)))
 }
 
 // next is the first planned time that is not done yet, and when it is due. Zero means
@@ -227,7 +240,7 @@ func (p *plan) decide(done, now time.Time) decision {
 	if p.misfire == MisfireAll {
 		return decision{fire: first, done: first}
 	}
-	// The jitter is shorter than any gap, so that few planned times have to be looked at
+	// The jitter is shorter than almost any gap, so that few planned times have to be looked at
 	// for whether they are due.
 	last, before := first, time.Time{}
 	if n := newest(p.timing, first, now.Add(-p.jitter)); !n.IsZero() {

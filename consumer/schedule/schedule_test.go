@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -130,6 +131,47 @@ func TestJitter(t *testing.T) {
 	d := p.decide(start, now)
 	if next, due := p.next(d.fire); p.jittered(d.fire).After(now) || !due.After(now) {
 		t.Errorf("at %v: got %v, due at %v, while %v is due at %v", now, d.fire, p.jittered(d.fire), next, due)
+	}
+}
+
+// On the day on which the clock is set forward, 02:30 is made up for at 03:00, so that two
+// planned times are closer than on any other day.
+var closerOnce = Schedule{Name: "x", Queue: "q", Cron: "30 2,3 * * *", TimeZone: "Europe/Berlin", Jitter: 59 * time.Minute}
+
+// A schedule is valid all the year, or never.
+func TestJitterIsValidBeforeTheClockChanges(t *testing.T) {
+	for _, from := range []string{"2026-01-15T12:00:00Z", "2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"} {
+		synctest.Test(t, func(t *testing.T) {
+			at, err := time.Parse(time.RFC3339, from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Until(at)) // from 2000 on
+			if err := closerOnce.Validate(); err != nil {
+				t.Errorf("at %s: got %v, want no error", from, err)
+			}
+			tooLong := closerOnce
+			tooLong.Jitter = time.Hour
+			if err := tooLong.Validate(); !strings.Contains(errorText(err), "less than the 1h0m0s between two firings") {
+				t.Errorf("at %s: got %v, want that JITTER is too long", from, err)
+			}
+		})
+	}
+}
+
+func TestJitterWhenTheClockChanges(t *testing.T) {
+	for _, misfire := range []string{MisfireSkip, MisfireOnce, MisfireAll} {
+		for i := range 100 {
+			p := plan{timing: mustCron(t, closerOnce.Cron, closerOnce.TimeZone), name: strconv.Itoa(i), jitter: closerOnce.Jitter, misfire: misfire}
+			done := time.Date(2026, 3, 28, 12, 0, 0, 0, time.UTC)
+			for range 4 {
+				planned, due := p.next(done)
+				if got := p.decide(done, due); got != (decision{fire: planned, done: planned}) {
+					t.Fatalf("%s, %d: at %v got %+v, want %v fired and none missed", misfire, i, due, got, planned)
+				}
+				done = planned
+			}
+		}
 	}
 }
 
