@@ -179,7 +179,7 @@ func (l *loop) attend(ctx, work context.Context, conn *broker.Conn) (led bool, e
 	if err != nil {
 		return false, err
 	}
-	defer t.ch.GiveUp()
+	defer func() { _ = t.ch.GiveUp() }() // it is lost already, then
 	defer func() {
 		if l.leading {
 			l.leading, led = false, true
