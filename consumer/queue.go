@@ -58,7 +58,7 @@ type queueLoop struct {
 	meters     meters.Of
 	state      *meters.Queue // the only part that others may look at, at any time
 
-	wary    bool             // consuming the queue has ended a connection, or was not answered
+	wary    bool             // consuming the queue has ended a connection
 	retries retry.Backoff    // nil while the channel works
 	retryAt <-chan time.Time // when to try a channel that failed alone once more
 

@@ -74,7 +74,7 @@ func (l *queueLoop) subscribe(ctx context.Context) {
 	l.sub.acked.Most = cap(l.results) // those of consumers before as well
 	// The first message says whether there are suspects.
 	if err := l.consume(1); err != nil {
-		l.wary = broker.IsFatal(err) || errors.Is(err, broker.ErrNoAnswer)
+		l.wary = broker.IsFatal(err)
 		l.cannotConsume(err)
 		return
 	}
@@ -214,6 +214,9 @@ func (l *queueLoop) retry(err error) {
 		l.retries = broker.Backoff()
 	}
 	d, _ := l.retries.Next()
+	if errors.Is(err, broker.ErrStuck) {
+		d = time.Minute // each that is answered after all takes a message, and gives it back: one more of those in vain
+	}
 	l.retryAt = time.After(d)
 }
 

@@ -104,7 +104,7 @@ func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, m
 // A wait queue may be declared in the moment in which somebody looks, and has no leader then,
 // as after the loss of a node: leaderlessFor is for how long it is looked into again.
 const (
-	leaderlessFor = 10 * time.Second
+	leaderlessFor = 30 * time.Second
 	lookAgain     = 200 * time.Millisecond
 )
 

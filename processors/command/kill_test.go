@@ -183,7 +183,7 @@ func TestProgramEndsWithAKilledDaemon(t *testing.T) {
 		t.Fatalf("the command has ended: %v", err)
 	}
 	daemon := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
-	daemon.Env = append(os.Environ(), asDaemon+"=1")
+	daemon.Env = append(os.Environ(), asDaemon+"=1", "TMPDIR="+t.TempDir()) // it tidies nothing up
 	output, err := daemon.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -29,10 +30,17 @@ func (c *Conn) OpenChannel() (*Channel, error) {
 // Closes gets why the channel ended, once, and is closed then; see [LostBecause].
 func (ch *Channel) Closes() <-chan *amqp.Error { return ch.closes }
 
-// Answer runs f, which asks the broker for something on the channel, and waits for it as long
-// as a broker that works may take: where a queue has no leader, its end of the channel stands
-// still for minutes. After [ErrNoAnswer] f goes on, and the channel is only good to be given up.
-func (ch *Channel) Answer(f func() error) error { return ch.within(answerTimeout, f) }
+// channelTimeout is how long a broker that works may take to answer on a channel on which much is
+// under way.
+const channelTimeout = 15 * time.Second
+
+// ErrStuck says that it has not answered.
+var ErrStuck = fmt.Errorf("the broker does not answer within %v on the channel of the queue, which may be without a leader: see which of its nodes are down", channelTimeout)
+
+// Answer runs f, which asks the broker for something on the channel, and waits channelTimeout at
+// most: where a queue has no leader, the broker's end of the channel stands still for minutes.
+// After [ErrStuck] f goes on, and the channel is only good to be given up.
+func (ch *Channel) Answer(f func() error) error { return ch.within(channelTimeout, ErrStuck, f) }
 
 // GiveUp closes the channel. It waits closeTimeout at most for the broker to agree, leaves
 // the rest to [Conn.Close], and returns an error if the channel was lost or is not closed yet.
@@ -40,11 +48,11 @@ func (ch *Channel) GiveUp() error {
 	if ch.IsClosed() {
 		return amqp.ErrClosed
 	}
-	return ch.within(closeTimeout, ch.Close)
+	return ch.within(closeTimeout, errNoAnswer, ch.Close)
 }
 
-func (ch *Channel) within(d time.Duration, f func() error) error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), d, ErrNoAnswer)
+func (ch *Channel) within(d time.Duration, late error, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), d, late)
 	defer cancel()
 	return ch.conn.await(ctx, func(*Conn) error {
 		ch.asking.Lock()

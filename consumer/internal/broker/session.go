@@ -110,7 +110,7 @@ func (s *Session) Ready(ctx context.Context, queue string) (messages int, err er
 	if s.stalled.Load() {
 		return 0, errStalled // as all that is asked of it would find out
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, ErrNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
 	defer cancel()
 	var ready atomic.Int64 // an answer may come late
 	err = s.Trial.Do(ctx, func(c *Conn) error {

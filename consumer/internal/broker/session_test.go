@@ -31,8 +31,11 @@ func TestAFinishThatIsNotAnsweredIsCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	direct, err := c.directConn(t.Context())
-	if err != nil || !direct.begin() {
-		t.Fatal(err, direct.closing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !direct.begin() {
+		t.Fatal("it is closing")
 	}
 	go func() {
 		for !direct.IsClosed() {

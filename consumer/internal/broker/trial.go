@@ -169,7 +169,7 @@ func (t *Trial) end() []*Conn {
 // count as handed out in vain. The broker looks for a leader that is lost for a minute; who
 // asks later may be answered sooner.
 func (c *Conn) TryConsume(ctx context.Context, queue string, wary bool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, ErrNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
 	defer cancel()
 	return c.await(ctx, func(c *Conn) error {
 		return c.OnChannel(func(ch *amqp.Channel) error {
@@ -186,5 +186,4 @@ func (c *Conn) TryConsume(ctx context.Context, queue string, wary bool) error {
 	})
 }
 
-// ErrNoAnswer says that a broker does not answer although it is connected.
-var ErrNoAnswer = fmt.Errorf("the broker does not answer within %v; the queue may be without a leader: see which of its nodes are down", answerTimeout)
+var errNoAnswer = fmt.Errorf("the broker does not answer within %v; the queue may be without a leader: see which of its nodes are down", answerTimeout)
