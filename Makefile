@@ -14,7 +14,7 @@ build: ## build bin/warren, one static file
 
 test: ## install what the tests need, and run them all
 	.ci/deps
-	$(GO) test -race -p 2 -parallel 8 -timeout 30m ./... # side by side: they mostly wait
+	$(GO) test -race -p 2 -parallel 8 -timeout 60m ./... # side by side: they mostly wait
 	@$(MAKE) --no-print-directory fuzz
 	@echo
 	@echo 'Every test of every package passes under the race detector, against a private RabbitMQ node that'
