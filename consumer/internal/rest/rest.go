@@ -8,7 +8,10 @@
 // has the queue write and answer, so that it shows how long that takes.
 package rest
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 const (
 	// often is how many times as long as the end of the consumer took the rest is: the
@@ -20,6 +23,8 @@ const (
 
 // A Rest is that of one channel. The zero Rest needs none.
 type Rest struct {
+	Most time.Duration // that it is long; 0: 5 s
+
 	settled time.Time // the last time
 	asked   time.Time // for the end of the consumer
 	length  time.Duration
@@ -32,7 +37,9 @@ func (r *Rest) Settled(now time.Time) { r.settled = now }
 func (r *Rest) EndAsked(now time.Time) { r.asked = now }
 
 // Ended takes note that it hands out no more, as it was asked to.
-func (r *Rest) Ended(now time.Time) { r.length = min(max(often*now.Sub(r.asked), least), most) }
+func (r *Rest) Ended(now time.Time) {
+	r.length = min(max(often*now.Sub(r.asked), least), cmp.Or(r.Most, most))
+}
 
 // Until is when the channel has rested for long enough; long ago if nothing was settled. It
 // means nothing while its consumer has not ended.

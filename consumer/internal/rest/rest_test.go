@@ -8,14 +8,15 @@ import (
 func TestRest(t *testing.T) {
 	now := time.Now()
 	for name, c := range map[string]struct {
-		took, settledAfter, want time.Duration
+		took, settledAfter, most, want time.Duration
 	}{
 		"the end came at once":        {took: time.Millisecond, settledAfter: time.Second, want: time.Second + least},
 		"the end took a while":        {took: 40 * time.Millisecond, settledAfter: 0, want: 400 * time.Millisecond},
 		"the end took very long":      {took: 6 * time.Second, settledAfter: 6 * time.Second, want: 6*time.Second + most},
+		"more than five seconds":      {took: 6 * time.Second, settledAfter: 6 * time.Second, most: time.Minute, want: time.Minute + 6*time.Second},
 		"settled long before the end": {took: time.Millisecond, settledAfter: -time.Minute, want: least - time.Minute},
 	} {
-		var r Rest
+		r := Rest{Most: c.most}
 		r.EndAsked(now)
 		r.Settled(now.Add(c.settledAfter))
 		r.Ended(now.Add(c.took))
