@@ -172,6 +172,27 @@ func TestStopWhileTheQueueIsSlow(t *testing.T) {
 	empty(t, v, "orders")
 }
 
+// TestStopWhileAQueueDoesNotAnswer stops a Consumer that tries to consume such a queue. That
+// it does not go on with it is no fault of the queue's.
+func TestStopWhileAQueueDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	queue := Queue{Name: "orders", Processor: noop}
+	if _, err := run(t, []string{v.URL}, queue).end(); err != nil {
+		t.Fatal(err)
+	}
+	v.SuspendLeader(t, "orders")
+	r := runQueues(t, []string{v.URL}, 0, queue)
+	rabbittest.Eventually(t, time.Minute, func() bool { return contains(r.log, "msg=connected") }, "it is connected")
+	took, err := r.end()
+	if err != nil || took > rabbittest.Soon {
+		t.Errorf("stopped after %v with error %v, want soon and none", took, err)
+	}
+	if contains(r.log, `"cannot consume the queue, trying again" queue=orders error="context canceled"`) {
+		t.Error("the log has the end of a context for a fault of the queue")
+	}
+}
+
 func TestStopWithNothingToDoIsQuick(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)

@@ -161,7 +161,7 @@ func (l *queueLoop) renew(wanted int) {
 // tried again.
 func (l *queueLoop) cannotConsume(err error) {
 	err = broker.Explain(err)
-	if !l.session.IsLost() { // or it is the connection's fault, and logged as such
+	if !l.session.IsLost() && !errors.Is(err, context.Canceled) { // or it is the connection's fault, and logged as such, or the stop's
 		l.outage.Begin(l.log, slog.LevelError, "cannot consume the queue, trying again", err)
 	}
 	l.retry(err)
