@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -299,6 +300,39 @@ func TestNoBroker(t *testing.T) {
 	}
 	if took := time.Since(begun); took > 10*firstPicture {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// A request whose body never ends is given up after the server's time for it, by whomever.
+func TestABodyThatNeverEnds(t *testing.T) {
+	t.Parallel()
+	p, _ := newPage(t, nil)
+	server := httptest.NewUnstartedServer(p)
+	server.Config.ReadTimeout = time.Second
+	server.Start()
+	defer server.Close()
+	for _, request := range []string{
+		"GET /ui/login HTTP/1.1\r\nContent-Length: 100\r\n\r\nx",
+		"GET /ui/login HTTP/1.1\r\nContent-Length: 100\r\n\r\n",
+		"GET /ui/static/page.css HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nx",
+		"POST /ui/login HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nx",
+		"POST /ui/login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nx",
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := conn.SetReadDeadline(time.Now().Add(3 * time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(conn, strings.Replace(request, "\r\n", "\r\nHost: localhost\r\n", 1)); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
+			t.Errorf("%q: got %v after %.40q", request, err, answer)
+		}
 	}
 }
 

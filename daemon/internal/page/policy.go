@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -117,6 +118,11 @@ func (p *Page) guard(rt route) http.Handler {
 		s := p.sessions.of(r)
 		if err := r.ParseForm(); err != nil {
 			p.fail(w, r, nil, http.StatusBadRequest, fmt.Errorf("the form cannot be read: %w", err))
+			return
+		}
+		// What is no form has not been read, and may never come.
+		if _, err := io.ReadFull(r.Body, make([]byte, 1)); !errors.Is(err, io.EOF) {
+			p.fail(w, r, nil, http.StatusBadRequest, errors.New("the request has a body that is no form; send Content-Type: application/x-www-form-urlencoded, with POST"))
 			return
 		}
 		// All has been read. What the server allows for that must not end what follows.
