@@ -94,18 +94,52 @@ func Header(v any) string {
 	return strings.TrimSuffix(out.String(), "\n")
 }
 
-// Body is a body for a person, and what it is: JSON with its lines indented and its numbers as
-// they are written, text as it is, or anything else in hexadecimal, of which at most so many
-// bytes are shown. Its hidden characters are as they were.
+// maxIndentation is how many bytes indenting may add to a body. Without a bound, a small one that
+// is nested deep enough would fill the memory.
+const maxIndentation = 4 << 20
+
+// Body is a body for a person, and what it is: JSON with its lines indented, unless that were to
+// add megabytes, and its numbers as they are written, text as it is, or anything else in
+// hexadecimal, of which at most so many bytes are shown. Its hidden characters are as they were.
 func Body(body []byte, most int) (kind, text string) {
-	var indented bytes.Buffer
-	if utf8.Valid(body) && json.Indent(&indented, body, "", "  ") == nil {
+	switch {
+	case utf8.Valid(body) && json.Valid(body):
+		if indentation(body) > maxIndentation {
+			return "JSON", string(body)
+		}
+		var indented bytes.Buffer
+		_ = json.Indent(&indented, body, "", "  ") // it is valid
 		return "JSON", indented.String()
-	}
-	if isText(body) {
+	case isText(body):
 		return "text", string(body)
 	}
 	return "binary", strings.TrimRight(hex.Dump(body[:min(len(body), most)]), "\n")
+}
+
+// indentation is how many bytes indenting a text in JSON adds, at most.
+func indentation(body []byte) (added int) {
+	depth, quoted := 0, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+			if c == '\\' {
+				i++
+			}
+		case c == '{' || c == '[':
+			depth++
+			added += 1 + 2*depth
+		case c == '}' || c == ']':
+			depth--
+			added += 1 + 2*depth
+		case c == ',':
+			added += 1 + 2*depth
+		case c == ':':
+			added++
+		}
+	}
+	return added
 }
 
 // isText tells whether a body is text for the most part.

@@ -2,6 +2,7 @@ package legible
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -50,6 +51,19 @@ func TestBodies(t *testing.T) {
 	} {
 		if kind, text := Body([]byte(body), 6); kind+"|"+text != want {
 			t.Errorf("%q: got %q, want %q", body, kind+"|"+text, want)
+		}
+	}
+}
+
+// Indenting makes no flood of a body that is small.
+func TestABodyThatIndentingWouldBlowUp(t *testing.T) {
+	deep := strings.Repeat("[", 9900) + strings.Repeat("1,", 1100) + "1" + strings.Repeat("]", 9900)
+	if kind, text := Body([]byte(deep), 1000); kind != "JSON" || text != deep {
+		t.Errorf("got %s of %d bytes, of a body of %d", kind, len(text), len(deep))
+	}
+	for _, body := range []string{`{"a":[{},[],{"b":["c,\"[",{"d":1,"e":"]]\\"}]}]}`, `[1,2,3]`, `"[,:]"`} {
+		if _, text := Body([]byte(body), 0); len(text) > len(body)+indentation([]byte(body)) || text == body && body[0] != '"' {
+			t.Errorf("%s: got %s, and reckoned with %d bytes more", body, text, indentation([]byte(body)))
 		}
 	}
 }
