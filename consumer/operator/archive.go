@@ -82,7 +82,7 @@ func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress
 		}
 		progress(done)
 	}
-	return done, nil
+	return done, s.Rest(ctx)
 }
 
 func digest(body []byte) string {

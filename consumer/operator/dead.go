@@ -22,7 +22,7 @@ const (
 type Selection struct {
 	IDs    []string // those that have one of these
 	Filter *filter.Filter
-	Most   int             // the first so many of them; zero means all
+	Most   int             // the first so many of them in the order of the queue; zero means all
 	Found  func(id string) // is told of each that is found; nil: nobody is
 }
 
@@ -82,7 +82,7 @@ func (b Broker) Letters(ctx context.Context, queue string, which Selection, each
 		return nil
 	})
 	if errors.Is(err, errEnough) {
-		err = nil
+		err = s.Rest(ctx)
 	}
 	looked.consider(s, queue)
 	return looked, s.end(err)

@@ -218,6 +218,61 @@ func TestSelections(t *testing.T) {
 	}
 }
 
+// The first of them are the same for all that look and act, whatever was looked at before: a
+// quorum queue hands out what it was given back before the rest, in the order in which it was.
+func TestTheFirstOfThem(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	const n = 101
+	bury(t, v, "orders", n)
+	from := func(first, most int) (want []string) {
+		for i := first; i < first+most; i++ {
+			want = append(want, fmt.Sprintf("m-%d", i))
+		}
+		return want
+	}
+	b := brokerOf(v)
+	look := func(most, first int) {
+		t.Helper()
+		if got, want := ids(t, v, "orders", Selection{Most: most}), from(first, most); !slices.Equal(got, want) {
+			t.Errorf("RabbitMQ %s: the first %d are %v, want %v", v.Node.Version(), most, got, want)
+		}
+	}
+	look(2, 0)
+	look(17, 0)
+	if _, _, err := b.Groups(t.Context(), "orders", Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		look(2, 0)
+	}
+	look(20, 0)
+	archive := &failing{syncs: 1}
+	done, err := b.Discard(t.Context(), "orders", Selection{Most: 3}, archive, quiet)
+	if err != nil || done.Done != 3 {
+		t.Errorf("discard: %+v, %v", done, err)
+	}
+	var gone []string
+	if _, err := Lines(&archive.Buffer, func(l Line) error { gone = append(gone, string(l.MessageID)); return nil }); err != nil || !slices.Equal(gone, from(0, 3)) {
+		t.Errorf("discarded %v, %v", gone, err)
+	}
+	look(2, 3)
+	var replayed []string
+	which := Selection{Most: 10, Found: func(id string) { replayed = append(replayed, id) }}
+	for range 2 { // as after the canaries
+		if done, err := b.Replay(t.Context(), "orders", which, ReplayOptions{}, quiet); err != nil || done.Done != 10 {
+			t.Errorf("replay: %+v, %v", done, err)
+		}
+	}
+	if !slices.Equal(replayed, from(3, 20)) {
+		t.Errorf("replayed %v", replayed)
+	}
+	if got := ids(t, v, "orders", Selection{}); !slices.Equal(got, from(23, n-23)) {
+		t.Errorf("what is left is %v", got)
+	}
+}
+
 func TestLooksThatEndEarly(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)

@@ -113,7 +113,7 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 		progress(done)
 	}
 	if errors.Is(err, errEnough) {
-		err = nil
+		err = s.Rest(ctx)
 	}
 	return done, err
 }

@@ -48,6 +48,7 @@ type Sweep struct {
 	batch    int           // the size of the next
 	largest  int           // the longest body so far
 	batches  int
+	returned bool // the last message that was handed out had been given back before
 }
 
 // Sweep begins a Sweep of the queue. No error of the broker is about anything but it.
@@ -110,6 +111,7 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 	}
 	s.frames = 0
 	s.held += len(got)
+	s.returned = len(got) > 0 && got[len(got)-1].Redelivered
 	s.acked = append(s.acked, make([]bool, len(got))...)
 	s.ends = append(s.ends, len(s.acked))
 	if s.left -= len(got); len(got) < n {
@@ -150,6 +152,18 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 		late.Reset(shortBatchAfter)
 	}
 	return got, nil
+}
+
+// Rest has the rest handed out as well, where what Close gives back would come behind it: a quorum
+// queue hands out first what it was given back, in the order in which it was. So that order
+// stays. It blocks until it has the last of those, or ctx ends.
+func (s *Sweep) Rest(ctx context.Context) error {
+	for s.returned {
+		if batch, err := s.Next(ctx); err != nil || len(batch) == 0 {
+			return err
+		}
+	}
+	return nil
 }
 
 // Ack takes a message of the last batch off the queue. Nil means that the broker has been

@@ -9,7 +9,7 @@ import (
 )
 
 type deadCommand struct {
-	List   deadListCommand   `cmd:"" help:"List the dead letters of a queue, the oldest first; they stay where they are."`
+	List   deadListCommand   `cmd:"" help:"List the dead letters of a queue, in its order; they stay where they are."`
 	Groups deadGroupsCommand `cmd:"" help:"Put the dead letters of a queue into groups by their cause: the reason, and the error without numbers, ids, quoted texts and addresses."`
 	Show   deadShowCommand   `cmd:"" help:"Show a dead letter whole: why it is one, its trace, properties, headers and body."`
 
