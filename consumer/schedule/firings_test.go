@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/consumer/internal/digest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
 
@@ -87,6 +88,39 @@ func TestMisfires(t *testing.T) {
 		equal(t, contains(again.log, missed), false)
 		equal(t, v.Ready(t, s.Queue), 0)
 		rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, s.tokenQueue()) == 1 }, "one is left of all the tokens")
+	}
+}
+
+// TestAFiringThatIsPublishedTwice finds the token, the second time, as a leader leaves it
+// that dies after a firing and before it records it: the inbox takes the second message for
+// a repeat of the first.
+func TestAFiringThatIsPublishedTwice(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	hour := awayFromEdge(time.Now().UTC())
+	for _, s := range []Schedule{
+		{Name: "twice", Every: hour, Queue: "jobs-twice"},
+		{Name: "twice-once", Once: true, Queue: "jobs-once"},
+	} {
+		v.Declare(t, s.Queue, nil)
+		var digests [][16]byte
+		var second int64
+		for range 2 {
+			// A timestamp of AMQP is in seconds: the second firing is not in that of the first.
+			rabbittest.Eventually(t, 5*time.Second, func() bool { return time.Now().Unix() > second }, "it is another second")
+			seasoned(t, v, s, record{done: time.Now().Add(-3 * hour).UTC(), rule: s.rule()})
+			r := runScheduled(t, v.URL, "v1", s)
+			rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, s.Queue) == 1 }, "it has fired")
+			second = time.Now().Unix()
+			r.end()
+			for _, d := range v.Drain(t, s.Queue) {
+				digests = append(digests, digest.Of(&d, true))
+			}
+			v.DeleteQueue(t, s.tokenQueue())
+		}
+		if len(digests) != 2 || digests[0] != digests[1] {
+			t.Errorf("%s: got %x of what was fired twice, want the same two times", s.Name, digests)
+		}
 	}
 }
 

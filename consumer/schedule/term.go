@@ -389,7 +389,9 @@ func (t *term) refused(err error) error {
 // maxPatience bounds how long one daemon leads while the queue refuses what it fires.
 const maxPatience = 5 * time.Minute
 
-// fire publishes the message of a firing.
+// fire publishes the message of a firing. One that is published again has to be the same to
+// the last bit, or the inbox takes it for another: nothing of it depends on when that is.
+// That of ONCE has no planned time, and what tells of it in a header is not compared.
 func (t *term) fire(ctx, work context.Context, f firing) error {
 	o := t.firing
 	o.Message.Headers = maps.Clone(o.Message.Headers)
@@ -397,7 +399,10 @@ func (t *term) fire(ctx, work context.Context, f firing) error {
 		o.Message.Headers = amqp.Table{}
 	}
 	o.Message.Headers[headerSchedule], o.Message.Headers[headerScheduledFor] = t.Name, f.planned.UnixMilli()
-	o.Message.MessageId, o.Message.Timestamp = f.id, time.Now()
+	o.Message.MessageId = f.id
+	if !t.Once {
+		o.Message.Timestamp = f.planned
+	}
 	return t.publish(ctx, work, o, t.timeouts.fire)
 }
 
