@@ -70,7 +70,7 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 			return nil
 		}
 		if done.Matched++; err == nil {
-			if err := paced(ctx, pace, pipe); err != nil {
+			if err := paced(ctx, late, pace, pipe); err != nil {
 				return err
 			}
 			pipe.Window = min(max(done.Done/windowShare, leastWindow), mostWindow)
@@ -118,8 +118,9 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 	return done, err
 }
 
-// paced waits until the next message may be published. What is under way is finished meanwhile.
-func paced(ctx context.Context, pace *rate.Limiter, pipe *broker.Pipe) error {
+// paced waits until the next message may be published. What is under way is finished meanwhile,
+// until late ends.
+func paced(ctx, late context.Context, pace *rate.Limiter, pipe *broker.Pipe) error {
 	if pace == nil {
 		return nil
 	}
@@ -127,7 +128,7 @@ func paced(ctx context.Context, pace *rate.Limiter, pipe *broker.Pipe) error {
 	if wait == 0 {
 		return nil
 	}
-	if err := pipe.Flush(ctx); err != nil {
+	if err := pipe.Flush(late); err != nil {
 		return err
 	}
 	if !broker.Sleep(ctx, wait) {

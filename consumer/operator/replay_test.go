@@ -195,6 +195,33 @@ func TestReplayThatIsInterrupted(t *testing.T) {
 	once(t, 2000, v.Drain(t, "orders"), v.Drain(t, "orders.dead"))
 }
 
+// Nor when that comes while a confirm is waited for, as Ctrl-C does and a job that is cancelled.
+func TestReplayThatIsInterruptedAtAnyTime(t *testing.T) {
+	t.Parallel()
+	const n = 600
+	for round := range 12 {
+		v := rabbittest.NewVhost(t)
+		declare(t, v, "orders")
+		bury(t, v, "orders", n)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		o, begun := ReplayOptions{}, false
+		if round%2 > 0 {
+			o.Rate = 3000
+		}
+		done, err := brokerOf(v).Replay(ctx, "orders", Selection{}, o, func(d Done) {
+			if d.Done == 100+20*round && !begun {
+				begun = true
+				go cancel()
+			}
+		})
+		if err != nil && !errors.Is(err, context.Canceled) || v.Ready(t, "orders.dead") != n-done.Done {
+			t.Errorf("round %d: got %+v and error %v, %d dead", round, done, err, v.Ready(t, "orders.dead"))
+		}
+		once(t, n, v.Drain(t, "orders"), v.Drain(t, "orders.dead"))
+	}
+}
+
 // The broker restarts again and again: nothing is lost, and what is there twice was under way.
 func TestReplayWhileTheBrokerRestarts(t *testing.T) {
 	t.Parallel()

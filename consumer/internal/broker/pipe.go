@@ -92,21 +92,24 @@ func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func() error) error
 const blockedPoll = 100 * time.Millisecond
 
 // Flush waits until all that was published is confirmed, or known not to be, and returns the
-// first error.
+// first error. It ends with ctx, or when a confirm does not come in time.
 func (p *Pipe) Flush(ctx context.Context) error {
 	var first error
-	for len(p.flight) > 0 {
-		if err := p.settle(ctx); err != nil && first == nil {
+	for left := len(p.flight); left > 0; left = len(p.flight) {
+		err := p.settle(ctx)
+		if first == nil {
 			first = err
+		}
+		if len(p.flight) == left {
+			break
 		}
 	}
 	return first
 }
 
-// settle waits for the confirm of the oldest message.
+// settle waits for the confirm of the oldest message, which is in flight until that is known.
 func (p *Pipe) settle(ctx context.Context) error {
 	f := p.flight[0]
-	p.flight = p.flight[1:]
 	select {
 	case <-f.confirm.Done():
 	default:
@@ -120,6 +123,7 @@ func (p *Pipe) settle(ctx context.Context) error {
 			return ErrNoConfirm
 		}
 	}
+	p.flight = p.flight[1:]
 	for len(p.returns) > 0 { // a return comes before its confirm
 		r := <-p.returns
 		p.refused[destination{r.Exchange, r.RoutingKey}] = fmt.Errorf("%w (%s)", ErrUnroutable, r.ReplyText)
