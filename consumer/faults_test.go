@@ -234,7 +234,7 @@ func TestOriginalIsNotAckedUnlessItsPublishIsConfirmed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := rabbittest.NewVhost(t)
 			declareAll(t, v, "orders")
-			r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, EnvPrefix: "WARREN_QUEUE_ORDERS_", RetryBase: 64 * time.Second, RetryMax: 64 * time.Second, Processor: c.processor}}},
+			r := runConfig(t, Config{Nodes: []string{v.URL}, Queues: []Queue{{Name: "orders", Passive: true, EnvPrefix: "WARREN_QUEUE_ORDERS_", RetryBase: 80 * time.Second, RetryMax: 80 * time.Second, Processor: c.processor}}},
 				func(c *Consumer) { c.publishTimeout = 300 * time.Millisecond })
 			c.breaks(t, v)
 			v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
@@ -309,7 +309,7 @@ func TestConfirmThatNeverComes(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	release := make(chan struct{})
-	r := run(t, []string{v.URLAt(p.Addr) + "?heartbeat=2"}, Queue{Name: "orders", RetryBase: 8 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
+	r := run(t, []string{v.URLAt(p.Addr) + "?heartbeat=2"}, Queue{Name: "orders", RetryBase: 20 * time.Second, Processor: ProcessorFunc(func(_ context.Context, d Delivery, _ *Scope) error {
 		switch {
 		case d.Attempt > 1:
 			return nil
@@ -320,19 +320,19 @@ func TestConfirmThatNeverComes(t *testing.T) {
 	})})
 	// The first opens the channel that the second is published on.
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "first"})
-	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.8s") == 1 }, "the first message waits")
+	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Ready(t, "warren.wait.orders.16s") == 1 }, "the first message waits")
 	v.Publish(t, "orders", amqp.Publishing{MessageId: "m"})
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 1 }, "the message is worked")
 	p.Stall(rabbittest.FromNode)
 	close(release)
 	// The first may have come home meanwhile.
 	rabbittest.Eventually(t, 5*time.Second, func() bool {
-		return v.Ready(t, "warren.wait.orders.8s")+v.Unacked(t, "orders")+v.Ready(t, "orders") == 3
+		return v.Ready(t, "warren.wait.orders.16s")+v.Unacked(t, "orders")+v.Ready(t, "orders") == 3
 	}, "the message waits, too, and is kept where it was")
 	p.Cut()
 	p.Restore(t)
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return strings.Count(r.log.String(), "msg=consuming") >= 2 }, "the queue is consumed again")
-	empty(t, v, "orders", "orders.dead", "warren.wait.orders.8s")
+	empty(t, v, "orders", "orders.dead", "warren.wait.orders.16s")
 }
 
 // TestFaultyStart holds what keeps Warren from starting to one clear line each.

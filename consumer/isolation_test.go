@@ -21,7 +21,7 @@ import (
 // and those of the queue with the broker's next round after it is as it should be again.
 func TestRetriesThatCannotComeHomeBlockNoOthers(t *testing.T) {
 	t.Parallel()
-	const waiting, wait = 40, 8 * time.Second
+	const waiting, wait = 40, 20 * time.Second
 	for name, lose := range map[string]func(t *testing.T, v *rabbittest.Vhost) (restore func()){
 		"deleted": func(t *testing.T, v *rabbittest.Vhost) func() {
 			v.DeleteQueue(t, "sick")
@@ -70,7 +70,7 @@ func TestRetriesThatCannotComeHomeBlockNoOthers(t *testing.T) {
 			rabbittest.Eventually(t, time.Minute, func() bool { _, again := sick.counts(); return again == waiting }, "the queue's own retries are home")
 			t.Logf("the queue's own %d were home after %v, with rounds of 3 s", waiting, time.Since(restored).Round(time.Millisecond))
 			n.works(t, v)
-			empty(t, v, "sick", "sick.dead", "warren.wait.sick.8s")
+			empty(t, v, "sick", "sick.dead", "warren.wait.sick.16s")
 			for i := range waiting {
 				equal(t, len(sick.of(fmt.Sprint(i))), 2)
 			}

@@ -28,6 +28,13 @@ func run(t *testing.T, nodes []string, queues ...Queue) *running {
 	return runConfig(t, Config{Nodes: nodes, Queues: queues, Worker: "vm1 1.0"}, nil)
 }
 
+// runLong is run with so long a shutdown timeout that the test can hold what is in flight
+// while it is stopped, on a busy machine as well.
+func runLong(t *testing.T, nodes []string, queues ...Queue) *running {
+	t.Helper()
+	return runConfig(t, Config{Nodes: nodes, Queues: queues, ShutdownTimeout: 10 * time.Minute}, nil)
+}
+
 // runQueues is run where only so many of the queues can be consumed.
 func runQueues(t *testing.T, nodes []string, consumed int, queues ...Queue) *running {
 	t.Helper()

@@ -50,8 +50,9 @@ func (r *rotated) name() string     { return fmt.Sprintf("client-%d", r.n) }
 func (r *rotated) password() string { return fmt.Sprintf("pw-%d", r.n) }
 
 // write has the URL have the password.
+// A busy machine that stands still for a while loses no connection.
 func (r *rotated) write(password string) {
-	u := fmt.Sprintf("amqps://%s:%s@%s/%s?cacertfile=%s&certfile=%s&keyfile=%s", r.user, password, r.vhost.Node.TLSAddr(), r.vhost.Name,
+	u := fmt.Sprintf("amqps://%s:%s@%s/%s?cacertfile=%s&certfile=%s&keyfile=%s&heartbeat=60", r.user, password, r.vhost.Node.TLSAddr(), r.vhost.Name,
 		r.vhost.Node.CAFile(), filepath.Join(r.dir, "cert.pem"), filepath.Join(r.dir, "key.pem"))
 	r.url.Store(&u)
 }
@@ -141,7 +142,7 @@ func TestSecretsAreRenewedUnderLoad(t *testing.T) {
 	t.Parallel()
 	r, done := newRotated(t), newLedger()
 	first := runConfig(t, r.config(quick(done)), nil)
-	second := run(t, []string{r.vhost.URL}, quick(done))
+	second := run(t, []string{r.vhost.URL + "?heartbeat=60"}, quick(done))
 	underLoad(t, r.vhost, done, func() {
 		for range 5 {
 			done.enough(t, 100)
@@ -233,7 +234,9 @@ func TestWorkInFlightIsFinishedOverTheConnectionBefore(t *testing.T) {
 			r := newRotated(t)
 			h := newHeld()
 			release := releaser(t, h.release)
-			d := runConfig(t, r.config(Queue{Name: "orders", Concurrency: 3, Processor: h}), nil)
+			cfg := r.config(Queue{Name: "orders", Concurrency: 3, Processor: h})
+			cfg.ShutdownTimeout = 10 * time.Minute
+			d := runConfig(t, cfg, nil)
 			before, _ := r.vhost.Connections(t)
 			r.vhost.Publish(t, "orders", amqp.Publishing{MessageId: "long"})
 			equal(t, <-h.started, "long")

@@ -39,7 +39,7 @@ func TestStopFinishesWhatIsStartedAndReturnsTheRest(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	h := newHeld()
-	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 4, Prefetch: 10, Processor: h})
+	r := runLong(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 4, Prefetch: 10, Processor: h})
 	v.PublishN(t, "orders", 20, numbered)
 	for range 4 {
 		<-h.started
@@ -72,7 +72,7 @@ func TestStopThatIsSeenLate(t *testing.T) {
 			return nil
 		})})
 	}
-	r := run(t, []string{v.URL}, queues...)
+	r := runLong(t, []string{v.URL}, queues...)
 	for i, q := range queues {
 		v.Publish(t, q.Name, numbered(i))
 		<-started
@@ -244,7 +244,7 @@ func TestStopWhileTheBrokerIsAway(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	h := newHeld()
-	r := run(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
+	r := runLong(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
 	v.Publish(t, "orders", numbered(1))
 	<-h.started
 	p.Refuse()
@@ -278,7 +278,7 @@ func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	h := newHeld()
-	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr) + "?heartbeat=60"}, ShutdownTimeout: rabbittest.Soon / 4, Queues: []Queue{{Name: "orders", Processor: h}}}, nil)
+	r := runConfig(t, Config{Nodes: []string{v.URLAt(p.Addr) + "?heartbeat=60"}, ShutdownTimeout: 2 * rabbittest.Soon, Queues: []Queue{{Name: "orders", Processor: h}}}, nil)
 	v.Publish(t, "orders", numbered(1))
 	<-h.started
 	r.stop()
@@ -288,7 +288,7 @@ func TestStopWhileTheBrokerFallsSilent(t *testing.T) {
 	}, "the consumer has ended")
 	p.Stall(rabbittest.BothWays)
 	close(h.release)
-	if took, err := r.end(); err != nil || took > rabbittest.Soon {
+	if took, err := r.end(); err != nil || took > 3*rabbittest.Soon {
 		t.Errorf("stopped after %v with %v, want none, soon after the shutdown timeout", took, err)
 	}
 }
@@ -300,7 +300,7 @@ func TestStopThatLosesItsConnection(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	p := rabbittest.NewProxy(t, v.Node.Addr())
 	h := newHeld()
-	r := run(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
+	r := runLong(t, []string{v.URLAt(p.Addr)}, Queue{Name: "orders", Processor: h})
 	v.Publish(t, "orders", numbered(1))
 	<-h.started
 	r.stop()
@@ -337,7 +337,7 @@ func TestReturnsDoNotUseUpTheDeliveryLimit(t *testing.T) {
 	v.PublishN(t, "orders", 10, numbered)
 	age(t, v, "orders", broker.DeliveryLimit/2, func(d amqp.Delivery) bool { return d.MessageId != "0" })
 
-	r := run(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Prefetch: 20, Processor: h})
+	r := runLong(t, []string{v.URL}, Queue{Name: "orders", Concurrency: 1, Prefetch: 20, Processor: h})
 	equal(t, <-h.started, "0")
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return v.Unacked(t, "orders") == 10 }, "all are handed out")
 	r.stop()

@@ -19,7 +19,7 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	log := slog.New(slog.DiscardHandler)
 	r := &Relay{
-		Node: func() string { return v.URLAt(proxy.Addr) }, Timeout: 2 * time.Second, Log: log,
+		Node: func() string { return v.URLAt(proxy.Addr) }, Log: log,
 	}
 	defer r.hangUp()
 	batch := []broker.Message{{RoutingKey: "a"}, {RoutingKey: "b"}, {RoutingKey: "a"}, {RoutingKey: "b"}}
@@ -39,10 +39,12 @@ func TestABatchThatIsNotConfirmed(t *testing.T) {
 		return confirmed, blamed, unanswered
 	}
 	for _, test := range []struct{ n, blamed int }{{4, 2}, {1, 1}} {
+		r.Timeout = time.Minute
 		if confirmed, _, _ := publish(test.n); confirmed != test.n {
 			t.Errorf("got %d confirmed, want %d", confirmed, test.n)
 		}
 		proxy.Stall(rabbittest.FromNode)
+		r.Timeout = 2 * time.Second
 		confirmed, blamed, unanswered := publish(test.n)
 		if confirmed != 0 || blamed != test.blamed || unanswered != test.n-blamed {
 			t.Errorf("got %d confirmed, %d blamed and %d unanswered of %d, want none, %d and the rest", confirmed, blamed, unanswered, test.n, test.blamed)
