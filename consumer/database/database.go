@@ -45,13 +45,15 @@ const ownConnections = 3 + 2 + AskingConnections
 // A Database is a pool of connections to one database. It may be used by any
 // number of goroutines.
 type Database struct {
-	dsn     dsn
-	write   *sql.DB
-	read    *sql.DB // on PostgreSQL the same
-	ttl     time.Duration
-	log     *slog.Logger
-	outage  outage.Outage
-	backlog atomic.Pointer[backlog] // nil: not known
+	dsn    dsn
+	write  *sql.DB
+	read   *sql.DB // on PostgreSQL the same
+	ttl    time.Duration
+	log    *slog.Logger
+	outage outage.Outage
+	// unwritable: the outage there is, if any, ends with what is written, not with what is read.
+	unwritable atomic.Bool
+	backlog    atomic.Pointer[backlog] // nil: not known
 
 	// published are rows of the outbox, by their ids, that this process has published and
 	// not deleted yet, with their message-ids: an id may come again, if the database is

@@ -14,11 +14,19 @@ import (
 
 // met logs that the database cannot be used, if it is not known yet.
 func (d *Database) met(err error) {
+	if is(err, unwritable) {
+		d.unwritable.Store(true)
+	}
 	d.outage.Begin(d.log, slog.LevelError, "the database cannot be used, deliveries that need it wait for it", err)
 }
 
-// answered logs that the database can be used again, if it could not.
-func (d *Database) answered() { d.outage.End(d.log, "the database can be used again") }
+// answered logs that the database can be used again, if it could not. One that cannot be
+// written to answers who reads.
+func (d *Database) answered() {
+	if !d.unwritable.Load() {
+		d.outage.End(d.log, "the database can be used again")
+	}
+}
 
 // Reason says why the database cannot be used. Empty means that it can, as far as
 // is known.
@@ -39,6 +47,14 @@ func (d *Database) usable(ctx context.Context, step string, err error) error {
 	}
 	d.met(err)
 	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
+}
+
+// written is usable for a step that writes.
+func (d *Database) written(ctx context.Context, step string, err error) error {
+	if err == nil {
+		d.unwritable.Store(false)
+	}
+	return d.usable(ctx, step, err)
 }
 
 // lost takes the outcome of a step that the message may be at fault for, and marks

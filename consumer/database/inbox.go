@@ -33,7 +33,7 @@ func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
 	if err == nil {
 		err = failpoint.Error(failpoint.InboxRecorded)
 	}
-	return d.usable(ctx, "record the message in the inbox", err)
+	return d.written(ctx, "record the message in the inbox", err)
 }
 
 // Begin begins a transaction and, unless k is nil, records in it that the message's
@@ -67,7 +67,7 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 	if err == nil {
 		err = failpoint.Error(failpoint.TxRecorded)
 	}
-	if err = d.usable(ctx, "record the message in the inbox", err); err == nil && recorded == 0 {
+	if err = d.written(ctx, "record the message in the inbox", err); err == nil && recorded == 0 {
 		err = consumer.ErrDone
 	}
 	if err != nil {

@@ -132,6 +132,54 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 	}
 }
 
+// A database that only reads, as a standby does that was not promoted, or one with a full
+// disk, cannot be used, although the inbox can be asked: that it can be used again is said
+// once it has been written to.
+func TestTheDatabaseOnlyReads(t *testing.T) {
+	t.Parallel()
+	own := pgtest.URL(t)
+	d := migrated(t, own)
+	admin, err := d.write.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	readOnly := func(on bool) {
+		for _, statement := range []string{
+			fmt.Sprintf("ALTER DATABASE %s SET default_transaction_read_only = %t", d.dsn.config.Database, on),
+			// What is connected is not told: it is lost, as in a failover.
+			"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+		} {
+			if _, err := admin.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var log logBuffer
+	app := newDatabase(t, own, &log)
+	key := consumer.InboxKey{Queue: "work", MessageID: "1"}
+	ask := func() bool {
+		_, _, err := app.Done(t.Context(), key)
+		return err == nil
+	}
+	begin := func() bool {
+		tx, err := app.Begin(t.Context(), &key)
+		if err == nil {
+			err = tx.Rollback(t.Context())
+		}
+		return err == nil
+	}
+	readOnly(true)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return ask() && !begin() }, "it can be asked, and not be written to")
+	begun := app.outage.Since()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return time.Since(begun) > 2*app.outage.Least }, "the outage is not that of a moment")
+	if !ask() || app.measure(t.Context()) == nil || app.Reason() == "" || !app.outage.Since().Equal(begun) {
+		t.Errorf("the database that cannot be written to is said to be usable, since it can be asked; the log says\n%s", log.String())
+	}
+	readOnly(false)
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return ask() && begin() && app.Reason() == "" }, "it can be used again")
+}
+
 // A server that answers nothing any more does not keep one who has migrated, whose connection
 // is then closed, and the lock is free when the server finds out.
 func TestAFrozenServerDoesNotHoldAMigration(t *testing.T) {

@@ -49,6 +49,11 @@ var (
 	statement = class{[]string{"42", "22"}, []int{sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}}
 	// readOnly: what only reads was to write.
 	readOnly = class{[]string{"25006"}, []int{sqlite3.SQLITE_READONLY}}
+	// unwritable: what reads may do so all the while.
+	unwritable = class{
+		[]string{"25006", "53100" /* a full disk */, "42501"},
+		[]int{sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY},
+	}
 	// canceled: by its own timeout, or by an operator.
 	canceled = class{[]string{"57014"}, []int{sqlite3.SQLITE_INTERRUPT}}
 )

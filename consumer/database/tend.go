@@ -42,7 +42,7 @@ func (d *Database) cleanOnce(ctx context.Context) (int64, error) {
 	if err == nil {
 		n, err = r.RowsAffected()
 	}
-	return n, d.usable(ctx, "clean the inbox", err)
+	return n, d.written(ctx, "clean the inbox", err)
 }
 
 // A backlog is what the outbox has.
