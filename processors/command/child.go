@@ -52,7 +52,7 @@ func (p *pool) newChild() (*child, error) {
 		Stdout:      (*childOutput)(c),
 		Stderr:      (*childErrors)(c),
 		SysProcAttr: p.attributes(),
-		WaitDelay:   defaultKillAfter,
+		WaitDelay:   p.killAfter,
 	}
 	var exited <-chan struct{}
 	var err error

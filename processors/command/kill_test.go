@@ -23,6 +23,9 @@ const (
 	// limit is what nothing here takes on the slowest machine. What is not ended sleeps
 	// for ten times as long.
 	limit = time.Minute
+	// patience is what replaces grace where a program must have its time on a busy machine.
+	// It passes to its end.
+	patience = 15 * time.Second
 )
 
 func TestTimeoutEndsTheWholeTree(t *testing.T) {
@@ -45,8 +48,9 @@ func TestTimeoutEndsTheWholeTree(t *testing.T) {
 }
 
 func TestDeadlineOfTheContextCounts(t *testing.T) {
+	t.Parallel()
 	p := shell(t, "sleep 600")
-	command.SetKillAfter(p, 3*time.Second) // a busy machine takes its time to end it
+	command.SetKillAfter(p, patience) // a busy machine takes its time to end it
 	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, consumer.ErrTimeout)
 	defer cancel()
 	_, err := consumertest.Run(ctx, p, consumer.Delivery{})
@@ -56,9 +60,10 @@ func TestDeadlineOfTheContextCounts(t *testing.T) {
 }
 
 func TestProgramMayCleanUp(t *testing.T) {
+	t.Parallel()
 	path, cleaned := cleaningUp(t)
 	p := newProcessor(t, command.Config{Command: path})
-	command.SetKillAfter(p, 3*time.Second)
+	command.SetKillAfter(p, patience)
 	_, _, err := runUntil(t, p, "running", consumer.ErrShutdown)
 	if !errors.Is(err, consumer.ErrShutdown) {
 		t.Errorf("error %v, want %v: exit 0 after SIGTERM is no success", err, consumer.ErrShutdown)
@@ -70,9 +75,10 @@ func TestProgramMayCleanUp(t *testing.T) {
 
 // The shell ends at once, and must not take away the time of the program it waits for.
 func TestProgramOfAShellMayCleanUp(t *testing.T) {
+	t.Parallel()
 	path, cleaned := cleaningUp(t)
 	p := shell(t, path, "exit 0")
-	command.SetKillAfter(p, 3*time.Second)
+	command.SetKillAfter(p, patience)
 	_, _, err := runUntil(t, p, "running", consumer.ErrTimeout)
 	if err == nil || !strings.Contains(err.Error(), "signal: terminated") {
 		t.Errorf("error %v, want one that says signal: terminated, of the shell", err)

@@ -222,6 +222,7 @@ func TestGarbageCostsItsOwnMessage(t *testing.T) {
 		t.Run(name+" after the answer", func(t *testing.T) {
 			t.Parallel()
 			p := newPoolOf(t, 1, nil, command.Config{Command: pythonScript(t, append(answering("{'verdict': 'ok', 'result': body}"), "    if body == 'bad':", "        "+after)...)})
+			command.SetKillAfter(p, limit) // what has been written is read, however late
 			for range 5 {
 				wantOK(t, p, "bad", `"bad"`)
 				wantOK(t, p, "good", `"good"`)
@@ -453,7 +454,7 @@ func TestCloseEndsChildren(t *testing.T) {
 		case "at its end of input":
 			command.SetKillAfter(p, limit)
 		case "at SIGTERM":
-			command.SetKillAfter(p, 3*time.Second)
+			command.SetKillAfter(p, patience)
 		}
 		pid, err := run(t, p, test.handle)
 		if err != nil {

@@ -34,7 +34,7 @@ func (p *processor) command(ctx context.Context, d *consumer.Delivery, stdout, s
 		Stdout:      stdout, // nil: /dev/null
 		Stderr:      stderr,
 		SysProcAttr: p.attributes(),
-		WaitDelay:   defaultKillAfter,
+		WaitDelay:   p.killAfter,
 	}, nil
 }
 

@@ -149,23 +149,31 @@ func TestWhatPostgresRefuses(t *testing.T) {
 func TestTimeoutOfTheAttempt(t *testing.T) {
 	source := pgtest.URL(t)
 	out := t.TempDir()
-	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"slow": "SELECT 'a slow one', pg_sleep(60)"}), SourceURL: source, Output: out})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, consumer.ErrTimeout) // to connect, too
-	defer cancel()
-	_, err := process(ctx, p, `{"report": "slow"}`)
-	check(t, err, "retry", "report slow: ", consumer.ErrTimeout.Error())
-	isEmpty(t, out)
-
+	p := newProcessor(t, Config{Reports: reports(t, map[string]string{"slow": "SELECT 'a slow one', pg_sleep(600)"}), SourceURL: source, Output: out})
 	conn, err := pgx.Connect(t.Context(), source)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(t.Context())
-	rabbittest.Eventually(t, 10*time.Second, func() bool {
-		var n int
-		err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT ''a slow one%' AND state = 'active'").Scan(&n)
-		return err == nil && n == 0
-	}, "the server has ended the query")
+	running := func(want int) func() bool {
+		return func() bool {
+			var n int
+			err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT ''a slow one%' AND state = 'active'").Scan(&n)
+			return err == nil && n == want
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := process(ctx, p, `{"report": "slow"}`)
+		failed <- err
+	}()
+	rabbittest.Eventually(t, 10*time.Second, running(1), "the server runs the query")
+	cancel(consumer.ErrTimeout)
+	check(t, <-failed, "retry", "report slow: ", consumer.ErrTimeout.Error())
+	isEmpty(t, out)
+	rabbittest.Eventually(t, 10*time.Second, running(0), "the server has ended the query")
 }
 
 func TestTimeoutOfSQLite(t *testing.T) {

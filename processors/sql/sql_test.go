@@ -181,7 +181,7 @@ func TestTimeouts(t *testing.T) {
 		b.execute("CREATE TABLE rows (n int)")
 		b.check(`{"statement": "slow"}`, "retry", "statement slow: ", "it took longer than its timeout of 200ms")
 
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second, consumer.ErrTimeout) // to begin the transaction, too
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 10*time.Second, consumer.ErrTimeout) // to begin the transaction, too
 		defer cancel()
 		_, err := consumertest.RunDatabase(ctx, b.db, b.p, consumer.Delivery{Body: []byte(`{"statement": "slower"}`)})
 		if got := consumertest.Verdict(err); got != "retry" || !strings.Contains(err.Error(), consumer.ErrTimeout.Error()) {

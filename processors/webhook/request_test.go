@@ -63,7 +63,7 @@ func TestRequestCarriesTheMessage(t *testing.T) {
 	if r.Method != http.MethodPost || r.RequestURI != "/orders/new?tenant=a%20b" || string(r.body) != string(body) || r.ContentLength != int64(len(body)) {
 		t.Errorf("got %s %s with %q of length %d", r.Method, r.RequestURI, r.body, r.ContentLength)
 	}
-	if sent, err := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64); err != nil || time.Since(time.Unix(sent, 0)).Abs() > 10*time.Second {
+	if sent, err := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64); err != nil || time.Since(time.Unix(sent, 0)).Abs() > 4*time.Minute {
 		t.Errorf("webhook-timestamp is %q, want about now", r.Header.Get("Webhook-Timestamp"))
 	}
 	r.Header.Del("Webhook-Timestamp")
