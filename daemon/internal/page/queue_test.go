@@ -98,7 +98,7 @@ func TestQueueView(t *testing.T) {
 	_, daemon, _ := strings.Cut(body, `name="daemon" value="`)
 	daemon, _, _ = strings.Cut(daemon, `"`)
 	post("/ui/queue/cancel", url.Values{"queue": {"orders"}, "id": {"stuck-<b>1"}, "daemon": {daemon}, "why": {"hangs"}}, "is cancelled")
-	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == 4 }, "it is a dead letter")
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Ready(t, "orders.dead") == 4 && v.Unacked(t, "orders") == 0 }, "it is a dead letter")
 	post("/ui/queue/cancel", url.Values{"queue": {"orders"}, "id": {"stuck-<b>1"}, "daemon": {daemon}}, "is not in flight any more")
 	post("/ui/queue/pause", url.Values{"queue": {"orders"}, "why": {"moves"}, "for": {"1h"}}, "orders is paused")
 	see("that it is paused", "/ui/queue?queue=orders", ">paused</span>", ": moves", ">Resume</button>")
