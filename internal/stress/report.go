@@ -152,11 +152,17 @@ func (r *report) printFailures(w io.Writer) {
 	}
 }
 
-// writeIndented writes the last lines of the output.
+// writeIndented writes the first lines of the output, which say what was wrong, and the
+// last ones, which say where it ended.
 func writeIndented(w io.Writer, output []string) {
 	lines := strings.Split(strings.TrimRight(strings.Join(output, ""), "\n"), "\n")
-	const most = 60
-	for _, line := range lines[max(0, len(lines)-most):] {
-		fmt.Fprintf(w, "    %s\n", line)
+	const first, last = 20, 40
+	for i, line := range lines {
+		switch {
+		case i < first || i >= len(lines)-last:
+			fmt.Fprintf(w, "    %s\n", line)
+		case i == first:
+			fmt.Fprintf(w, "    ... %d lines more\n", len(lines)-first-last)
+		}
 	}
 }

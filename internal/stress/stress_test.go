@@ -80,6 +80,12 @@ func TestFailuresAreCounted(t *testing.T) {
 			want:   []string{"example.com/module failed, but none of its tests", "left behind"},
 		},
 		{
+			name:   "a long log behind it",
+			tests:  `func TestLong(t *testing.T) { t.Error("what was wrong"); for range 100 { t.Log("its log") }; t.Log("its end") }`,
+			failed: true,
+			want:   []string{"what was wrong", "lines more", "its end"},
+		},
+		{
 			name:   "an exit in a test",
 			tests:  `func TestEnds(t *testing.T) { os.Exit(3) }`,
 			failed: true,
