@@ -104,8 +104,13 @@ func outageTest(t *testing.T, url string, begin, end func()) {
 			loud = append(loud, line)
 		}
 	}
-	if len(loud) != 2 || !strings.Contains(loud[0], "the database cannot be used") || !strings.Contains(loud[1], "the database can be used again") {
-		t.Errorf("the log says\n%s\nwant once that the database cannot be used, and once that it can again", strings.Join(loud, ""))
+	// By turns: on a busy machine there may be a second outage.
+	wrong := len(loud) == 0 || len(loud)%2 != 0
+	for i, line := range loud {
+		wrong = wrong || !strings.Contains(line, []string{"the database cannot be used", "the database can be used again"}[i%2])
+	}
+	if wrong {
+		t.Errorf("the log says\n%s\nwant that the database cannot be used, and then that it can again", strings.Join(loud, ""))
 	}
 }
 

@@ -15,7 +15,7 @@ func TestStoppingInTheMiddleOfTheOutbox(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	d := migrated(t, pgtest.URL(t))
 	v.Declare(t, "out", nil)
-	const n = 20_000
+	const n = 200_000
 	d.exec(t, "INSERT INTO warren.outbox (routing_key, body) SELECT 'out', generate_series(1, $1)", n)
 	stop := consume(t, v.URL, d, new(logBuffer), idle)
 	rabbittest.Eventually(t, 20*time.Second, func() bool { return d.pending(t) < n }, "some are published")
