@@ -59,11 +59,13 @@ func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress
 				continue
 			}
 			done.Matched++
-			text, err := l.marshal()
-			if err != nil {
-				return done, err
+			if archive != nil {
+				text, err := l.marshal()
+				if err != nil {
+					return done, err
+				}
+				lines.Write(append(text, '\n'))
 			}
-			lines.Write(append(text, '\n'))
 			meant = append(meant, &batch[i])
 		}
 		if archive != nil && len(meant) > 0 {
@@ -179,7 +181,7 @@ func (t Target) outgoing(l Line) broker.Outgoing {
 	}
 	o := broker.Outgoing{Exchange: t.Exchange, Key: t.Key, Purpose: broker.ForProgram, Message: amqp.Publishing{
 		ContentType: string(l.ContentType), ContentEncoding: string(l.ContentEncoding), DeliveryMode: amqp.Persistent, Priority: l.Priority,
-		CorrelationId: string(l.CorrelationID), ReplyTo: string(l.ReplyTo), MessageId: string(l.MessageID), Timestamp: l.Timestamp,
+		CorrelationId: string(l.CorrelationID), ReplyTo: string(l.ReplyTo), MessageId: string(l.MessageID), Timestamp: l.Timestamp.Time,
 		Type: string(l.Type), AppId: string(l.AppID), Body: []byte(l.Body),
 	}}
 	if t.AsLetters {

@@ -82,10 +82,10 @@ func newLetter(queue, user string, d *amqp.Delivery) *Letter {
 			l.Queue = home
 		}
 	}
-	l.DeadAt = l.DeadAt.UTC()
 	if l.DeadAt.IsZero() {
-		l.DeadAt = d.Timestamp.UTC()
+		l.DeadAt = d.Timestamp
 	}
+	l.DeadAt = bounded(l.DeadAt)
 	l.cause = Cause(l.Error)
 	l.Group = fingerprint(l.Reason, l.cause)
 	if l.ID = d.MessageId; l.ID == "" {
@@ -145,6 +145,14 @@ func unixMilli(ms int64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMilli(ms)
+}
+
+// bounded is t in UTC, or the last second that RFC 3339 can say: publishers may say others.
+func bounded(t time.Time) time.Time {
+	if !isSayable(t) {
+		return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	}
+	return t.UTC()
 }
 
 // Field returns a field, for filters.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ type Line struct {
 	UserID          Bytes          `json:"user_id,omitempty"` // whose it was
 	Expiration      Bytes          `json:"expiration,omitempty"`
 	Priority        uint8          `json:"priority,omitempty"`
-	Timestamp       time.Time      `json:"timestamp,omitzero"`
+	Timestamp       Instant        `json:"timestamp,omitzero"`
 	Headers         map[string]any `json:"headers,omitempty"`
 	Body            Bytes          `json:"body"`
 }
@@ -60,6 +61,37 @@ func (b *Bytes) UnmarshalJSON(data []byte) error {
 		}
 	}
 	return fmt.Errorf(`%.40s is neither a text nor {"!base64": "..."}`, data)
+}
+
+// An Instant is a text as RFC 3339 has it, or {"!unix": "seconds"} where that has no such year.
+type Instant struct{ time.Time }
+
+// MarshalJSON writes it.
+func (i Instant) MarshalJSON() ([]byte, error) {
+	if isSayable(i.Time) {
+		return i.UTC().MarshalJSON()
+	}
+	return marshal(written(i.Time))
+}
+
+// UnmarshalJSON reads it.
+func (i *Instant) UnmarshalJSON(data []byte) error {
+	if i.Time.UnmarshalJSON(data) == nil {
+		return nil
+	}
+	v, _ := read(decode(data))
+	at, is := v.(time.Time)
+	if !is {
+		return fmt.Errorf(`%.40s is neither an instant such as "2026-11-26T02:10:04Z" nor {"!unix": "seconds"}`, data)
+	}
+	i.Time = at
+	return nil
+}
+
+// isSayable tells whether RFC 3339, and so JSON, has a year for t.
+func isSayable(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 0 && year <= 9999
 }
 
 // marshal writes JSON without making an HTML page's escapes of <, > and &.
@@ -96,7 +128,7 @@ func lineOf(d *amqp.Delivery) Line {
 	return Line{
 		MessageID: Bytes(d.MessageId), Type: Bytes(d.Type), ContentType: Bytes(d.ContentType), ContentEncoding: Bytes(d.ContentEncoding),
 		CorrelationID: Bytes(d.CorrelationId), ReplyTo: Bytes(d.ReplyTo), AppID: Bytes(d.AppId), UserID: Bytes(d.UserId),
-		Expiration: Bytes(expirationOf(d)), Priority: d.Priority, Timestamp: d.Timestamp,
+		Expiration: Bytes(expirationOf(d)), Priority: d.Priority, Timestamp: Instant{d.Timestamp},
 		Headers: broker.Plain(withoutBrokers(d.Headers)), Body: Bytes(d.Body),
 	}
 }
@@ -121,11 +153,17 @@ func written(v any) any {
 	case []byte:
 		return map[string]any{"!bytes": base64.StdEncoding.EncodeToString(v)}
 	case time.Time:
+		if !isSayable(v) {
+			return map[string]any{"!unix": strconv.FormatInt(v.Unix(), 10)}
+		}
 		return map[string]any{"!time": v.UTC().Format(time.RFC3339)}
 	case float32:
 		return written(float64(v))
 	case float64:
 		text := strconv.FormatFloat(v, 'g', -1, 64)
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return map[string]any{"!float": text}
+		}
 		if !strings.ContainsAny(text, ".e") {
 			text += ".0" // or it would be read as a whole number
 		}
@@ -214,6 +252,11 @@ func typed(name, text string) (any, error) {
 		return base64.StdEncoding.DecodeString(text)
 	case "!time":
 		return time.Parse(time.RFC3339, text)
+	case "!unix":
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		return time.Unix(seconds, 0).UTC(), err
+	case "!float":
+		return strconv.ParseFloat(text, 64)
 	}
-	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes and !time", name)
+	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes, !time, !unix and !float", name)
 }

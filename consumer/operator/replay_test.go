@@ -3,6 +3,7 @@ package operator
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -337,10 +338,11 @@ func TestLinesKeepWhatTheyAre(t *testing.T) {
 	declare(t, v, "orders")
 	sent := amqp.Publishing{
 		MessageId: "id\xff", Type: "t\"<&>", ContentType: "text/x", ContentEncoding: "gzip", CorrelationId: "c", ReplyTo: "r", AppId: "a", Priority: 7,
-		Timestamp: time.Unix(1_700_000_000, 0).UTC(), DeliveryMode: amqp.Persistent, Body: []byte("\x00\xff<binary>"),
+		Timestamp: time.Unix(1<<40, 0).UTC(), DeliveryMode: amqp.Persistent, Body: []byte("\x00\xff<binary>"),
 		Headers: amqp.Table{
 			"text": "ä\x1b", "bytes": []byte{0, 255}, "raw": "\xff", "int": int64(1) << 62, "whole": 2.0, "huge": 1e300, "half": 0.5, "yes": true, "none": nil,
 			"time": time.Unix(1_700_000_000, 0).UTC(), "list": []any{int64(1), "x", amqp.Table{"deep": 3.0}}, "x-warren-reason": "permanent", "!odd": "kept",
+			"list of the far": []any{time.Unix(1<<40, 0).UTC()},
 		},
 	}
 	v.Publish(t, "orders.dead", sent)
@@ -365,8 +367,49 @@ func TestLinesKeepWhatTheyAre(t *testing.T) {
 	if at, ok := d.Headers["time"].(time.Time); ok {
 		d.Headers["time"] = at.UTC()
 	}
+	if list, ok := d.Headers["list of the far"].([]any); ok {
+		list[0] = list[0].(time.Time).UTC()
+	}
 	if !reflect.DeepEqual(got, sent) {
 		t.Errorf("got %+v\nwant %+v\nby %s", got, sent, text)
+	}
+}
+
+// What a publisher can say and JSON cannot keeps nobody from the letter, nor from those behind it.
+func TestWhatJSONCannotSay(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "far", Timestamp: time.Unix(1<<40, 0), Headers: amqp.Table{"at": time.Unix(1<<40, 0)}},
+		amqp.Publishing{MessageId: "far, says Warren", Headers: amqp.Table{"x-warren-reason": "permanent", "x-warren-failed-at": int64(1) << 60}},
+		amqp.Publishing{MessageId: "behind"})
+	if _, err := brokerOf(v).Letters(t.Context(), "orders", Selection{}, func(l *Letter) error {
+		if _, err := json.Marshal(l); err != nil {
+			t.Errorf("%s: %v", l.ID, err)
+		}
+		if _, err := l.Line(); err != nil {
+			t.Errorf("%s: %v", l.ID, err)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	groups, _, err := brokerOf(v).Groups(t.Context(), "orders", Selection{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := json.Marshal(groups); err != nil {
+		t.Errorf("groups: %v", err)
+	}
+	if _, err := json.Marshal(newWaiting(&amqp.Delivery{Headers: amqp.Table{"x-warren-not-before": int64(1) << 62}})); err != nil {
+		t.Errorf("what waits: %v", err)
+	}
+	archive := &failing{syncs: 1}
+	if done, err := brokerOf(v).Discard(t.Context(), "orders", Selection{}, archive, quiet); err != nil || done.Done != 3 {
+		t.Errorf("got %+v and error %v", done, err)
+	}
+	if n, err := Lines(&archive.Buffer, func(Line) error { return nil }); n != 3 || err != nil {
+		t.Errorf("the archive has %d lines, and error %v", n, err)
 	}
 }
 

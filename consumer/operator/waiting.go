@@ -44,7 +44,7 @@ func newWaiting(d *amqp.Delivery) *waiting {
 		w.MessageID = digestID(d)
 	}
 	if due := integer(d.Headers, broker.HeaderNotBefore); due > 0 {
-		w.Due = time.UnixMilli(due).UTC()
+		w.Due = bounded(time.UnixMilli(due))
 	}
 	w.Error, _ = d.Headers[broker.HeaderError].(string)
 	return w
