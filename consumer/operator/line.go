@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -137,11 +139,7 @@ func lineOf(d *amqp.Delivery) Line {
 func (l *Letter) Line() ([]byte, error) { return l.line().marshal() }
 
 func (l Line) marshal() ([]byte, error) {
-	headers := make(map[string]any, len(l.Headers))
-	for name, v := range l.Headers {
-		headers[name] = written(v)
-	}
-	l.Headers = headers
+	l.Headers = writtenTable(l.Headers)
 	return marshal(l)
 }
 
@@ -169,11 +167,7 @@ func written(v any) any {
 		}
 		return json.Number(text)
 	case map[string]any:
-		out := make(map[string]any, len(v))
-		for name, e := range v {
-			out[name] = written(e)
-		}
-		return out
+		return writtenTable(v)
 	case []any:
 		out := make([]any, len(v))
 		for i, e := range v {
@@ -182,6 +176,24 @@ func written(v any) any {
 		return out
 	}
 	return v
+}
+
+// writtenTable is a table as an object or, if a name in it could be taken for a type or is not
+// UTF-8, as {"!table": [[name, value], ...]}.
+func writtenTable(table map[string]any) map[string]any {
+	out, odd := make(map[string]any, len(table)), false
+	for name, v := range table {
+		out[name] = written(v)
+		odd = odd || strings.HasPrefix(name, "!") || !utf8.ValidString(name)
+	}
+	if !odd {
+		return out
+	}
+	pairs := make([][2]any, 0, len(out))
+	for _, name := range slices.Sorted(maps.Keys(out)) {
+		pairs = append(pairs, [2]any{Bytes(name), out[name]})
+	}
+	return map[string]any{"!table": pairs}
 }
 
 // ParseLine reads a Line.
@@ -196,6 +208,11 @@ func ParseLine(text []byte) (Line, error) {
 	if decoder.More() {
 		return l, errors.New("there is more than one message in it")
 	}
+	if list, odd := pairs(l.Headers); odd {
+		var err error
+		l.Headers, err = readPairs(list)
+		return l, err
+	}
 	for name, v := range l.Headers {
 		value, err := read(v)
 		if err != nil {
@@ -204,6 +221,32 @@ func ParseLine(text []byte) (Line, error) {
 		l.Headers[name] = value
 	}
 	return l, nil
+}
+
+// pairs are those of a table that is written so.
+func pairs(table map[string]any) (list []any, odd bool) {
+	list, odd = table["!table"].([]any)
+	return list, odd && len(table) == 1
+}
+
+// readPairs reads a table that is written so.
+func readPairs(list []any) (map[string]any, error) {
+	table := make(map[string]any, len(list))
+	for _, e := range list {
+		pair, _ := e.([]any)
+		if len(pair) != 2 {
+			return nil, errors.New(`"!table" takes pairs of a name and a value`)
+		}
+		name, err := read(pair[0])
+		text, isText := name.(string)
+		if err != nil || !isText {
+			return nil, errors.New(`the name of a pair in "!table" is not a text`)
+		}
+		if table[text], err = read(pair[1]); err != nil {
+			return nil, fmt.Errorf("header %q: %w", text, err)
+		}
+	}
+	return table, nil
 }
 
 // read is the reverse of written.
@@ -216,6 +259,9 @@ func read(v any) (any, error) {
 		f, err := v.Float64()
 		return f, err
 	case map[string]any:
+		if list, odd := pairs(v); odd {
+			return readPairs(list)
+		}
 		if len(v) == 1 {
 			for name, e := range v {
 				if text, ok := e.(string); ok && strings.HasPrefix(name, "!") {
@@ -258,5 +304,5 @@ func typed(name, text string) (any, error) {
 	case "!float":
 		return strconv.ParseFloat(text, 64)
 	}
-	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes, !time, !unix and !float", name)
+	return nil, fmt.Errorf("%q is no type; there are !base64, !bytes, !time, !unix, !float and !table", name)
 }

@@ -3,9 +3,11 @@ package operator
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -342,7 +344,7 @@ func TestLinesKeepWhatTheyAre(t *testing.T) {
 		Headers: amqp.Table{
 			"text": "ä\x1b", "bytes": []byte{0, 255}, "raw": "\xff", "int": int64(1) << 62, "whole": 2.0, "huge": 1e300, "half": 0.5, "yes": true, "none": nil,
 			"time": time.Unix(1_700_000_000, 0).UTC(), "list": []any{int64(1), "x", amqp.Table{"deep": 3.0}}, "x-warren-reason": "permanent", "!odd": "kept",
-			"list of the far": []any{time.Unix(1<<40, 0).UTC()},
+			"list of the far": []any{time.Unix(1<<40, 0).UTC()}, "odd": amqp.Table{"!time": "zzz"}, "not UTF-8 \xff": "1", "not UTF-8 \xfe": "2",
 		},
 	}
 	v.Publish(t, "orders.dead", sent)
@@ -411,6 +413,74 @@ func TestWhatJSONCannotSay(t *testing.T) {
 	if n, err := Lines(&archive.Buffer, func(Line) error { return nil }); n != 3 || err != nil {
 		t.Errorf("the archive has %d lines, and error %v", n, err)
 	}
+}
+
+// Headers are the same after they were written and read, whatever a publisher makes of them.
+func FuzzHeadersOfLines(f *testing.F) {
+	for _, seed := range []string{"", "t1b!xs1y", "\x01b!times3zzz", "T\x01a!xf\x7f\xf8\x00\x00\x00\x00\x00\x00", "\x02a\xffna\xfen", "\x01a!i\x00\x00\x00\x00\x00\x00\x00\x01", "\x01\x06!tableL\x01L\x02s\x01ab\x00"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m := maker{data}
+		headers := m.table(0)
+		line, err := Line{Headers: headers}.marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := ParseLine(line)
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if got, want := fmt.Sprintf("%#v", back.Headers), fmt.Sprintf("%#v", headers); got != want && len(headers) > 0 { // NaN is like NaN so
+			t.Errorf("got %s\nwant %s\nby %s", got, want, line)
+		}
+	})
+}
+
+// A maker makes headers of bytes.
+type maker struct{ data []byte }
+
+func (m *maker) next(n int) []byte {
+	out := make([]byte, n)
+	m.data = m.data[copy(out, m.data):]
+	return out
+}
+
+func (m *maker) table(depth int) map[string]any {
+	out := make(map[string]any)
+	for range m.next(1)[0] % 8 {
+		out[m.text()] = m.value(depth + 1)
+	}
+	return out
+}
+
+func (m *maker) text() string { return string(m.next(int(m.next(1)[0] % 8))) }
+
+func (m *maker) value(depth int) any {
+	number := func() int64 { return int64(binary.BigEndian.Uint64(m.next(8))) }
+	switch kind := m.next(1)[0]; {
+	case kind == 's':
+		return m.text()
+	case kind == 'b':
+		return []byte(m.text())
+	case kind == 'i':
+		return number()
+	case kind == 'f':
+		return math.Float64frombits(uint64(number()))
+	case kind == 'a':
+		return time.Unix(number(), 0).UTC()
+	case kind == 'y':
+		return m.next(1)[0]%2 == 0
+	case kind == 'T' && depth < 5:
+		return m.table(depth)
+	case kind == 'L' && depth < 5:
+		list := []any{}
+		for range m.next(1)[0] % 8 {
+			list = append(list, m.value(depth+1))
+		}
+		return list
+	}
+	return nil
 }
 
 func TestLinesThatAreWrong(t *testing.T) {
