@@ -220,12 +220,22 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 		t.Errorf("import: got %q", out)
 	}
 	dead(9)
+	if err := os.WriteFile(filepath.Join(dir, "cut.jsonl"), []byte(`{"message_id":"o-10","body":"{\"n\":10}"}`+"\n"+`{"message_id":"o-11","bo`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := run(0, "", "dead", "import", "orders", "cut.jsonl", "--dry-run"); out != "import 1 message into orders.dead\n" {
+		t.Errorf("import of what was cut off: got %q", out)
+	}
+	if out, fault := run(3, "", "dead", "import", "orders", "cut.jsonl", "--yes"); out != "imported 1 message into orders.dead\n" || !strings.HasPrefix(fault, "warren: line 2: it is unfinished, and left out") {
+		t.Errorf("import of what was cut off: got %q and %q", out, fault)
+	}
+	dead(10)
 	exported, counted := run(0, "", "dead", "export", "orders", "-f", "id = o-1")
 	if !strings.HasPrefix(exported, `{"message_id":"o-1","headers":{`) || !strings.HasSuffix(exported, `"x-warren-worker":"vm (devel)"},"body":"{\"n\":1}"}`+"\n") && !strings.Contains(exported, `"body":"{\"n\":1}"}`) ||
 		counted != "exported 1 dead letter of orders\n" {
 		t.Errorf("export: got %q and %q", exported, counted)
 	}
-	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--yes", "--canary=3", "--watch=2s"); out != "replayed 9 dead letters of orders\n" {
+	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--yes", "--canary=3", "--watch=2s"); out != "replayed 10 dead letters of orders\n" {
 		t.Errorf("replay: got %q", out)
 	}
 	dead(0)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -69,10 +70,7 @@ func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress
 			meant = append(meant, &batch[i])
 		}
 		if archive != nil && len(meant) > 0 {
-			if _, err = lines.WriteTo(archive); err == nil {
-				err = archive.Sync()
-			}
-			if err != nil {
+			if err := keep(archive, lines.Bytes()); err != nil {
 				return done, fmt.Errorf("nothing is discarded that is not in the archive: %w", err)
 			}
 		}
@@ -85,6 +83,31 @@ func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress
 		progress(done)
 	}
 	return done, s.Rest(ctx)
+}
+
+// keep writes lines for good or, into a file, not at all: a part of them would be of messages
+// that stay, and of half a line.
+func keep(archive Archive, lines []byte) error {
+	file, isFile := archive.(interface {
+		Stat() (fs.FileInfo, error)
+		Truncate(size int64) error
+	})
+	before := int64(0)
+	if isFile {
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		before, isFile = info.Size(), info.Mode().IsRegular()
+	}
+	_, err := archive.Write(lines)
+	if err == nil {
+		err = archive.Sync()
+	}
+	if err != nil && isFile {
+		err = errors.Join(err, file.Truncate(before))
+	}
+	return err
 }
 
 func digest(body []byte) string {
@@ -101,8 +124,11 @@ type LineError struct {
 func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Cause) }
 func (e *LineError) Unwrap() error { return e.Cause }
 
+// ErrUnfinished is what is wrong with the last line of a file that was not written to its end.
+var ErrUnfinished = errors.New("it is unfinished, and left out; all before it is whole")
+
 // Lines calls each with the messages that in has, a Line each; empty ones are passed over. It
-// returns how many there were before the first error.
+// returns how many there were before the first error, ErrUnfinished of the last line among them.
 func Lines(in io.Reader, each func(Line) error) (n int, err error) {
 	lines := bufio.NewReaderSize(in, 1<<16)
 	for number := 1; ; number++ {
@@ -110,6 +136,9 @@ func Lines(in io.Reader, each func(Line) error) (n int, err error) {
 		if text = bytes.TrimSpace(text); len(text) > 0 {
 			l, parsed := ParseLine(text)
 			if parsed != nil {
+				if errors.Is(err, io.EOF) && errors.Is(parsed, io.ErrUnexpectedEOF) {
+					parsed = ErrUnfinished
+				}
 				return n, &LineError{number, parsed}
 			}
 			if err := each(l); err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -481,6 +482,55 @@ func (m *maker) value(depth int) any {
 		return list
 	}
 	return nil
+}
+
+// What a disk that is full has kept of an archive is what was discarded, in whole lines.
+func TestAnArchiveOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 100)
+	file, err := os.Create(filepath.Join(t.TempDir(), "archive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	done, err := brokerOf(v).Discard(t.Context(), "orders", Selection{}, &filling{file, 20_000}, quiet)
+	if err == nil || done.Done == 0 || v.Ready(t, "orders.dead") != 100-done.Done {
+		t.Errorf("got %+v and error %v", done, err)
+	}
+	if _, err := file.Seek(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Lines(file, func(Line) error { return nil }); n != done.Done || err != nil {
+		t.Errorf("the archive has %d lines and error %v, want %d", n, err, done.Done)
+	}
+}
+
+// A filling disk has room for so many bytes.
+type filling struct {
+	*os.File
+	room int
+}
+
+func (f *filling) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p[:min(len(p), f.room)])
+	if f.room -= n; n < len(p) && err == nil {
+		err = syscall.ENOSPC
+	}
+	return n, err
+}
+
+// An export that was cut off is good up to there.
+func TestALineThatIsUnfinished(t *testing.T) {
+	n, err := Lines(strings.NewReader("{\"body\":\"x\"}\n{\"body\":\"\u00e4"), func(Line) error { return nil })
+	var wrong *LineError
+	if n != 1 || !errors.Is(err, ErrUnfinished) || !errors.As(err, &wrong) || wrong.Line != 2 {
+		t.Errorf("got %d lines and error %v", n, err)
+	}
+	if n, err := Lines(strings.NewReader("{\"body\":\"x\"}\n{\"body\":\"y\"}"), func(Line) error { return nil }); n != 2 || err != nil {
+		t.Errorf("got %d lines and error %v", n, err)
+	}
 }
 
 func TestLinesThatAreWrong(t *testing.T) {

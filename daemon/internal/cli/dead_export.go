@@ -66,7 +66,7 @@ func (i *deadImportCommand) Run(ctx context.Context, a App) error {
 	defer func() { _ = in.Close() }()
 	if i.File != "" && (!i.Yes || i.DryRun) {
 		n, err := operator.Lines(in, func(operator.Line) error { return nil })
-		if err != nil {
+		if err != nil && !errors.Is(err, operator.ErrUnfinished) {
 			return fmt.Errorf("%s: %w; nothing was imported", i.File, err)
 		}
 		if on, err := i.proceed(a, fmt.Sprintf("import %s into %s.dead", plural(n, "message", "messages"), i.Queue)); !on {
