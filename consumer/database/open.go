@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite" // the driver called sqlite
 )
@@ -90,7 +91,9 @@ func parseSQLite(path string) (dsn, error) {
 
 func (p dsn) open() (*sql.DB, error) {
 	if p.config != nil {
-		return stdlib.OpenDB(*p.config, stdlib.OptionBeforeConnect(p.renew)), nil
+		config := *p.config
+		config.AfterConnect = noticeSoon
+		return p.openPostgres(config), nil
 	}
 	settings := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
@@ -99,6 +102,24 @@ func (p dsn) open() (*sql.DB, error) {
 		"foreign_keys(ON)",
 	}}
 	return sql.Open("sqlite", p.path+"?"+settings.Encode())
+}
+
+func (p dsn) openPostgres(config pgx.ConnConfig) *sql.DB {
+	return stdlib.OpenDB(config, stdlib.OptionBeforeConnect(p.renew))
+}
+
+// noticeSoon has the server notice soon when this machine is gone, and end its transactions:
+// of itself it waits two hours, with all that they have locked. Who only reads does not
+// ask for that: the server would take one that does not read on for a minute for gone, too.
+// A server, or a pooler, that does not take this is used as it is.
+func noticeSoon(ctx context.Context, conn *pgconn.PgConn) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	err := conn.Exec(ctx, "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 60000").Close()
+	if conn.IsClosed() {
+		return err
+	}
+	return nil
 }
 
 // renew has a connection that is about to be made use the user, password and certificates

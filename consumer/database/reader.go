@@ -33,7 +33,7 @@ func OpenTraceless(text string) (*sql.DB, error) {
 // put its log of changes, empty, and an index of that beside it.
 func (p dsn) openReader(traceless bool) (*sql.DB, error) {
 	if p.config != nil {
-		return p.open()
+		return p.openPostgres(*p.config), nil
 	}
 	settings := url.Values{"mode": {"ro"}, "_query_only": {"true"}, "_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())}}
 	if _, err := os.Stat(p.path + "-wal"); traceless && err != nil {

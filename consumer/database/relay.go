@@ -266,9 +266,9 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 	var locked bool
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
 	if locked {
-		// The server is to notice soon when this machine is gone, and give the lock to
-		// another.
-		_, err = r.conn.ExecContext(ctx, "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; LISTEN warren_outbox")
+		// The server is to notice sooner than of other connections when this machine is gone,
+		// and give the lock to another.
+		_, err = r.conn.ExecContext(ctx, "SET tcp_user_timeout = 25000; LISTEN warren_outbox")
 	}
 	return locked, err
 }
