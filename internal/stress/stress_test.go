@@ -81,7 +81,7 @@ func TestFailuresAreCounted(t *testing.T) {
 		},
 		{
 			name:   "a long log behind it",
-			tests:  `func TestLong(t *testing.T) { t.Error("what was wrong"); for range 100 { t.Log("its log") }; t.Log("its end") }`,
+			tests:  `func TestLong(t *testing.T) { t.Error("what was wrong", os.Args); for range 100 { t.Log("its log") }; t.Log("its end") }`,
 			failed: true,
 			want:   []string{"what was wrong", "lines more", "its end"},
 		},
