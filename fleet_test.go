@@ -67,6 +67,37 @@ func TestPauseFromTheCommandLine(t *testing.T) {
 		"warren: some still take messages\n", "pause", "emails", "--yes")
 }
 
+// However long somebody thinks at a question, nothing runs out meanwhile: no connection is held,
+// and no time counts.
+func TestAQuestionHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=log", "WARREN_ADMIN_ADDR=")
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Consumers(t, "emails") == 1 }, "it consumes")
+	proxy := rabbittest.NewProxy(t, v.Node.Addr())
+	for _, test := range []struct{ args, want string }{
+		{"pause emails", "emails: paused until resumed"},
+		{"resume emails", "emails: resumed"},
+		{"level debug --all", ": done"},
+	} {
+		tty, other := terminal(t)
+		var out, errs logtest.Buffer
+		cmd := warren(t, []string{"WARREN_AMQP_URL=" + v.URLAt(proxy.Addr)}, strings.Fields(test.args)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, &out, &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		rabbittest.Eventually(t, time.Minute, func() bool { return strings.Contains(errs.String(), "[y/N]") }, test.args+" asks")
+		proxy.Cut()
+		if _, err := io.WriteString(other, "y\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), test.want) {
+			t.Errorf("%s: got %v, output %q and standard error %q", test.args, err, out.String(), errs.String())
+		}
+	}
+}
+
 // fleetSize is how many daemons are run as processes: 4, or WARREN_TEST_FLEET.
 func fleetSize(t *testing.T) int {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"strings"
 	"testing"
 
@@ -47,5 +48,21 @@ func TestNameOfTheProgram(t *testing.T) {
 	}
 	if err := app.Execute(t.Context(), []string{"pubish"}); err == nil || !strings.Contains(err.Error(), "acme-worker --help lists what there is") {
 		t.Errorf("an unknown subcommand: got %v", err)
+	}
+}
+
+// What a node that accepts connections and says nothing comes to is said in words.
+func TestANodeThatIsSilent(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	t.Setenv("WARREN_AMQP_URL", "amqp://guest:guest@"+listener.Addr().String())
+	for _, command := range []string{"ps", "pause orders --yes", "resume orders --yes", "quiet --all --yes", "cancel a --yes", "waiting list orders"} {
+		err := testApp.Execute(t.Context(), append(strings.Fields(command), "--timeout=100ms"))
+		if err == nil || !strings.HasSuffix(err.Error(), "no answer within 100ms; is the broker up?") || strings.Contains(err.Error(), "Exception") {
+			t.Errorf("%s: got %v", command, err)
+		}
 	}
 }

@@ -18,19 +18,32 @@ type fleetCommand struct {
 	Timeout time.Duration `default:"30s" placeholder:"DURATION" help:"How long to wait for the broker (30s)."`
 }
 
-// dial connects as an operator. The context that is returned ends at the timeout.
-func (f fleetCommand) dial(ctx context.Context, a App) (context.Context, *fleet.Client, func(), error) {
+// with calls do with a connection of an operator, and a context that ends at the timeout.
+// Whoever asks a person something does so between two of these.
+func (f fleetCommand) with(ctx context.Context, a App, do func(context.Context, *fleet.Client) error) error {
 	nodes, user, err := settings.Broker()
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, f.Timeout, fmt.Errorf("no answer within %v; is the broker up?", f.Timeout))
-	c, err := fleet.Dial(ctx, a.Name, user, nodes)
-	if err != nil {
-		cancel()
-		return nil, nil, nil, err
+	return within(ctx, f.Timeout, func(ctx context.Context) error {
+		c, err := fleet.Dial(ctx, a.Name, user, nodes)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return do(ctx, c)
+	})
+}
+
+// within calls do with a context that ends at the timeout. Once that has ended, the error is why.
+func within(ctx context.Context, timeout time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v; is the broker up?", timeout))
+	defer cancel()
+	err := do(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		return cause
 	}
-	return ctx, c, func() { c.Close(); cancel() }, nil
+	return err
 }
 
 type pauseCommand struct {
@@ -46,28 +59,33 @@ func (p *pauseCommand) Run(ctx context.Context, a App) error {
 	if p.For < 0 {
 		return fmt.Errorf("--for is %v; it must be positive", p.For)
 	}
-	ctx, c, closes, err := p.dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer closes()
 	lasts := "until resumed"
 	if p.For > 0 {
 		lasts = "for " + p.For.String()
 	}
 	what := make([]string, len(p.Queues))
-	for i, queue := range p.Queues {
-		messages, consumers, err := c.Count(queue)
-		if errors.Is(err, fleet.ErrNoQueue) {
-			return fmt.Errorf("there is no queue %s: check the name", printable(queue))
-		} else if err != nil {
-			return err
+	if err := p.with(ctx, a, func(_ context.Context, c *fleet.Client) error {
+		for i, queue := range p.Queues {
+			messages, consumers, err := c.Count(queue)
+			if errors.Is(err, fleet.ErrNoQueue) {
+				return fmt.Errorf("there is no queue %s: check the name", printable(queue))
+			} else if err != nil {
+				return err
+			}
+			what[i] = fmt.Sprintf("%s (%s, %s ready)", printable(queue), plural(consumers, "consumer", "consumers"), plural(messages, "message", "messages"))
 		}
-		what[i] = fmt.Sprintf("%s (%s, %s ready)", printable(queue), plural(consumers, "consumer", "consumers"), plural(messages, "message", "messages"))
+		return nil
+	}); err != nil {
+		return err
 	}
 	if on, err := p.proceed(a, fmt.Sprintf("pause %s %s", strings.Join(what, ", "), lasts)); !on {
 		return err
 	}
+	return p.with(ctx, a, func(ctx context.Context, c *fleet.Client) error { return p.pause(ctx, a, c, lasts) })
+}
+
+// pause pauses the queues, waits, and says what has come of it.
+func (p *pauseCommand) pause(ctx context.Context, a App, c *fleet.Client, lasts string) error {
 	left := 0
 	for _, queue := range p.Queues {
 		if err := c.Pause(ctx, queue, p.Why, p.For); err != nil {
@@ -136,30 +154,33 @@ type resumeCommand struct {
 
 // Run ends the pauses of the queues.
 func (r *resumeCommand) Run(ctx context.Context, a App) error {
-	ctx, c, closes, err := r.dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer closes()
 	var paused, what []string
-	for _, queue := range r.Queues {
-		p, err := c.Paused(ctx, queue)
-		if err != nil {
-			return err
+	err := r.with(ctx, a, func(ctx context.Context, c *fleet.Client) error {
+		for _, queue := range r.Queues {
+			p, err := c.Paused(ctx, queue)
+			if err != nil {
+				return err
+			}
+			if p == nil {
+				fmt.Fprintf(a.Out, "%s: not paused\n", printable(queue))
+				continue
+			}
+			paused = append(paused, queue)
+			what = append(what, fmt.Sprintf("%s (paused %s)", printable(queue), printable(p.Text(time.Now()))))
 		}
-		if p == nil {
-			fmt.Fprintf(a.Out, "%s: not paused\n", printable(queue))
-			continue
-		}
-		paused = append(paused, queue)
-		what = append(what, fmt.Sprintf("%s (paused %s)", printable(queue), printable(p.Text(time.Now()))))
-	}
-	if len(paused) == 0 {
 		return nil
+	})
+	if err != nil || len(paused) == 0 {
+		return err
 	}
 	if on, err := r.proceed(a, "resume "+strings.Join(what, ", ")); !on {
 		return err
 	}
+	return r.with(ctx, a, func(ctx context.Context, c *fleet.Client) error { return resume(ctx, a, c, paused) })
+}
+
+// resume resumes queues that are paused, waits, and says what has come of it.
+func resume(ctx context.Context, a App, c *fleet.Client, paused []string) error {
 	for _, queue := range paused {
 		if err := c.Resume(ctx, queue); err != nil {
 			return fmt.Errorf("resume %s: %w", printable(queue), err)

@@ -26,25 +26,25 @@ type psCommand struct {
 // Run prints a line for each daemon, and what stands out. That a queue is not there which
 // somebody has named is an error as well.
 func (p *psCommand) Run(ctx context.Context, a App) error {
-	ctx, c, closes, err := p.dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer closes()
-	answers, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: 1}, 0, p.Wait)
-	if err != nil && !errors.Is(err, fleet.ErrNobody) {
-		return err
-	}
-	if len(p.Queues) > 0 {
-		answers = slices.DeleteFunc(answers, func(an fleet.Answer) bool {
-			return an.Status != nil && !slices.ContainsFunc(an.Status.Queues, func(q fleet.QueueStatus) bool { return slices.Contains(p.Queues, q.Queue) })
-		})
-	}
 	queues := p.Queues
 	if len(queues) == 0 {
 		queues = settings.QueueNames()
 	}
-	states, err := c.QueueStates(ctx, queues, answers)
+	var answers []fleet.Answer
+	var states []fleet.QueueState
+	err := p.with(ctx, a, func(ctx context.Context, c *fleet.Client) (err error) {
+		answers, err = c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Attempts: 1}, 0, p.Wait)
+		if err != nil && !errors.Is(err, fleet.ErrNobody) {
+			return err
+		}
+		if len(p.Queues) > 0 {
+			answers = slices.DeleteFunc(answers, func(an fleet.Answer) bool {
+				return an.Status != nil && !slices.ContainsFunc(an.Status.Queues, func(q fleet.QueueStatus) bool { return slices.Contains(p.Queues, q.Queue) })
+			})
+		}
+		states, err = c.QueueStates(ctx, queues, answers)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -140,19 +140,20 @@ func (t *targets) act(ctx context.Context, a App, what string, r fleet.Request) 
 	if (len(t.Daemons) > 0) == t.All {
 		return errors.New("name daemons, as ps shows them, or say --all")
 	}
-	ctx, c, closes, err := t.dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer closes()
 	r.Daemons, r.Why = t.Daemons, t.Why
-	return act(ctx, a, c, t.acting, t.Wait, what, r, nil)
+	return act(ctx, a, t.fleetCommand, t.acting, t.Wait, what, r, nil)
 }
 
 // act finds out which daemons r is for, says what would be done, and has them do it. those
 // tells which of them are meant; nil: all that answer.
-func act(ctx context.Context, a App, c *fleet.Client, f acting, wait time.Duration, what string, r fleet.Request, those func(fleet.Answer) bool) error {
-	there, err := c.Ask(ctx, fleet.Request{Verb: fleet.VerbStatus, Daemons: r.Daemons, Attempts: fleet.MaxAttempts}, 0, wait)
+func act(ctx context.Context, a App, link fleetCommand, f acting, wait time.Duration, what string, r fleet.Request, those func(fleet.Answer) bool) error {
+	ask := func(r fleet.Request, expect int) (answers []fleet.Answer, err error) {
+		return answers, link.with(ctx, a, func(ctx context.Context, c *fleet.Client) (err error) {
+			answers, err = c.Ask(ctx, r, expect, wait)
+			return err
+		})
+	}
+	there, err := ask(fleet.Request{Verb: fleet.VerbStatus, Daemons: r.Daemons, Attempts: fleet.MaxAttempts}, 0)
 	if err != nil {
 		return err
 	}
@@ -164,7 +165,7 @@ func act(ctx context.Context, a App, c *fleet.Client, f acting, wait time.Durati
 	}
 	for _, name := range r.Daemons {
 		if !slices.ContainsFunc(there, func(an fleet.Answer) bool { return an.Daemon.Host == name || an.Daemon.Name() == name }) {
-			return fmt.Errorf("no daemon %s has answered; warren ps lists those that do", printable(name))
+			return fmt.Errorf("no daemon %s has answered; %s ps lists those that do", printable(name), a.Name)
 		}
 	}
 	if len(meant) == 0 {
@@ -175,7 +176,7 @@ func act(ctx context.Context, a App, c *fleet.Client, f acting, wait time.Durati
 		return err
 	}
 	r.Daemons = names
-	answers, err := c.Ask(ctx, r, len(names), wait)
+	answers, err := ask(r, len(names))
 	if err != nil {
 		return err
 	}
@@ -241,11 +242,6 @@ type cancelCommand struct {
 
 // Run ends the attempt at a message.
 func (k *cancelCommand) Run(ctx context.Context, a App) error {
-	ctx, c, closes, err := k.dial(ctx, a)
-	if err != nil {
-		return err
-	}
-	defer closes()
 	unseen := false
 	has := func(an fleet.Answer) bool {
 		if an.Status == nil {
@@ -262,7 +258,7 @@ func (k *cancelCommand) Run(ctx context.Context, a App) error {
 		}
 		return false
 	}
-	err = act(ctx, a, c, k.acting, k.Wait, "cancel "+printable(k.MessageID)+", and dead-letter it", fleet.Request{Verb: fleet.VerbCancel, MessageID: k.MessageID, Queue: k.Queue, Why: k.Why}, has)
+	err := act(ctx, a, k.fleetCommand, k.acting, k.Wait, "cancel "+printable(k.MessageID)+", and dead-letter it", fleet.Request{Verb: fleet.VerbCancel, MessageID: k.MessageID, Queue: k.Queue, Why: k.Why}, has)
 	if err != nil && err.Error() == "none of the daemons that have answered is meant" {
 		text := "no daemon that has answered is working on a message of that id"
 		if unseen {

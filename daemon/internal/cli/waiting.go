@@ -48,9 +48,11 @@ func (l *waitingListCommand) Run(ctx context.Context, a App) error {
 	if len(queues) == 0 {
 		return errors.New("name the queues whose messages to list, or set WARREN_QUEUES")
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, l.Timeout, fmt.Errorf("no answer within %v; is the broker up?", l.Timeout))
-	defer cancel()
-	found, err := b.Waiting(ctx, queues, operator.Selection{Filter: f}, l.Limit)
+	var found operator.WaitingList
+	err = within(ctx, l.Timeout, func(ctx context.Context) (err error) {
+		found, err = b.Waiting(ctx, queues, operator.Selection{Filter: f}, l.Limit)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("waiting messages not listed: %w", err)
 	}
