@@ -245,6 +245,39 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 	}
 }
 
+// Without a canary that was replayed nothing is known, and nothing more is replayed. What cannot
+// be published is met once more after those that could be, and counts once.
+func TestCanariesThatCannotBePublished(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	full := func(id string) amqp091.Publishing { // has no room for the header that replaying adds
+		return amqp091.Publishing{MessageId: id, Headers: amqp091.Table{"fill": strings.Repeat("x", 131_020)}}
+	}
+	letters := []amqp091.Publishing{full("l-0")}
+	for i := range 20 {
+		letters = append(letters, amqp091.Publishing{MessageId: fmt.Sprintf("o-%d", i)})
+	}
+	declareDead(t, v, "orders", letters...)
+	v.Declare(t, "orders", nil)
+	replay := func(args ...string) (stdout, stderr string) {
+		t.Helper()
+		stdout, stderr, status := output(t, warren(t, []string{"WARREN_AMQP_URL=" + v.URL}, append([]string{"dead", "replay", "orders", "--yes", "--watch=1s"}, args...)...))
+		if status != 3 {
+			t.Errorf("%q: got status %d", args, status)
+		}
+		return stdout, stderr
+	}
+	if out, fault := replay("--all", "--canary=1"); out != "replayed 0 dead letters of orders\n" || !strings.HasPrefix(fault, "warren: 1 dead letter was left where it was, since it cannot be published: ") || v.Ready(t, "orders") != 0 {
+		t.Errorf("the canary cannot be published: got %q and %q", out, fault)
+	}
+	if _, err := v.Channel(t).Consume("orders", "", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if out, fault := replay("--all", "--canary=20", "--limit=21"); out != "replayed 20 dead letters of orders\n" || !strings.Contains(fault, "warren: 1 dead letter was left where it was") || v.Ready(t, "orders.dead") != 1 {
+		t.Errorf("one canary of 20 cannot be published: got %q and %q", out, fault)
+	}
+}
+
 // The tool is killed again and again: each message is in its queue or dead, and few are in both.
 func TestReplayThatIsKilled(t *testing.T) {
 	n, kills := 4000, 8

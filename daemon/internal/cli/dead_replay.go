@@ -58,16 +58,16 @@ func (r *deadReplayCommand) Run(ctx context.Context, a App) error {
 		return err
 	}
 	first, err := r.canaries(ctx, a, b, which, options)
-	if err != nil || r.Canary > 0 && (first.Matched < r.Canary || first.Matched == r.Limit) {
+	if err != nil || r.Canary > 0 && (first.Done == 0 || first.Matched < r.Canary || first.Matched == r.Limit) {
 		return p.outcome(a, "replayed", first, err)
 	}
 	if r.Limit > 0 {
-		which.Most -= first.Matched
+		which.Most -= first.Done // those that were left are met again
 	}
 	show, end := a.progress("replayed")
 	done, err := b.Replay(ctx, r.Queue, which, options, show)
 	end()
-	done.Done, done.Left = done.Done+first.Done, done.Left+first.Left
+	done.Done += first.Done
 	return p.outcome(a, "replayed", done, err)
 }
 

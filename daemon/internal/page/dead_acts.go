@@ -175,11 +175,11 @@ func replayed(ctx context.Context, b operator.Broker, j *job, which pick, option
 			return first, nil
 		}
 		if all.Most > 0 {
-			all.Most -= first.Matched
+			all.Most -= first.Done // those that were left are met again
 		}
 	}
 	with := func(d operator.Done) operator.Done {
-		d.Done, d.Left, d.Matched = d.Done+first.Done, d.Left+first.Left, d.Matched+first.Matched
+		d.Done, d.Matched = d.Done+first.Done, d.Matched+first.Done
 		return d
 	}
 	j.say("")

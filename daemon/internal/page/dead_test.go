@@ -230,6 +230,22 @@ func TestEditingADeadLetter(t *testing.T) {
 	}
 }
 
+// What cannot be published is met once more after the canaries, and counts once.
+func TestACanaryThatCannotBePublished(t *testing.T) {
+	t.Parallel()
+	v, p, _ := withBroker(t, 0)
+	// It has no room for the header that replaying adds.
+	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "full", Headers: amqp.Table{"fill": strings.Repeat("x", 131_020)}})
+	bury(t, v, "orders", 20)
+	if _, err := v.Channel(t).Consume("orders", "", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	j := signedIn(t, p, tokens.Operate).begin(p, "/ui/dead/replay", url.Values{"queue": {"orders"}, "all": {"yes"}, "canary": {"20"}, "limit": {"21"}, "watch": {"2"}})
+	if done := j.view(admin).Done; done.Done != 20 || done.Left != 1 || done.Matched != 21 {
+		t.Errorf("got %+v", done)
+	}
+}
+
 func TestDiscardingDeadLetters(t *testing.T) {
 	t.Parallel()
 	v, p, log := withBroker(t, 150)
