@@ -57,6 +57,12 @@ func TestWhatWaitsIsReleased(t *testing.T) {
 	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return len(strings.Fields(waits(""))) == 5 }, "all wait")
 	equal(t, waits("in > 150m and type = report"), "later-2 later-3 ")
 	equal(t, waits("attempts = 1 and error ~ stock"), "fails ")
+	few := picked("type = report")
+	few.Most = 1
+	found, err := b.Waiting(t.Context(), []string{"orders"}, few, 0)
+	if err != nil || len(found.Messages) != 1 || found.Messages[0].MessageID != "later-0" || found.Matched != 4 || time.Until(found.Last) < 3*time.Hour {
+		t.Errorf("the next due: got %+v and error %v", found, err)
+	}
 
 	// As if a release had been killed between its publish and its acknowledgement: the message
 	// is in its queue already, and is not worked again.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/warrenmq/warren/consumer/internal/broker"
 )
 
 // A Group are the dead letters of one cause.
@@ -24,6 +26,10 @@ type Group struct {
 // maxGroups bounds the memory that groups take. What comes after so many is in one.
 const maxGroups = 10_000
 
+// maxReasonBytes is how much a group says of a reason, which is a word unless somebody else has
+// written it.
+const maxReasonBytes = 100
+
 // Groups puts the dead letters of a work queue into groups, the largest first.
 func (b Broker) Groups(ctx context.Context, queue string, which Selection) ([]Group, Looked, error) {
 	groups := make(map[string]*Group)
@@ -34,7 +40,7 @@ func (b Broker) Groups(ctx context.Context, queue string, which Selection) ([]Gr
 			g = groups[l.Group]
 		}
 		if g == nil {
-			g = &Group{ID: l.Group, Reason: l.Reason, Error: l.cause, First: l.DeadAt}
+			g = &Group{ID: l.Group, Reason: broker.Shortened(l.Reason, maxReasonBytes), Error: broker.Shortened(l.cause, maxErrorBytes), First: l.DeadAt}
 			groups[l.Group] = g
 		}
 		g.Count++

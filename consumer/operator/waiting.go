@@ -70,6 +70,8 @@ func (w *waiting) Field(name string, path []string) (any, bool) {
 // A WaitingList is what was found waiting.
 type WaitingList struct {
 	Messages []WaitingMessage // the next due first
+	Matched  int              // that are meant, also those that are not among Messages
+	Last     time.Time        // when the last of these is due
 	More     int              // that were not looked at
 	// Missing are the queues that have wait queues but are not there. What falls due for
 	// one is kept, and comes home once it is declared, but no client can see it.
@@ -79,7 +81,8 @@ type WaitingList struct {
 }
 
 // Waiting returns what waits in the broker for the queues of these names, and is meant: of each
-// wait queue it looks at the first ones, at most so many; zero means all. They stay where they are, in
+// wait queue it looks at the first ones, at most so many; zero means all. Of what is meant, it keeps
+// as many as which.Most, the next due. They stay where they are, in
 // their order, and come home in time; those that fall due while they are looked at do so a
 // moment later. It blocks until it is done or ctx ends.
 func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, most int) (list WaitingList, err error) {
@@ -97,8 +100,18 @@ func (b Broker) Waiting(ctx context.Context, queues []string, which Selection, m
 			return WaitingList{}, fmt.Errorf("look into %s: %w", name, err)
 		}
 	}
-	slices.SortStableFunc(list.Messages, func(a, b WaitingMessage) int { return a.Due.Compare(b.Due) })
+	list.Messages = nextDue(list.Messages, which.Most)
 	return list, nil
+}
+
+// nextDue are the next due of messages, at most so many; zero means all.
+func nextDue(all []WaitingMessage, most int) []WaitingMessage {
+	slices.SortStableFunc(all, func(a, b WaitingMessage) int { return a.Due.Compare(b.Due) })
+	if most > 0 && len(all) > most {
+		clear(all[most:]) // or their texts would be kept
+		all = all[:most]
+	}
+	return all
 }
 
 // A wait queue may be declared in the moment in which somebody looks, and has no leader then,
@@ -115,21 +128,30 @@ func (b Broker) lookIntoWait(ctx context.Context, name string, queues []string, 
 		return err
 	}
 	var found []WaitingMessage
-	looked := 0
+	looked, matched, last := 0, 0, list.Last
 	if most > 0 {
 		s.Limit(most)
 	}
 	err = s.each(ctx, func(d *amqp.Delivery) error {
 		looked++
-		if w := newWaiting(d); slices.Contains(queues, w.Queue) && which.has(w.MessageID, w) {
-			found = append(found, w.WaitingMessage)
+		w := newWaiting(d)
+		if !slices.Contains(queues, w.Queue) || !which.has(w.MessageID, w) {
+			return nil
+		}
+		matched++
+		if w.Due.After(last) {
+			last = w.Due
+		}
+		if found = append(found, w.WaitingMessage); which.Most > 0 && len(found) >= 2*which.Most {
+			found = nextDue(found, which.Most)
 		}
 		return nil
 	})
 	if err = s.end(err); err != nil {
 		return err
 	}
-	list.Messages = append(list.Messages, found...)
+	list.Messages = nextDue(append(list.Messages, found...), which.Most)
+	list.Matched, list.Last = list.Matched+matched, last
 	if most > 0 && looked == most {
 		list.More += s.Total - looked
 	}

@@ -38,13 +38,15 @@ func (c *chosenWaiting) act(ctx context.Context, a App, queue, verb, how, did st
 		return err
 	}
 	on, err := p.agree(a, verb, how, func() (looked operator.Looked, reasons map[string]int, err error) {
-		list, err := b.Waiting(ctx, []string{queue}, which, 0)
-		looked.Matched = len(list.Messages)
+		counted := which
+		counted.Most = 1 // to be kept
+		list, err := b.Waiting(ctx, []string{queue}, counted, 0)
+		looked.Matched = list.Matched
 		if c.Limit > 0 {
 			looked.Matched = min(looked.Matched, c.Limit)
 		}
 		if len(list.Messages) > 0 {
-			reasons = map[string]int{fmt.Sprintf("the next due at %s, the last at %s", clock(list.Messages[0].Due), clock(list.Messages[len(list.Messages)-1].Due)): 0}
+			reasons = map[string]int{fmt.Sprintf("the next due at %s, the last at %s", clock(list.Messages[0].Due), clock(list.Last)): 0}
 		}
 		return looked, reasons, err
 	})

@@ -20,9 +20,11 @@ import (
 )
 
 const (
-	// perPage is how many messages a page lists, and maxSkip how far it can be turned.
-	perPage = 50
-	maxSkip = 1_000_000
+	// perPage is how many messages a page lists, and maxSkip how far it can be turned; maxSkipNew,
+	// with the newest first, since as many are kept then until all have been seen.
+	perPage    = 50
+	maxSkip    = 1_000_000
+	maxSkipNew = 10_000
 	// shownGroups is how many groups a page lists.
 	shownGroups = 200
 	// waitsForTurn is how long a page waits for others who look at the same queue: what one
@@ -36,6 +38,14 @@ type deadData struct {
 	Skip     int
 	List     bool // rather than groups
 	FilterOf func(group string) string
+}
+
+// maxSkip is how far the list can be turned.
+func (d deadData) maxSkip() int {
+	if d.New {
+		return maxSkipNew
+	}
+	return maxSkip
 }
 
 type groupsData struct {
@@ -77,7 +87,7 @@ func (p *Page) dead(w http.ResponseWriter, r *http.Request, s *session) {
 	which, err := picked(query, operator.LetterFields)
 	data := deadData{pick: which, New: query.Get("order") == "new", List: which.Filter != "" || query.Get("show") == "list", FilterOf: groupFilter}
 	var skipErr error
-	data.Skip, skipErr = whole(query, "skip", 0, maxSkip)
+	data.Skip, skipErr = whole(query, "skip", 0, data.maxSkip())
 	f := p.frame(s, "dead", "Dead letters of "+which.Queue, data)
 	if err = cmp.Or(err, skipErr); err != nil {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -159,7 +169,7 @@ func (p *Page) list(r *http.Request, data deadData) listData {
 				return nil
 			}
 			row := letterRow{Letter: operator.Letter{
-				ID: strings.Clone(l.ID), Queue: l.Queue, Reason: l.Reason, Error: cut(l.Error, 600), Attempts: l.Attempts, Replayed: l.Replayed, DeadAt: l.DeadAt, Type: l.Type, Size: l.Size, Group: l.Group,
+				ID: strings.Clone(l.ID), Queue: l.Queue, Reason: cut(l.Reason, 100), Error: cut(l.Error, 600), Attempts: l.Attempts, Replayed: l.Replayed, DeadAt: l.DeadAt, Type: l.Type, Size: l.Size, Group: l.Group,
 			}, Param: idParam(l.ID)}
 			if letters = append(letters, row); data.New && len(letters) > keep {
 				letters = letters[1:]
@@ -188,7 +198,7 @@ func (p *Page) list(r *http.Request, data deadData) listData {
 	if data.Skip > 0 {
 		out.Prev = turned(max(0, data.Skip-perPage))
 	}
-	if more && data.Skip+perPage <= maxSkip {
+	if more && data.Skip+perPage <= data.maxSkip() {
 		out.Next = turned(data.Skip + perPage)
 	}
 	return out

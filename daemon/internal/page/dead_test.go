@@ -246,6 +246,24 @@ func TestACanaryThatCannotBePublished(t *testing.T) {
 	}
 }
 
+// What a list keeps of a dead letter is bounded, and so is how many it keeps.
+func TestListsAreBounded(t *testing.T) {
+	t.Parallel()
+	v, p, _ := withBroker(t, 0)
+	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "m", Headers: amqp.Table{"x-warren-reason": strings.Repeat("r", 100_000)}})
+	who := signedIn(t, p, tokens.View)
+	for _, at := range []string{"/ui/dead?queue=orders", "/ui/dead?queue=orders&show=list", "/ui/message?id=m"} {
+		if body := who.get(at); len(body) > 50_000 {
+			t.Errorf("%s: got %d bytes", at, len(body))
+		}
+	}
+	const far = "/ui/dead?queue=orders&show=list&skip=10050"
+	who.get(far)
+	if w := who.ask(http.MethodGet, far+"&order=new", nil); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "from 0 to 10000") {
+		t.Errorf("far back from the newest: got %d: %s", w.Code, w.Body)
+	}
+}
+
 func TestDiscardingDeadLetters(t *testing.T) {
 	t.Parallel()
 	v, p, log := withBroker(t, 150)

@@ -109,8 +109,8 @@ func (p *Page) foundWaiting(r *http.Request, id string, queues []string) found {
 	b, err := p.broker()
 	if err == nil {
 		var list operator.WaitingList
-		list, err = b.Waiting(r.Context(), queues, operator.Selection{IDs: []string{id}}, 0)
-		for _, m := range list.Messages[:min(len(list.Messages), perPage)] {
+		list, err = b.Waiting(r.Context(), queues, operator.Selection{IDs: []string{id}, Most: perPage}, 0)
+		for _, m := range list.Messages {
 			f.Waits = append(f.Waits, waitRow{m, idParam(m.MessageID)})
 		}
 		if len(list.Missing) > 0 {
@@ -145,7 +145,7 @@ func (p *Page) foundDead(r *http.Request, id string, queues []string) found {
 		}
 		err := p.looking(r, queue, func(b operator.Broker) error {
 			found, err := b.Letters(r.Context(), queue, operator.Selection{IDs: []string{id}, Most: perPage}, func(l *operator.Letter) error {
-				f.Letters = append(f.Letters, letterRow{Letter: operator.Letter{ID: id, Queue: queue, Reason: l.Reason, Error: cut(l.Error, 400), Attempts: l.Attempts, DeadAt: l.DeadAt}, Param: idParam(id)})
+				f.Letters = append(f.Letters, letterRow{Letter: operator.Letter{ID: id, Queue: queue, Reason: cut(l.Reason, 100), Error: cut(l.Error, 400), Attempts: l.Attempts, DeadAt: l.DeadAt}, Param: idParam(id)})
 				return nil
 			})
 			looked, all = looked+1, all+found.All

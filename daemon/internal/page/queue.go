@@ -143,15 +143,14 @@ func (p *Page) waits(r *http.Request, which pick, most int) waitsData {
 		if which.filter != nil || len(which.IDs) > 0 {
 			look = 0 // or the filter would be of the first ones only
 		}
-		data.WaitingList, err = b.Waiting(ctx, []string{which.Queue}, which.selection(), look)
+		selected := which.selection()
+		selected.Most = most
+		data.WaitingList, err = b.Waiting(ctx, []string{which.Queue}, selected, look)
 		err = explained(ctx, err)
 	}
 	data.Err = err
-	for i, m := range data.Messages {
-		if i == most {
-			data.Over = len(data.Messages) - most
-			break
-		}
+	data.Over = data.Matched - len(data.Messages)
+	for _, m := range data.Messages {
 		m.Error = cut(m.Error, 400)
 		data.Rows = append(data.Rows, waitRow{m, idParam(m.MessageID)})
 	}
