@@ -161,6 +161,9 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 	if ids, _ := run(0, lines, "publish", "orders", "--lines", "-"); strings.Count(ids, "\n") != 10 || !strings.HasPrefix(ids, "o-0\no-1\n") {
 		t.Errorf("publish --lines: got %q", ids)
 	}
+	if _, fault := run(1, lines, "publish", "orders", "--lines", "-", "--timeout", "5s"); !strings.Contains(fault, "leave out all but the queue and --exchange") {
+		t.Errorf("publish --lines with a timeout: got %q", fault)
+	}
 	dead(10)
 
 	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--dry-run"); out != "replay 10 dead letters of orders: 10 permanent\n" {

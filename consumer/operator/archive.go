@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
+	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -130,6 +132,11 @@ var ErrUnfinished = errors.New("it is unfinished, and left out; all before it is
 // Lines calls each with the messages that in has, a Line each; empty ones are passed over. It
 // returns how many there were before the first error, ErrUnfinished of the last line among them.
 func Lines(in io.Reader, each func(Line) error) (n int, err error) {
+	return numbered(in, func(_ int, l Line) error { return each(l) })
+}
+
+// numbered is Lines with the number of each.
+func numbered(in io.Reader, each func(number int, l Line) error) (n int, err error) {
 	lines := bufio.NewReaderSize(in, 1<<16)
 	for number := 1; ; number++ {
 		text, err := lines.ReadBytes('\n')
@@ -141,7 +148,7 @@ func Lines(in io.Reader, each func(Line) error) (n int, err error) {
 				}
 				return n, &LineError{number, parsed}
 			}
-			if err := each(l); err != nil {
+			if err := each(number, l); err != nil {
 				return n, &LineError{number, err}
 			}
 			n++
@@ -170,7 +177,8 @@ func LettersOf(queue string) Target { return Target{Key: dead(queue), AsLetters:
 
 // PublishLines publishes the messages that in has, and calls published with the id of each once
 // the broker has confirmed that a queue has it, in their order. It stops at the first line
-// that is wrong or is not taken, which the error names.
+// that is wrong or is not taken, which the error names, as it does those behind that are taken
+// all the same.
 func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, published func(id string) error) error {
 	conn, err := b.dial(ctx, "publish")
 	if err != nil {
@@ -184,13 +192,52 @@ func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, publi
 	defer pipe.Close()
 	late, cancel := broker.WithGrace(ctx, lastWords)
 	defer cancel()
-	_, err = Lines(in, func(l Line) error {
+	var under underWay
+	_, err = numbered(in, func(number int, l Line) error {
 		o := to.outgoing(l)
-		id := o.Message.MessageId
-		return broker.ExplainPublish(o.Exchange, o.Key, pipe.Publish(ctx, o, func() error { return published(id) }))
+		under.lines = append(under.lines, number)
+		return broker.ExplainPublish(o.Exchange, o.Key, pipe.Publish(ctx, o, func(err error) error {
+			return under.answered(err, func() error { return published(o.Message.MessageId) })
+		}))
 	})
-	if flushed := pipe.Flush(late); err == nil {
-		err = broker.ExplainPublish(to.Exchange, to.Key, flushed)
+	flushed := pipe.Flush(late)
+	switch {
+	case under.wrong != nil:
+		return &LineError{under.wrong.Line, under.explain(to)}
+	case flushed != nil:
+		return &LineError{under.lines[0], broker.ExplainPublish(to.Exchange, to.Key, flushed)}
+	}
+	return err
+}
+
+// underWay are lines of which it is not known yet whether they are taken.
+type underWay struct {
+	lines []int
+	wrong *LineError // the first that is not taken
+	later []string   // those that are taken behind it
+}
+
+// answered tells what has become of the first of them.
+func (u *underWay) answered(err error, published func() error) error {
+	number := u.lines[0]
+	u.lines = u.lines[1:]
+	if err == nil {
+		err = published()
+		if u.wrong != nil {
+			u.later = append(u.later, strconv.Itoa(number))
+		}
+	}
+	if err != nil && u.wrong == nil {
+		u.wrong = &LineError{number, err}
+	}
+	return err
+}
+
+// explain is what is wrong with the first that is not taken.
+func (u *underWay) explain(to Target) error {
+	err := broker.ExplainPublish(to.Exchange, to.Key, u.wrong.Cause)
+	if len(u.later) > 0 {
+		err = fmt.Errorf("%w; behind it these are published all the same: %s", err, strings.Join(u.later, ", "))
 	}
 	return err
 }

@@ -74,7 +74,10 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 				return err
 			}
 			pipe.Window = min(max(done.Done/windowShare, leastWindow), mostWindow)
-			err = pipe.Publish(ctx, o, func() error {
+			err = pipe.Publish(ctx, o, func(err error) error {
+				if err != nil {
+					return refused(o, err)
+				}
 				if err := s.Ack(d); err != nil {
 					return err
 				}
@@ -83,7 +86,7 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 				return nil
 			})
 			if err != nil && !errors.Is(err, broker.ErrUnsendable) {
-				return refused(o, err)
+				return broker.Explain(err)
 			}
 		}
 		if err != nil {
@@ -137,12 +140,9 @@ func paced(ctx, late context.Context, pace *rate.Limiter, pipe *broker.Pipe) err
 	return nil
 }
 
-// refused says why the broker has not taken a message, as far as that is known: it may have
-// been one before o, on the same way as a rule.
+// refused says why the broker has not taken o, as far as that is known.
 func refused(o broker.Outgoing, err error) error {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
 	case errors.Is(err, broker.ErrUnroutable) && o.Exchange == "":
 		return fmt.Errorf("there is no queue %s: check the name, or start its worker, which declares it", o.Key)
 	case errors.Is(err, broker.ErrRefused):

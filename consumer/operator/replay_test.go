@@ -484,6 +484,35 @@ func (m *maker) value(depth int) any {
 	return nil
 }
 
+// The error of an import names the line that it is about, whichever is being published then.
+func TestTheLineThatIsRefused(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "full", amqp.Table{"x-max-length": int64(40), "x-overflow": "reject-publish"})
+	var in strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&in, "{\"message_id\":\"m-%d\",\"body\":\"x\"}\n", i)
+	}
+	n := 0
+	err := brokerOf(v).PublishLines(t.Context(), strings.NewReader(in.String()), Target{Key: "full"}, func(id string) error {
+		if id != fmt.Sprintf("m-%d", n) {
+			t.Errorf("%s is published, want m-%d", id, n)
+		}
+		n++
+		return nil
+	})
+	var wrong *LineError
+	if !errors.As(err, &wrong) || wrong.Line != n+1 || n < 40 {
+		t.Errorf("%d are published, and the error is %v", n, err)
+	}
+
+	// Nor is it one that is wrong in itself, behind that.
+	err = brokerOf(v).PublishLines(t.Context(), strings.NewReader("\n{\"body\":\"x\"}\nno\n"), Target{Key: "full"}, func(string) error { return nil })
+	if !errors.As(err, &wrong) || wrong.Line != 2 || !errors.Is(err, broker.ErrRefused) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What a disk that is full has kept of an archive is what was discarded, in whole lines.
 func TestAnArchiveOnAFullDisk(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,7 @@ type Pipe struct {
 type flying struct {
 	destination destination
 	confirm     *amqp.DeferredConfirmation
-	then        func() error
+	then        func(error) error
 }
 
 // OpenPipe opens a Pipe whose window is of that size at most.
@@ -47,10 +47,11 @@ func (c *Conn) OpenPipe(window int) (*Pipe, error) {
 	}, nil
 }
 
-// Publish publishes o, and calls then once the broker has confirmed that a queue has it: in
-// this call, or in a later one, or in Flush. It blocks while the pipe is full, or the broker
-// takes nothing. The error may be about a message before o; that of then is one, too.
-func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func() error) error {
+// Publish publishes o, and calls then once it is known whether a queue has it, with nil or why
+// none does: in this call, or in a later one, or in Flush, in the order in which messages were
+// published. It blocks while the pipe is full, or the broker takes nothing. What then of a message
+// before o returns is an error, too.
+func (p *Pipe) Publish(ctx context.Context, o Outgoing, then func(error) error) error {
 	if err := p.conn.check(o); err != nil {
 		return err
 	}
@@ -124,6 +125,11 @@ func (p *Pipe) settle(ctx context.Context) error {
 		}
 	}
 	p.flight = p.flight[1:]
+	return f.then(p.outcome(f))
+}
+
+// outcome is why no queue has a message that is answered; nil: one has it.
+func (p *Pipe) outcome(f flying) error {
 	for len(p.returns) > 0 { // a return comes before its confirm
 		r := <-p.returns
 		p.refused[destination{r.Exchange, r.RoutingKey}] = fmt.Errorf("%w (%s)", ErrUnroutable, r.ReplyText)
@@ -135,10 +141,7 @@ func (p *Pipe) settle(ctx context.Context) error {
 		return ErrRefused
 	}
 	// The broker does not say which message it returns: all of that way count as returned.
-	if err := p.refused[f.destination]; err != nil {
-		return err
-	}
-	return f.then()
+	return p.refused[f.destination]
 }
 
 // reason is why the channel was closed, in place of an error that says no more than that.

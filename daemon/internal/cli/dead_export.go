@@ -91,7 +91,7 @@ func (i *deadImportCommand) Run(ctx context.Context, a App) error {
 // partly is the error of an act that stopped after n messages.
 func partly(n int, err error) error {
 	if err != nil && n > 0 {
-		return &Partial{fmt.Sprintf("%v; the first %d are done", err, n)}
+		return &Partial{fmt.Sprintf("%v; %s done", err, plural(n, "message is", "messages are"))}
 	}
 	return err
 }
