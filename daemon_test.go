@@ -194,7 +194,7 @@ func TestTenThousandCommands(t *testing.T) {
 	begun := time.Now()
 	d := start(t, commandQueue(v, "commands", "read -r id; echo $id >> "+ledger)...)
 	v.PublishN(t, "commands", n, withID("ID\n"))
-	rabbittest.Eventually(t, 3*time.Minute, func() bool { return v.Ready(t, "commands")+v.Unacked(t, "commands") == 0 }, "the queue is empty")
+	rabbittest.Eventually(t, 20*time.Minute, func() bool { return v.Ready(t, "commands")+v.Unacked(t, "commands") == 0 }, "the queue is empty")
 	eachOnce(t, lines(t, ledger), n)
 	t.Logf("%d commands in %v", n, time.Since(begun).Round(time.Millisecond))
 	d.signal(t, syscall.SIGTERM)
@@ -217,11 +217,11 @@ func TestTenThousandEmails(t *testing.T) {
 	d := start(t, "WARREN_AMQP_URL="+v.URL, "WARREN_QUEUES=emails", "WARREN_QUEUE_EMAILS_PROCESSOR=email",
 		"WARREN_QUEUE_EMAILS_SMTP_URL=smtp://"+server.addr+"?tls=none", "WARREN_QUEUE_EMAILS_FROM=shop@example.com")
 	v.PublishN(t, "emails", n, withID(`{"to": "c-ID@example.net", "subject": "Order ID", "text": "Thank you."}`))
-	rabbittest.Eventually(t, 3*time.Minute, func() bool { return v.Ready(t, "emails")+v.Unacked(t, "emails") == 0 }, "the queue is empty")
+	rabbittest.Eventually(t, 20*time.Minute, func() bool { return v.Ready(t, "emails")+v.Unacked(t, "emails") == 0 }, "the queue is empty")
 	eachOnce(t, server.subjects(), n)
-	t.Logf("%d mails in %v over %d connections", n, time.Since(begun).Round(time.Millisecond), server.connections())
+	t.Logf("%d mails in %v over %d connections at once", n, time.Since(begun).Round(time.Millisecond), server.connections())
 	if c := server.connections(); c > 8 {
-		t.Errorf("%d connections for a concurrency of 8", c)
+		t.Errorf("%d connections at once for a concurrency of 8", c)
 	}
 	d.signal(t, syscall.SIGTERM)
 	wantExit(t, d, 0)
@@ -229,10 +229,10 @@ func TestTenThousandEmails(t *testing.T) {
 
 // A mailServer takes every mail and keeps its subject.
 type mailServer struct {
-	addr string
-	mu   sync.Mutex
-	got  []string
-	cons int
+	addr       string
+	mu         sync.Mutex
+	got        []string
+	open, most int // connections, at this moment and at once
 }
 
 func newMailServer(t *testing.T) *mailServer {
@@ -260,7 +260,8 @@ func serveMail(t *testing.T, listener net.Listener) *mailServer {
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.cons++
+		m.open++
+		m.most = max(m.most, m.open)
 		return mailSession{m}, nil
 	}))
 	server.Domain = "localhost"
@@ -282,18 +283,25 @@ func (m *mailServer) subjects() []string {
 	return append([]string(nil), m.got...)
 }
 
+// connections is how many there were at once, at most.
 func (m *mailServer) connections() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.cons
+	return m.most
 }
 
 type mailSession struct{ server *mailServer }
 
 func (mailSession) Reset()                               {}
-func (mailSession) Logout() error                        { return nil }
 func (mailSession) Mail(string, *smtp.MailOptions) error { return nil }
 func (mailSession) Rcpt(string, *smtp.RcptOptions) error { return nil }
+
+func (s mailSession) Logout() error {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.server.open--
+	return nil
+}
 
 func (s mailSession) Data(r io.Reader) error {
 	msg, err := mail.ReadMessage(r)
@@ -353,7 +361,7 @@ func TestSIGTERMFinishesWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	dir := t.TempDir()
-	d := start(t, commandQueue(v, "slow", "touch "+dir+"/started; while [ -e "+dir+"/started -a ! -e "+dir+"/stopping ]; do sleep 0.1; done; touch "+dir+"/finished", "WARREN_QUEUE_SLOW_CONCURRENCY=1", "WARREN_QUEUE_SLOW_PREFETCH=5")...)
+	d := start(t, commandQueue(v, "slow", "touch "+dir+"/started; while [ -e "+dir+"/started -a ! -e "+dir+"/stopping ]; do sleep 0.1; done; touch "+dir+"/finished", "WARREN_QUEUE_SLOW_CONCURRENCY=1", "WARREN_QUEUE_SLOW_PREFETCH=5", "WARREN_SHUTDOWN_TIMEOUT=10m")...)
 	v.PublishN(t, "slow", 5, withID(""))
 	rabbittest.Eventually(t, 5*time.Second, func() bool { return exists(dir+"/started") && v.Unacked(t, "slow") == 5 }, "the first is under way, the others are handed out")
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
@@ -456,9 +464,13 @@ func TestMemoryStaysBounded(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	rabbittest.Eventually(t, 2*time.Minute, func() bool { return v.Ready(t, "backlog")+v.Unacked(t, "backlog") == 0 }, "the queue is empty")
+	var own int64
+	rabbittest.Eventually(t, 20*time.Minute, func() bool {
+		own = max(own, memory(t, cmd.Process.Pid, "RssAnon"))
+		return v.Ready(t, "backlog")+v.Unacked(t, "backlog") == 0
+	}, "the queue is empty")
 	took := time.Since(begun)
-	peak, file := peakResident(t, cmd.Process.Pid), memory(t, cmd.Process.Pid, "RssFile")
+	peak := peakResident(t, cmd.Process.Pid)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -466,8 +478,8 @@ func TestMemoryStaysBounded(t *testing.T) {
 		t.Error(err)
 	}
 	mib := func(bytes int64) float64 { return float64(bytes) / (1 << 20) }
-	t.Logf("%d messages in %v, at most %.1f MiB resident, %.1f of them of files", n, took.Round(time.Millisecond), mib(peak), mib(file))
-	if own := peak - file; own > 20<<20 { // 11 as a rule
+	t.Logf("%d messages in %v, at most %.1f MiB resident, and %.1f of its own", n, took.Round(time.Millisecond), mib(peak), mib(own))
+	if own > 20<<20 { // 11 as a rule
 		t.Errorf("at most %.1f MiB of its own were resident, want less than 20", mib(own))
 	}
 }

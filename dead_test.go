@@ -234,7 +234,7 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 	}
 	dead(10)
 	exported, counted := run(0, "", "dead", "export", "orders", "-f", "id = o-1")
-	if !strings.HasPrefix(exported, `{"message_id":"o-1","headers":{`) || !strings.HasSuffix(exported, `"x-warren-worker":"vm (devel)"},"body":"{\"n\":1}"}`+"\n") && !strings.Contains(exported, `"body":"{\"n\":1}"}`) ||
+	if !strings.HasPrefix(exported, `{"message_id":"o-1","headers":{`) || !strings.HasSuffix(exported, `},"body":"{\"n\":1}"}`+"\n") ||
 		counted != "exported 1 dead letter of orders\n" {
 		t.Errorf("export: got %q and %q", exported, counted)
 	}
@@ -289,7 +289,13 @@ func TestReplayThatIsKilled(t *testing.T) {
 	}
 	v := rabbittest.NewVhost(t)
 	declareDead(t, v, "orders")
-	v.PublishN(t, "orders.dead", n, func(i int) amqp091.Publishing { return deadLetter(fmt.Sprint(i), "exhausted", "no", "{}") })
+	published := 0
+	publish := func() {
+		v.PublishN(t, "orders.dead", n, func(i int) amqp091.Publishing {
+			return deadLetter(fmt.Sprint(published+i), "exhausted", "no", "{}")
+		})
+		published += n
+	}
 	v.Declare(t, "orders", amqp091.Table{"x-queue-type": "quorum", "x-overflow": "reject-publish"})
 	env := []string{"WARREN_AMQP_URL=" + v.URL}
 	ch := v.Channel(t)
@@ -300,8 +306,14 @@ func TestReplayThatIsKilled(t *testing.T) {
 		}
 		return q.Messages
 	}
+	left := func() bool { // what is unacknowledged may be back between two looks
+		return v.Ready(t, "orders.dead") > 0 || v.Unacked(t, "orders.dead") > 0 || v.Ready(t, "orders.dead") > 0
+	}
 	killed := 0
-	for v.Ready(t, "orders.dead")+v.Unacked(t, "orders.dead") > 0 {
+	for killed < kills || left() {
+		if !left() {
+			publish() // for the first time, or since a busy machine has killed too late
+		}
 		cmd := warren(t, env, "dead", "replay", "orders", "--all", "--yes")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -309,14 +321,13 @@ func TestReplayThatIsKilled(t *testing.T) {
 		if killed < kills {
 			// At a random moment after it has begun, and before it has more than its share.
 			enough := replayed() + 1 + rand.IntN(n/(kills+1))
-			rabbittest.Eventually(t, rabbittest.Soon, func() bool { return replayed() >= enough }, "some are replayed")
-			killed++
+			rabbittest.Eventually(t, rabbittest.Soon, func() bool { return replayed() >= enough || !left() }, "some are replayed")
 			_ = cmd.Process.Kill()
 		}
 		_ = cmd.Wait()
-	}
-	if killed < kills {
-		t.Errorf("it was killed %d times, want %d", killed, kills)
+		if !cmd.ProcessState.Exited() {
+			killed++
+		}
 	}
 	seen := make(map[string]int)
 	for _, d := range v.Drain(t, "orders") {
@@ -326,9 +337,9 @@ func TestReplayThatIsKilled(t *testing.T) {
 	for _, times := range seen {
 		repeats += times - 1
 	}
-	t.Logf("%d messages, killed %d times: %d repeats", n, killed, repeats)
-	if len(seen) != n || repeats*100 >= n {
-		t.Errorf("got %d messages and %d repeats, want %d and less than 1 %%", len(seen), repeats, n)
+	t.Logf("%d messages, killed %d times: %d repeats", published, killed, repeats)
+	if len(seen) != published || repeats*100 >= published {
+		t.Errorf("got %d messages and %d repeats, want %d and less than 1 %%", len(seen), repeats, published)
 	}
 }
 

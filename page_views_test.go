@@ -97,9 +97,7 @@ func furnish(t *testing.T, b *browsertest.Browser) *site {
 	many("invoices", 9, func(i int) amqp091.Publishing {
 		return amqp091.Publishing{MessageId: fmt.Sprintf("invoice-2026-%d", i), Type: "invoice", Body: []byte("{}")}
 	})
-	if out, errs, status := output(t, warren(t, []string{"WARREN_AMQP_URL=" + v.URL}, "pause", "reports", "--why", "the database moves", "--for", "2h", "--yes")); status != 0 {
-		t.Fatalf("pause: %d %s %s", status, out, errs)
-	}
+	succeeds(t, []string{"WARREN_AMQP_URL=" + v.URL}, "pause", "reports", "--why", "the database moves", "--for", "2h", "--yes")
 	many("reports", 4, func(i int) amqp091.Publishing {
 		return amqp091.Publishing{MessageId: fmt.Sprintf("report-%d", i), Body: []byte("{}")}
 	})

@@ -68,7 +68,7 @@ func TestPoolFromBrokerToBroker(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	v.Declare(t, "answers", nil)
-	env, dir := poolQueue(t, v, "WARREN_QUEUE_COMMANDS_MAX_ATTEMPTS=2", "WARREN_QUEUE_COMMANDS_RETRY_BASE=10ms", "WARREN_QUEUE_COMMANDS_TIMEOUT=15s")
+	env, dir := poolQueue(t, v, "WARREN_QUEUE_COMMANDS_MAX_ATTEMPTS=2", "WARREN_QUEUE_COMMANDS_RETRY_BASE=10ms", "WARREN_QUEUE_COMMANDS_TIMEOUT=60s")
 	d := start(t, env...)
 	const good = 500
 	bad := map[string]struct{ body, reason, want string }{
@@ -111,7 +111,7 @@ func TestPoolFromBrokerToBroker(t *testing.T) {
 func TestPoolStopsWithTheDaemon(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
-	env, dir := poolQueue(t, v)
+	env, dir := poolQueue(t, v, "WARREN_SHUTDOWN_TIMEOUT=10m")
 	d := start(t, env...)
 	v.PublishN(t, "commands", 3, withID("wait('goID'); answer('ok')"))
 	atWork := func() int { return len(lines(t, filepath.Join(dir, "waiting"))) }

@@ -56,7 +56,7 @@ func TestConfigPrintsWhatIsConfigured(t *testing.T) {
 			}
 			rest = after
 		}
-		if strings.Contains(stdout, "hun") {
+		if strings.Contains(stdout, "hunter2") || strings.Contains(stdout, "hun@ter2") {
 			t.Errorf("it shows a password:\n%s", stdout)
 		}
 	}

@@ -88,10 +88,12 @@ func TestReportOfAKilledDaemon(t *testing.T) {
 	v.Declare(t, "results", nil)
 	out := t.TempDir()
 	source := pgtest.URL(t)
-	env := []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=reports", "WARREN_QUEUE_REPORTS_PROCESSOR=report",
-		"WARREN_QUEUE_REPORTS_REPORTS=" + sqlFolder(t, map[string]string{"slow": "SELECT g AS n, pg_sleep(CASE WHEN g = 20000 THEN 2 ELSE 0 END)::text AS s FROM generate_series(1, 40000) g"}),
-		"WARREN_QUEUE_REPORTS_OUTPUT=" + out, "WARREN_DATABASE_URL=" + source, "WARREN_MIGRATE=true"}
-	d := start(t, env...)
+	env := func(sleep int) []string {
+		return []string{"WARREN_AMQP_URL=" + v.URL, "WARREN_QUEUES=reports", "WARREN_QUEUE_REPORTS_PROCESSOR=report",
+			"WARREN_QUEUE_REPORTS_REPORTS=" + sqlFolder(t, map[string]string{"slow": fmt.Sprintf("SELECT g AS n, pg_sleep(CASE WHEN g = 20000 THEN %d ELSE 0 END)::text AS s FROM generate_series(1, 40000) g", sleep)}),
+			"WARREN_QUEUE_REPORTS_OUTPUT=" + out, "WARREN_DATABASE_URL=" + source, "WARREN_MIGRATE=true"}
+	}
+	d := start(t, env(600)...)
 	v.Publish(t, "reports", amqp091.Publishing{MessageId: "r-1", ReplyTo: "results", Body: []byte(`{"report": "slow"}`)})
 	files := func() (names []string) {
 		entries, err := os.ReadDir(out)
@@ -110,7 +112,7 @@ func TestReportOfAKilledDaemon(t *testing.T) {
 	if left := files(); len(left) != 1 || !strings.HasPrefix(left[0], ".") {
 		t.Fatalf("there are %q, want only what is hidden", left)
 	}
-	start(t, env...)
+	start(t, env(0)...)
 	var r made
 	answer(t, v, "results", &r)
 	if left := files(); r.Rows != 40000 || len(left) != 1 || left[0] != filepath.Base(r.Location) {

@@ -103,6 +103,24 @@ func shows(t *testing.T, env []string, args []string, want ...string) string {
 	return stdout
 }
 
+// succeeds runs warren until it ends with 0, and returns what it has printed. Daemons have
+// a few seconds to obey, which is little on a busy machine; saying it again does no harm.
+func succeeds(t *testing.T, env []string, args ...string) string {
+	t.Helper()
+	var stdout, stderr string
+	var status int
+	defer func() {
+		if status != 0 {
+			t.Logf("warren %s: exit status %d, %s%s", strings.Join(args, " "), status, stdout, stderr)
+		}
+	}()
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		stdout, stderr, status = output(t, warren(t, env, args...))
+		return status == 0
+	}, "warren "+strings.Join(args, " ")+" succeeds")
+	return stdout
+}
+
 // journal is what journalctl selects of what the daemon has logged: what is of that level or
 // worse, or of one message.
 func (d *process) journal(selects string) string {
@@ -128,9 +146,7 @@ func drillPaused(t *testing.T) {
 	d := start(t, env...)
 	checks(t, env, 0, "ok     daemons: 1 has answered\n", "ok     plan of orders: 8 attempts within 2m7s, then orders.dead\n", "ok     queue orders: 0 messages ready, 1 consumers\n")
 
-	if _, stderr, status := output(t, warren(t, env, "pause", "orders", "--yes", "--why", "mail server moves")); status != 0 {
-		t.Fatalf("pause: exit status %d, %s", status, stderr)
-	}
+	succeeds(t, env, "pause", "orders", "--yes", "--why", "mail server moves")
 	v.Publish(t, "orders", amqp091.Publishing{Body: []byte("{}")})
 	v.Publish(t, "orders.dead", amqp091.Publishing{Body: []byte("{}")})
 	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders") == 1 && v.Ready(t, "orders.dead") == 1 }, "both messages wait")
@@ -142,19 +158,18 @@ func drillPaused(t *testing.T) {
 	d.signal(t, syscall.SIGTERM)
 	checks(t, env, 3, cause...) // nobody is left to ask
 
-	if _, stderr, status := output(t, warren(t, env, "resume", "orders", "--yes")); status != 0 {
-		t.Fatalf("resume: exit status %d, %s", status, stderr)
-	}
+	succeeds(t, env, "resume", "orders", "--yes")
 	checks(t, env, 3, "WARN   consumers of orders: there are none, and 1 message ready\n", "       cure: systemctl start warren, on a machine whose WARREN_QUEUES has it\n")
 
-	stdout, stderr, status := output(t, warren(t, env, "check", "-o", "json"))
 	var all []struct {
 		Severity, What, Found, Why, Cure string
 		Queue                            *struct{ Messages, Consumers int }
 	}
-	if err := json.Unmarshal([]byte(stdout), &all); err != nil || status != 3 || stderr != "warren: warnings: 2\n" {
-		t.Fatalf("check -o json: exit status %d, %s%s, error %v", status, stdout, stderr, err)
-	}
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		stdout, stderr, status := output(t, warren(t, env, "check", "-o", "json"))
+		all = nil
+		return json.Unmarshal([]byte(stdout), &all) == nil && status == 3 && stderr == "warren: warnings: 2\n"
+	}, "check -o json has two warnings")
 	warned := 0
 	for _, f := range all {
 		if f.Severity == "warning" {
@@ -168,7 +183,7 @@ func drillPaused(t *testing.T) {
 		}
 	}
 	if warned != 2 {
-		t.Errorf("got %d warnings of %s, want 2", warned, stdout)
+		t.Errorf("got %d warnings of %+v, want 2", warned, all)
 	}
 }
 
@@ -242,7 +257,7 @@ func drillWhatAProcessorNeedsIsDown(t *testing.T) {
 	var stdout string
 	rabbittest.Eventually(t, time.Minute, func() bool {
 		stdout, _, _ = output(t, warren(t, env, "check"))
-		return strings.Contains(stdout, "WARN   daemons: ") && strings.Contains(stdout, " has orders braked for ") && strings.Contains(stdout, "69")
+		return strings.Contains(stdout, "WARN   daemons: ") && strings.Contains(stdout, " has orders braked for ") && strings.Contains(stdout, "exit status 69")
 	}, "check says that the queue is braked, and why")
 	d.signal(t, syscall.SIGTERM)
 }
@@ -324,14 +339,14 @@ func drillAStuckAttempt(t *testing.T) {
 	env := commandQueue(v, "orders", `test $WARREN_MESSAGE_ID = quick || sleep 1000`)
 	start(t, env...)
 	v.Publish(t, "orders", amqp091.Publishing{MessageId: "order-3"}, amqp091.Publishing{MessageId: "quick"})
-	shows(t, env, []string{"ps", "orders"}, ` 1/\d+ +\d+s order-3 +orders$`)
+	shows(t, env, []string{"ps", "orders"}, ` 1/\d+ +\S+ order-3 +orders$`)
 	host, _ := os.Hostname()
-	out, errs, status := output(t, warren(t, env, "cancel", "order-3", "--why=it hangs", "--yes"))
+	out, errs, status := output(t, warren(t, env, "cancel", "order-3", "--why=it hangs", "--yes", "--wait=20s"))
 	if status != 0 || !strings.HasSuffix(out, ": done\n") {
 		t.Errorf("cancel: exit status %d, %s%s", status, out, errs)
 	}
 	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "orders.dead") == 1 }, "it is dead")
-	shows(t, env, []string{"dead", "list", "orders"}, `^order-3 +\d+s +1 +cancelled +cancelled by guest \(`+regexp.QuoteMeta(host))
+	shows(t, env, []string{"dead", "list", "orders"}, `^order-3 +\S+ +1 +cancelled +cancelled by guest \(`+regexp.QuoteMeta(host))
 }
 
 // A password is changed, and the daemon knows the old one.
@@ -339,11 +354,11 @@ func drillCredentialsWereRotated(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
 	user := "drill-" + strings.ToLower(v.Name)
-	env := append(commandQueue(v, "orders", "cat"), "WARREN_AMQP_URL="+v.AddUser(t, user, "old", ".*", ".*", ".*"))
+	env := append(commandQueue(v, "orders", "cat"), "WARREN_AMQP_URL="+v.AddUser(t, user, "0utd4ted", ".*", ".*", ".*"))
 	shows(t, env, []string{"check"}, `^(ok  |note)   node `)
 	v.Node.ChangePassword(t, user, "new")
 	got := shows(t, env, []string{"check"}, `^FAULT  node `+v.Node.Addr()+`: .*refused the user name or password`)
-	if strings.Contains(got, "old") {
+	if strings.Contains(got, "0utd4ted") {
 		t.Errorf("check tells the password:\n%s", got)
 	}
 }
@@ -354,7 +369,7 @@ func drillAMachineWasLost(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	proxy := rabbittest.NewProxy(t, v.Node.Addr())
 	env := commandQueue(v, "orders", "sleep 1000", "WARREN_QUEUE_ORDERS_CONCURRENCY=1", "WARREN_QUEUE_ORDERS_PREFETCH=1")
-	lost := start(t, append(env, "WARREN_AMQP_URL="+v.URLAt(proxy.Addr))...)
+	lost := start(t, append(env, "WARREN_AMQP_URL="+v.URLAt(proxy.Addr)+"?heartbeat=60")...) // it shall not be found out before it is looked for
 	v.Publish(t, "orders", amqp091.Publishing{MessageId: "order-3"})
 	rabbittest.Eventually(t, time.Minute, func() bool { return v.Unacked(t, "orders") == 1 }, "it works")
 	start(t, env...)
@@ -362,10 +377,10 @@ func drillAMachineWasLost(t *testing.T) {
 	proxy.Stall(rabbittest.BothWays)
 	shows(t, env, []string{"ps", "orders"}, `^! orders has 2 consumers, of which 1 answer: .* on a machine that was lost, which the broker finds out within 20 s$`)
 	proxy.Refuse() // as the broker does then
-	got := shows(t, env, []string{"ps", "orders"}, ` 1/1 +\S+ order-3 +orders$`)
-	if strings.Contains(got, fmt.Sprintf("/%d ", lost.Process.Pid)) || strings.Contains(got, "!") {
-		t.Errorf("ps prints\n%s\nwant what is left, and that all is well", got)
-	}
+	rabbittest.Eventually(t, time.Minute, func() bool {
+		got, _, _ := output(t, warren(t, env, "ps", "orders"))
+		return regexp.MustCompile(`(?m) 1/1 +\S+ order-3 +orders$`).MatchString(got) && !strings.Contains(got, fmt.Sprintf("/%d ", lost.Process.Pid)) && !strings.Contains(got, "!")
+	}, "ps prints what is left, and that all is well")
 }
 
 func drillAScheduleDidNotFire(t *testing.T) {

@@ -108,7 +108,8 @@ func TestSchedulesSurviveKills(t *testing.T) {
 		}
 	}
 	<-time.After(time.Until(begun.Add(length)))
-	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "all") >= int(length/time.Second) }, "each second has fired")
+	// Each outage may have had a second fired twice.
+	rabbittest.Eventually(t, time.Minute, func() bool { return v.Ready(t, "all") >= int(length/time.Second)+len(outages) }, "each second has fired")
 	for _, d := range daemons {
 		if took := d.signal(t, syscall.SIGTERM); took > rabbittest.Soon {
 			t.Errorf("a daemon has ended after %v", took)
@@ -168,29 +169,22 @@ func TestCheckSaysWhatSchedulesDo(t *testing.T) {
 		"WARREN_SCHEDULE_NIGHTLY_CRON=CRON_TZ=Asia/Kathmandu 0 2 29 2 *", "WARREN_SCHEDULE_NIGHTLY_QUEUE=orders",
 		"WARREN_SCHEDULE_SEED_ONCE=true", "WARREN_SCHEDULE_SEED_QUEUE=elsewhere")
 	version, _, _ := output(t, warren(t, nil, "version"))
-	stdout, _, status := output(t, warren(t, env, "check"))
-	for _, want := range []string{
-		"ok     schedule nightly: next at 2028-02-29T02:00:00+05:45, 2032-02-29T02:00:00+05:45, 2036-02-29T02:00:00+05:45, to queue orders\n",
-		"ok     schedule seed: once for version " + strings.Fields(version)[1] + ", to queue elsewhere\n",
-		"ok     queue warren.schedule.nightly: is missing; warren declares it when it starts\n",
-		"FAULT  queue elsewhere: is missing; declare it, or name another one in WARREN_SCHEDULE_SEED_QUEUE\n",
-	} {
-		if !strings.Contains(stdout, want) {
-			t.Errorf("got\n%s\nwant %q in it", stdout, want)
+	var next []string
+	kathmandu := time.FixedZone("", int((5*time.Hour + 45*time.Minute).Seconds()))
+	for year := time.Now().Year(); len(next) < 3; year++ {
+		if at := time.Date(year, time.February, 29, 2, 0, 0, 0, kathmandu); at.Month() == time.February && at.After(time.Now()) {
+			next = append(next, at.Format(time.RFC3339))
 		}
 	}
-	if status != 1 {
-		t.Errorf("got exit status %d, want 1", status)
-	}
+	checks(t, env, 1,
+		"ok     schedule nightly: next at "+strings.Join(next, ", ")+", to queue orders\n",
+		"ok     schedule seed: once for version "+strings.Fields(version)[1]+", to queue elsewhere\n",
+		"ok     queue warren.schedule.nightly: is missing; warren declares it when it starts\n",
+		"FAULT  queue elsewhere: is missing; declare it, or name another one in WARREN_SCHEDULE_SEED_QUEUE\n")
 	v.Declare(t, "elsewhere", nil)
 	d := start(t, env...)
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return v.Ready(t, "elsewhere") == 1 }, "the schedule that fires once has fired")
-	stdout, _, status = output(t, warren(t, env, "check"))
-	for _, want := range []string{"ok     queue warren.schedule.seed: is there", "ok     queue elsewhere: is there, for schedule seed"} {
-		if status != 0 || !strings.Contains(stdout, want) {
-			t.Errorf("got exit status %d and\n%s\nwant 0 and %q in it", status, stdout, want)
-		}
-	}
+	checks(t, env, 0, "ok     queue warren.schedule.seed: is there", "ok     queue elsewhere: is there, for schedule seed")
 	d.signal(t, syscall.SIGTERM)
 	if got := v.Drain(t, "elsewhere")[0]; !strings.HasPrefix(got.MessageId, "seed@") || got.MessageId == "seed@" || len(got.Body) != 0 {
 		t.Errorf("got message %q with the body %q, want seed@ and the version, and none", got.MessageId, got.Body)
@@ -219,12 +213,13 @@ func TestTimerExample(t *testing.T) {
 	command = strings.NewReplacer("%%", "%", "/usr/bin/warren", program).Replace(command)
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", command)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "WARREN_AMQP_URL=" + v.URL}
+	today := func() string { return "nightly@" + time.Now().UTC().Format(time.DateOnly) }
+	before := today()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", command, err, out)
 	}
 	got := v.Drain(t, "reports")[0]
-	today := "nightly@" + time.Now().UTC().Format(time.DateOnly)
-	if got.MessageId != today || string(got.Body) != `{"report": "daily"}` {
-		t.Errorf("published %q with the body %s, want %s and the report", got.MessageId, got.Body, today)
+	if got.MessageId != before && got.MessageId != today() || string(got.Body) != `{"report": "daily"}` { // unless the day has just ended
+		t.Errorf("published %q with the body %s, want %s and the report", got.MessageId, got.Body, before)
 	}
 }

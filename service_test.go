@@ -55,13 +55,13 @@ func TestSystemdIsTold(t *testing.T) {
 		}
 	}()
 	var before []string // all that was told
-	await := func(what string) {
+	await := func(what string) { // a part of a line, its end included
 		t.Helper()
 		for deadline := time.After(3 * time.Minute); ; {
 			select {
 			case line := <-told:
 				before = append(before, line)
-				if strings.Contains(line, what) {
+				if strings.Contains(line+"\n", what) {
 					return
 				}
 			case <-deadline:
@@ -86,12 +86,12 @@ func TestSystemdIsTold(t *testing.T) {
 		t.Error("the daemon says that it is ready, but does not consume")
 	}
 	v.PublishN(t, "orders", 1, withID("ID"))
-	await("STATUS=1 queue, 0 in flight, 1 done")
+	await("STATUS=1 queue, 0 in flight, 1 done\n")
 	proxy.Refuse()
 	await("STATUS=1 queue, 0 in flight, 1 done, reconnecting to " + proxy.Addr)
 	await("WATCHDOG=1")
 	proxy.Restore(t)
-	await("STATUS=1 queue, 0 in flight, 1 done")
+	await("STATUS=1 queue, 0 in flight, 1 done\n")
 
 	reload := func(want string) {
 		t.Helper()

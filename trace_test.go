@@ -42,7 +42,7 @@ func TestTracesInJaeger(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	j := jaegertest.Start(t)
 	env := append(commandQueue(v, "orders", failingTwice), "OTEL_EXPORTER_OTLP_ENDPOINT="+j.OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
-		"WARREN_QUEUES=orders,hopeless", "WARREN_QUEUE_HOPELESS_PROCESSOR=command", "WARREN_QUEUE_HOPELESS_COMMAND=/bin/false", "WARREN_QUEUE_HOPELESS_MAX_ATTEMPTS=2")
+		"WARREN_QUEUES=orders,hopeless", "WARREN_QUEUE_ORDERS_RETRY_MAX=1s", "WARREN_QUEUE_HOPELESS_PROCESSOR=command", "WARREN_QUEUE_HOPELESS_COMMAND=/bin/false", "WARREN_QUEUE_HOPELESS_MAX_ATTEMPTS=2")
 	d := start(t, env...)
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return strings.Count(d.log.String(), "msg=consuming") == 2 }, "both queues are consumed")
 
@@ -51,7 +51,7 @@ func TestTracesInJaeger(t *testing.T) {
 	node := j.PublishFromNode(t, v.URL, "orders", "{}", "node-1")
 	nodeDead := j.PublishFromNode(t, v.URL, "hopeless", "{}", "node-2")
 
-	success := []string{"process orders", "send warren.wait.orders.1s", "process orders", "send warren.wait.orders.2s", "process orders"}
+	success := []string{"process orders", "send warren.wait.orders.1s", "process orders", "send warren.wait.orders.1s", "process orders"}
 	dead := []string{"process hopeless", "send warren.wait.hopeless.1s", "process hopeless", "send hopeless.dead"}
 
 	spans := j.Await(t, 20*time.Second, "0af7651916cd43dd8448eb211c80319c", len(success))

@@ -275,7 +275,7 @@ func TestAServiceFromInstallationToPurge(life *testing.T) {
 		t.Logf("journalctl QUEUE=audits MESSAGE_ID_AMQP=audit-2: %s", found)
 	})
 	step("systemctl stop finishes what is under way", func(t *testing.T) {
-		p.send(t, "orders", 30, "2")
+		p.send(t, "orders", 30, "6") // it is told to stop before the first are done
 		rabbittest.Eventually(t, 10*time.Second, func() bool {
 			return strings.Contains(s.property(t, "warren", "StatusText"), "8 in flight")
 		}, "it is at work")
@@ -469,7 +469,7 @@ func TestABrokerThatIsAway(t *testing.T) {
 	s.startBroker(t)
 	const ledger = "/var/lib/warren/ledger"
 	s.configure(t, brokerAt, append(handler("orders", ledger), "WARREN_QUEUES=orders")...)
-	s.Write(t, "/etc/systemd/system/warren.service.d/start.conf", 0o644, "[Service]\nTimeoutStartSec=10s\n")
+	s.Write(t, "/etc/systemd/system/warren.service.d/start.conf", 0o644, "[Service]\nTimeoutStartSec=30s\n")
 	s.Run(t, "systemctl", "daemon-reload")
 	s.Run(t, "systemctl", "enable", "--now", "warren")
 	pid := s.property(t, "warren", "MainPID")
@@ -496,7 +496,7 @@ func TestABrokerThatIsAway(t *testing.T) {
 	s.Kill(t)
 	s.Boot(t)
 	began := time.Now()
-	for time.Since(began) < 30*time.Second { // three times TimeoutStartSec
+	for time.Since(began) < 90*time.Second { // three times TimeoutStartSec
 		s.await(t, "connecting to 127.0.0.1:5672 for ")
 		s.want(t, "warren", "ActiveState", "activating")
 		<-time.After(4 * time.Second)
@@ -547,7 +547,7 @@ func TestAMachineThatDies(t *testing.T) {
 	second.configure(t, strings.Replace(brokerAt, "127.0.0.1", "10.77.0.1", 1), append(handler("orders", ledger), "WARREN_QUEUES=orders")...)
 	first.Run(t, "systemctl", "start", "warren")
 	second.Run(t, "systemctl", "start", "warren")
-	const n = 400
+	const n = 1200
 	first.publisher(t).send(t, "orders", n, "0.3")
 	rabbittest.Eventually(t, 30*time.Second, func() bool { return len(second.lines(t, ledger)) > 20 }, "both are at work")
 	rabbittest.Eventually(t, 10*time.Second, func() bool { return strings.Contains(second.property(t, "warren", "StatusText"), "8 in flight") }, "work is under way")

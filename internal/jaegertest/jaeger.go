@@ -165,9 +165,13 @@ type Span struct {
 }
 
 // Await waits until the trace has n spans, and returns them, the oldest first. Fewer after
-// the timeout, or more at any time, fail the test.
+// the timeout, or three minutes if that is longer, or more at any time, fail the test. A
+// timeout of zero does not wait.
 func (j *Jaeger) Await(t testing.TB, timeout time.Duration, traceID string, n int) []Span {
 	t.Helper()
+	if timeout > 0 {
+		timeout = max(timeout, 3*time.Minute)
+	}
 	deadline := time.Now().Add(timeout)
 	spans := j.trace(t, traceID)
 	for len(spans) < n && time.Now().Before(deadline) {
@@ -183,7 +187,7 @@ func (j *Jaeger) Await(t testing.TB, timeout time.Duration, traceID string, n in
 // trace reads a trace over Jaeger's query API.
 func (j *Jaeger) trace(t testing.TB, traceID string) []Span {
 	t.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 	response, err := client.Get(j.query + "/api/traces/" + traceID)
 	if err != nil {
 		t.Fatal(err)
