@@ -142,7 +142,7 @@ func (d *daemon) openConsumer() (err error) {
 // startAdmin starts the admin server, with the API.
 func (d *daemon) startAdmin(ctx context.Context) error {
 	api := httpapi.Config{
-		Program: d.program.Name, Queues: d.QueueNames(), Publish: d.consumer.Publish, MaxBodyBytes: int64(d.MaxBody), Propagator: d.telemetry.Propagator,
+		Program: d.program.Name, Queues: d.QueueNames(), Publish: d.consumer.Publish, MaxBodyBytes: int64(d.MaxBody), BasePath: d.Admin.BasePath, Propagator: d.telemetry.Propagator,
 	}
 	if d.states != nil {
 		api.Store = d.states

@@ -42,6 +42,8 @@ type Config struct {
 	Store Store
 	// MaxBodyBytes is the longest body that is taken. Zero means 1 MiB.
 	MaxBodyBytes int64
+	// BasePath is what a proxy has before all paths, such as /warren. Empty: nothing.
+	BasePath string
 	// Propagator reads the trace of a request. Nil means that there is none.
 	Propagator propagation.TextMapPropagator
 }

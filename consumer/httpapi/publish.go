@@ -85,7 +85,7 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) {
 		if err := a.Store.Accept(ctx, queue, m.MessageID, sent); err != nil {
 			a.log.Debug("state of an accepted message not written", "queue", queue, "message_id", m.MessageID, "error", err)
 		} else {
-			w.Header().Set("Location", "/v1/messages/"+url.PathEscape(m.MessageID))
+			w.Header().Set("Location", a.BasePath+"/v1/messages/"+url.PathEscape(m.MessageID))
 		}
 	}
 	answer(w, http.StatusAccepted, accepted{m.MessageID, queue})

@@ -22,6 +22,15 @@ import (
 	"github.com/warrenmq/warren/consumer/state"
 )
 
+// Behind a proxy with a path of its own, the Location is below that.
+func TestLocationBehindAProxy(t *testing.T) {
+	world := &world{states: make(map[string]state.Message)}
+	api := newHandler(httpapi.Config{Queues: []string{"orders"}, Publish: world.Publish, Store: world, BasePath: "/warren"})
+	if got := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader("{}"), "Message-Id", "a").Header().Get("Location"); got != "/warren/v1/messages/a" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestPublish(t *testing.T) {
 	world, api := newAPI(t, false)
 	w := ask(t, api, "POST", "/v1/queues/orders", strings.NewReader(`{"order": 17}`), "Idempotency-Key", "order/17", "X-Delay", "1500")
