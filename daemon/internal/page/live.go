@@ -76,7 +76,7 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request, s *session) {
 		case <-r.Context().Done():
 			return
 		}
-		if p.sessions.of(r) == nil { // it has ended, or has been ended in another tab
+		if p.sessions.of(r, false) == nil { // it has ended, or has been ended in another tab
 			_ = p.event(w, control, "bye", struct{}{})
 			return
 		}

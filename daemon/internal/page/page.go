@@ -136,7 +136,7 @@ func (p *Page) routes() []route {
 
 		{"POST /ui/logout", acts(view, "sign out"), p.signOut},
 		{"GET /ui/{$}", looks(view, quickly), p.overview},
-		{"GET /ui/live", looks(view, sessionLasts), p.live},
+		{"GET /ui/live", policy{least: view, alone: true, lasts: sessionLasts}, p.live},
 
 		{"GET /ui/dead", looks(view, sweeping), p.dead},
 		{"GET /ui/dead/letter", looks(view, sweeping), p.letter},

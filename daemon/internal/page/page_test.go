@@ -253,6 +253,14 @@ func TestSigningIn(t *testing.T) {
 	if now = now.Add(sessionLasts - 6*(sessionIdle-time.Minute) + time.Minute); in(busy) {
 		t.Error("a session goes on after its time")
 	}
+	watched := signedIn(t, p, tokens.View) // by a tab that nobody looks at
+	now = now.Add(sessionIdle - time.Minute)
+	if w := watched.ask(http.MethodGet, "/ui/live?view=jobs", nil); w.Code != http.StatusOK {
+		t.Errorf("the stream of a session: got %d", w.Code)
+	}
+	if now = now.Add(2 * time.Minute); in(watched) {
+		t.Error("a session goes on for its frames")
+	}
 	out := signedIn(t, p, tokens.View)
 	out.ask(http.MethodPost, "/ui/logout", nil)
 	if in(out) {

@@ -43,6 +43,7 @@ type policy struct {
 	least role   // whoever has this role or one above it
 	open  bool   // or everybody
 	act   string // that changes something; empty: it only looks
+	alone bool   // a tab that nobody looks at asks for it, too
 	lasts time.Duration
 }
 
@@ -115,7 +116,7 @@ func (p *Page) guard(rt route) http.Handler {
 		defer context.AfterFunc(p.ctx, cancel)()
 		r = r.WithContext(ctx)
 		r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
-		s := p.sessions.of(r)
+		s := p.sessions.of(r, !rt.policy.alone)
 		if err := r.ParseForm(); err != nil {
 			p.fail(w, r, nil, http.StatusBadRequest, fmt.Errorf("the form cannot be read: %w", err))
 			return

@@ -92,8 +92,9 @@ func (t *sessions) made(r *http.Request, value string, age int) *http.Cookie {
 	}
 }
 
-// of is the session of a request; nil: there is none, or it has ended.
-func (t *sessions) of(r *http.Request) *session {
+// of is the session of a request; nil: there is none, or it has ended. With attended, somebody is
+// there, and it goes on.
+func (t *sessions) of(r *http.Request, attended bool) *session {
 	cookie, err := r.Cookie(t.cookie)
 	if err != nil {
 		return nil
@@ -109,7 +110,9 @@ func (t *sessions) of(r *http.Request) *session {
 		delete(t.all, key)
 		return nil
 	}
-	s.seen = now
+	if attended {
+		s.seen = now
+	}
 	return s
 }
 
