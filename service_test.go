@@ -54,7 +54,7 @@ func TestSystemdIsTold(t *testing.T) {
 			}
 		}
 	}()
-	var before []string // all that was told
+	var before []string          // all that was told
 	await := func(what string) { // a part of a line, its end included
 		t.Helper()
 		for deadline := time.After(3 * time.Minute); ; {
