@@ -43,7 +43,9 @@ func (d *Database) Record(ctx context.Context, k consumer.InboxKey) error {
 // it is no fault of the message.
 func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Transaction, error) {
 	begun := ctx.Err() == nil
-	tx, err := d.write.BeginTx(ctx, nil)
+	open, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	t := &transaction{d: d, key: k, ended: ctx.Err, cancel: cancel, detach: context.AfterFunc(ctx, cancel)}
+	tx, err := d.write.BeginTx(open, nil)
 	if err == nil {
 		if err = failpoint.Error(failpoint.TxBegun); err != nil {
 			_ = tx.Rollback()
@@ -55,7 +57,7 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 		}
 		return nil, err
 	}
-	t := &transaction{d: d, tx: tx, key: k, ended: ctx.Err}
+	t.tx = tx
 	if k == nil {
 		return t, d.usable(ctx, "", nil)
 	}
@@ -79,40 +81,54 @@ func (d *Database) Begin(ctx context.Context, k *consumer.InboxKey) (consumer.Tr
 
 // A transaction is that of one delivery.
 type transaction struct {
-	d     *Database
-	tx    *sql.Tx
-	key   *consumer.InboxKey
-	ended func() error // why, once the context has ended that it ends with
+	d      *Database
+	tx     *sql.Tx
+	key    *consumer.InboxKey
+	ended  func() error       // why, once the attempt has ended
+	cancel context.CancelFunc // ends the transaction, and a wait for the database
+	detach func() bool        // keeps the end of the attempt from doing so; false: it has
 }
 
 func (t *transaction) SQL() *sql.Tx { return t.tx }
 
-// Commit commits. A result that is not nil is kept, for repeats of the message.
+// Commit commits. A result that is not nil is kept, for repeats of the message. From here
+// on the transaction ends with ctx, not with its attempt: a commit that is cut short may
+// have been made or not. If the database has not answered by then, the error wraps
+// [consumer.ErrDatabase], and the inbox tells the next attempt.
 func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
+	if !t.detach() {
+		return cmp.Or(t.ended(), sql.ErrTxDone)
+	}
+	defer context.AfterFunc(ctx, t.cancel)()
 	if r != nil && t.key != nil {
 		if _, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.answer, t.key.Queue, Text(t.key.MessageID), t.key.Digest[:], Text(r.ContentType), r.Body); err != nil {
-			return t.lost(fmt.Errorf("keep the result in the inbox: %w", err))
+			return t.lost(ctx, fmt.Errorf("keep the result in the inbox: %w", err))
 		}
 	}
 	if err := failpoint.Error(failpoint.TxBeforeCommit); err != nil {
-		return t.lost(err)
+		return t.lost(ctx, err)
 	}
-	return t.lost(cmp.Or(t.tx.Commit(), failpoint.Error(failpoint.TxCommitted)))
+	return t.lost(ctx, cmp.Or(t.tx.Commit(), failpoint.Error(failpoint.TxCommitted)))
 }
 
-// Rollback rolls back what is not committed.
-func (t *transaction) Rollback(context.Context) error {
+// Rollback rolls back what is not committed, until ctx ends: then the connection is closed,
+// and the database does so.
+func (t *transaction) Rollback(ctx context.Context) error {
+	defer t.cancel()
+	defer context.AfterFunc(ctx, t.cancel)()
 	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) && t.ended() == nil {
-		return t.lost(err)
+		return t.lost(ctx, err)
 	}
 	return nil
 }
 
-// lost is as that of the database, unless its connection was closed because the context has
-// ended: that is not the database's fault.
-func (t *transaction) lost(err error) error {
-	if t.ended() != nil {
-		return err
+// lost is as that of the database, for which it is a fault, too, not to have answered
+// when ctx has ended.
+func (t *transaction) lost(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return t.d.lost(err)
 	}
-	return t.d.lost(err)
+	err = fmt.Errorf("%s has not answered in time: %w", t.d.dsn.name, err)
+	t.d.met(err)
+	return fmt.Errorf("%w: %w", consumer.ErrDatabase, err)
 }

@@ -137,6 +137,62 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 	}
 }
 
+// A commit has a time of its own: it is not cut short when its attempt ends, and one that is
+// not answered costs the message no attempt.
+func TestTheDatabaseIsStalledAtACommit(t *testing.T) {
+	t.Parallel()
+	good, err := url.Parse(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := migrated(t, good.String())
+	p := rabbittest.NewProxy(t, good.Host)
+	good.Host = p.Addr
+	d := newDatabase(t, good.String(), new(logBuffer))
+	attempt, end := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer end()
+	begin := func(id string) consumer.Transaction {
+		tx, err := d.Begin(attempt, &consumer.InboxKey{Queue: "work", MessageID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.SQL().ExecContext(attempt, "INSERT INTO rows VALUES ($1)", id); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+
+	tx := begin("not answered")
+	p.Stall(rabbittest.ToNode)
+	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := tx.Commit(soon, &consumer.Result{}); !errors.Is(err, consumer.ErrDatabase) || d.Reason() == "" {
+		t.Errorf("a commit that is not answered: got %v, want an outage", err)
+	}
+	_ = tx.Rollback(soon) // as far as there is anything left
+	p.Cut()
+	p.Restore(t)
+
+	tx = begin("not rolled back")
+	p.Stall(rabbittest.ToNode)
+	if err := tx.Rollback(soon); !errors.Is(err, consumer.ErrDatabase) {
+		t.Errorf("a rollback that is not answered: got %v, want an outage", err)
+	}
+	p.Cut()
+	p.Restore(t)
+
+	tx = begin("answered late")
+	p.Stall(rabbittest.FromNode)
+	committed := make(chan error, 1)
+	go func() { committed <- tx.Commit(t.Context(), nil) }()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return direct.number(t, "SELECT count(*) FROM rows") == 1 }, "it is committed, which is not known yet")
+	end()
+	p.Restore(t)
+	if err := <-committed; err != nil {
+		t.Errorf("a commit whose attempt has ended meanwhile: got %v, want none", err)
+	}
+}
+
 // A database that only reads, as a standby does that was not promoted, or one with a full
 // disk, cannot be used, although the inbox can be asked: that it can be used again is said
 // once it has been written to.
