@@ -29,7 +29,7 @@ func TestMigrate(t *testing.T) {
 		if status != 1 || !strings.Contains(stdout, "FAULT  database: the tables are not as they should be: database ") {
 			t.Errorf("check, before: got exit status %d and\n%s", status, stdout)
 		}
-		for _, want := range []string{"migrations made: 3\n", "migrations made: 0\n"} {
+		for _, want := range []string{"migrations made: 4\n", "migrations made: 0\n"} {
 			stdout, stderr, status := output(t, warren(t, []string{"WARREN_DATABASE_URL=" + url}, "migrate"))
 			if status != 0 || !strings.HasSuffix(stdout, want) || strings.Contains(stdout, pgtest.Password) {
 				t.Errorf("got exit status %d, %q and %q, want 0 and %q", status, stdout, stderr, want)

@@ -167,11 +167,11 @@ func TestMigrateSideBySide(t *testing.T) {
 		if err := d.Check(t.Context()); err != nil {
 			t.Errorf("after: %v", err)
 		}
-		if total != 3 {
-			t.Errorf("got %d migrations made by all together, want 3", total)
+		if total != 4 {
+			t.Errorf("got %d migrations made by all together, want 4", total)
 		}
 		d.exec(t, "UPDATE "+d.dsn.dialect.versions+" SET version_id = 0")
-		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "at version 0, this program needs 3") {
+		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) || !strings.Contains(err.Error(), "at version 0, this program needs 4") {
 			t.Errorf("with older tables: got %v", err)
 		}
 	})
@@ -214,8 +214,8 @@ func TestMigrateFromTheTablesOfBefore(t *testing.T) {
 		if err := d.Check(t.Context()); !errors.Is(err, ErrTables) {
 			t.Errorf("before: got %v, want %v", err, ErrTables)
 		}
-		if made, err := d.Migrate(t.Context()); made != 1 || err != nil {
-			t.Fatalf("got %d migrations and error %v, want 1", made, err)
+		if made, err := d.Migrate(t.Context()); made != 2 || err != nil {
+			t.Fatalf("got %d migrations and error %v, want 2", made, err)
 		}
 		writeState("0", "succeeded")
 		writeState("new", "succeeded")

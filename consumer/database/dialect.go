@@ -11,7 +11,8 @@ type dialect struct {
 	answer  string // queue, message id, digest, content type, result
 	clean   string // age in seconds, most rows
 	enqueue string
-	next    string // most rows, targets to leave out as JSON, whether to read what was refused before
+	fresh   string // targets to leave out as JSON, most rows, most bytes, longest body, and the row of the index to begin after: exchange, routing key, id
+	refused string // what is due of it: targets to leave out as JSON, most rows, most bytes, longest body
 	backlog string // how many rows, of which only so many are counted, and the age of the oldest in seconds
 	remove  string // ids, as JSON
 	fail    string // id, error, seconds until the next attempt
@@ -21,8 +22,24 @@ const outboxValues = ` (exchange, routing_key, body, body_bytes, message_id, con
 	correlation_id, reply_to, type, app_id, priority, expiration_ms, headers)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
 
-const outboxColumns = `o.id, o.attempts, o.exchange, o.routing_key, o.body, o.body_bytes, o.message_id, o.content_type, o.content_encoding,
-	o.correlation_id, o.reply_to, o.type, o.app_id, o.priority, o.expiration_ms, o.headers`
+const outboxColumns = `o.message_id, o.content_type, o.content_encoding, o.correlation_id, o.reply_to, o.type, o.app_id, o.priority, o.expiration_ms, o.headers`
+
+// fresh goes from target to target by the index of new rows, and takes of each what is
+// before the first that was refused. Rows are compared as they are, and on SQLite with a +,
+// so that the planners see nothing better than that index.
+//
+// What is picked is read with its body, in the order of ids, until the bodies are long
+// enough, and at least one of them. A body that is too long for a message is not read.
+const (
+	outboxLength   = `id, coalesce(octet_length(body), octet_length(body_bytes), 0) AS length`
+	outboxPicked   = `FROM (SELECT id, length, sum(length) OVER (ORDER BY id) - length AS before FROM picked) AS p `
+	postgresPicked = `SELECT o.id, o.attempts, o.exchange, o.routing_key, p.length,
+		CASE WHEN p.length <= $4 THEN coalesce(o.body_bytes, convert_to(o.body, 'UTF8')) END, ` + outboxColumns + `
+		` + outboxPicked + `JOIN warren.outbox AS o ON o.id = p.id WHERE p.before < $3 ORDER BY o.exchange, o.routing_key, o.id`
+	sqlitePicked = `SELECT o.id, o.attempts, o.exchange, o.routing_key, p.length,
+		CASE WHEN p.length <= $4 THEN coalesce(o.body_bytes, o.body) END, ` + outboxColumns + `
+		` + outboxPicked + `JOIN warren_outbox AS o ON o.id = p.id WHERE p.before < $3 ORDER BY o.exchange, o.routing_key, o.id`
+)
 
 var postgres = &dialect{
 	migrations: "migrations/postgres",
@@ -35,12 +52,25 @@ var postgres = &dialect{
 	clean: `DELETE FROM warren.inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM warren.inbox
 		WHERE done_at < now() - make_interval(secs => $1) ORDER BY done_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
 	enqueue: `INSERT INTO warren.outbox` + outboxValues,
-	next: `SELECT ` + outboxColumns + ` FROM warren.outbox o
-		WHERE (o.retry_at IS NULL OR $3 AND o.retry_at <= now())
-		AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements($2::jsonb) AS b WHERE b->>0 = o.exchange AND b->>1 = o.routing_key)
-		AND NOT EXISTS (SELECT 1 FROM warren.outbox h
-			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
-		ORDER BY o.id LIMIT $1`,
+	fresh: `WITH RECURSIVE target AS (
+			(SELECT exchange, routing_key FROM warren.outbox WHERE retry_at IS NULL AND (exchange, routing_key, id) > ($5, $6, $7)
+				ORDER BY exchange, routing_key LIMIT 1)
+			UNION ALL
+			SELECT o.* FROM target AS t, LATERAL (SELECT exchange, routing_key FROM warren.outbox
+				WHERE retry_at IS NULL AND (exchange, routing_key) > (t.exchange, t.routing_key) ORDER BY exchange, routing_key LIMIT 1) AS o
+		), picked AS (
+			SELECT o.* FROM target AS t, LATERAL (SELECT ` + outboxLength + ` FROM warren.outbox
+				WHERE retry_at IS NULL AND (exchange, routing_key) >= (t.exchange, t.routing_key)
+				AND (exchange, routing_key, id) < (t.exchange, t.routing_key, coalesce((SELECT min(id) FROM warren.outbox
+					WHERE retry_at IS NOT NULL AND exchange = t.exchange AND routing_key = t.routing_key), 9223372036854775807))
+				ORDER BY exchange, routing_key, id LIMIT $2) AS o
+			WHERE (t.exchange, t.routing_key) NOT IN (SELECT b->>0, b->>1 FROM jsonb_array_elements($1::jsonb) AS b) LIMIT $2
+		) ` + postgresPicked,
+	refused: `WITH picked AS (SELECT ` + outboxLength + ` FROM warren.outbox AS o WHERE retry_at <= now()
+			AND (exchange, routing_key) NOT IN (SELECT b->>0, b->>1 FROM jsonb_array_elements($1::jsonb) AS b)
+			AND id = (SELECT min(id) FROM warren.outbox WHERE retry_at IS NOT NULL AND exchange = o.exchange AND routing_key = o.routing_key)
+			ORDER BY retry_at LIMIT $2
+		) ` + postgresPicked,
 	backlog: `SELECT (SELECT count(*) FROM (SELECT 1 FROM warren.outbox LIMIT $1) AS counted),
 		coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM warren.outbox ORDER BY id LIMIT 1), 0)::float8`,
 	remove: `DELETE FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb))`,
@@ -58,12 +88,24 @@ var sqlite = &dialect{
 	clean: `DELETE FROM warren_inbox WHERE (queue, message_id, digest) IN (SELECT queue, message_id, digest FROM warren_inbox
 		WHERE done_at < unixepoch() - $1 ORDER BY done_at LIMIT $2)`,
 	enqueue: `INSERT INTO warren_outbox` + outboxValues,
-	next: `SELECT ` + outboxColumns + ` FROM warren_outbox o
-		WHERE (o.retry_at IS NULL OR $3 AND o.retry_at <= unixepoch())
-		AND ($2 = '[]' OR NOT EXISTS (SELECT 1 FROM json_each($2) WHERE value->>0 = o.exchange AND value->>1 = o.routing_key))
-		AND NOT EXISTS (SELECT 1 FROM warren_outbox h
-			WHERE h.retry_at IS NOT NULL AND h.exchange = o.exchange AND h.routing_key = o.routing_key AND h.id < o.id)
-		ORDER BY o.id LIMIT $1`,
+	fresh: `WITH RECURSIVE target AS (
+			SELECT * FROM (SELECT exchange, routing_key FROM warren_outbox WHERE retry_at IS NULL AND (exchange, routing_key, id) > ($5, $6, $7)
+				ORDER BY exchange, routing_key LIMIT 1)
+			UNION ALL
+			SELECT o.exchange, o.routing_key FROM target AS t JOIN warren_outbox AS o ON o.id = (SELECT id FROM warren_outbox
+				WHERE retry_at IS NULL AND (exchange, routing_key) > (+t.exchange, +t.routing_key) ORDER BY exchange, routing_key LIMIT 1)
+		), picked AS (
+			SELECT ` + outboxLength + ` FROM target AS t JOIN warren_outbox AS o ON o.id IN (SELECT id FROM warren_outbox
+				WHERE retry_at IS NULL AND exchange = t.exchange AND routing_key = t.routing_key AND id < coalesce((SELECT min(id)
+					FROM warren_outbox WHERE retry_at IS NOT NULL AND exchange = t.exchange AND routing_key = t.routing_key), 9223372036854775807)
+				ORDER BY id LIMIT $2)
+			WHERE (t.exchange, t.routing_key) NOT IN (SELECT value->>0, value->>1 FROM json_each($1)) LIMIT $2
+		) ` + sqlitePicked,
+	refused: `WITH picked AS (SELECT ` + outboxLength + ` FROM warren_outbox AS o WHERE retry_at <= unixepoch()
+			AND (exchange, routing_key) NOT IN (SELECT value->>0, value->>1 FROM json_each($1))
+			AND id = (SELECT min(id) FROM warren_outbox WHERE retry_at IS NOT NULL AND exchange = o.exchange AND routing_key = o.routing_key)
+			ORDER BY retry_at LIMIT $2
+		) ` + sqlitePicked,
 	backlog: `SELECT (SELECT count(*) FROM (SELECT 1 FROM warren_outbox LIMIT $1)),
 		coalesce((SELECT unixepoch() - created_at FROM warren_outbox ORDER BY id LIMIT 1), 0)`,
 	remove: `DELETE FROM warren_outbox WHERE id IN (SELECT value FROM json_each($1))`,

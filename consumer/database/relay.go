@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ const (
 	// A batch ends with so many rows, or so many bytes.
 	batchRows  = 500
 	batchBytes = 4 << 20
+	// longestBody is the most that a broker takes, unless it is set otherwise: RabbitMQ
+	// before 4.0. What is longer is not read: it might take all memory.
+	longestBody = 128 << 20
 	// listenFor bounds how long the relay relies on being notified; SQLite cannot
 	// notify, and is polled.
 	listenFor  = time.Second
@@ -104,10 +108,17 @@ type relay struct {
 	undeleted       []int64         // published before, but still there
 	busy            map[target]bool // on offer or not settled yet
 	fresh, suspects int             // offers under way
+	after           place           // where the next look begins
 }
 
 // A target is what the order of messages is kept for.
 type target struct{ exchange, key string }
+
+// A place is one in the order of targets, and of ids within each.
+type place struct {
+	target
+	id int64
+}
 
 // An offer is some rows that the broker is asked to take, in their order, and what came
 // of each.
@@ -123,34 +134,58 @@ func (r *relay) underWay() int { return r.fresh + r.suspects }
 // answered. A target that takes its time holds up no other: it is left out until it has
 // answered.
 func (r *relay) turn(ctx context.Context) error {
-	var batch []outgoing
+	found := false
 	if r.fresh < freshAtOnce {
 		var err error
-		if batch, err = r.next(ctx); err != nil {
+		if found, err = r.next(ctx); err != nil {
 			return fmt.Errorf("read the outbox: %w", err)
 		}
 		r.progress()
 	}
-	r.offer(batch)
 	r.gather(ctx)
-	if len(r.answered) == 0 && len(batch) == 0 && len(r.undeleted) == 0 {
+	if len(r.answered) == 0 && !found && len(r.undeleted) == 0 {
 		return r.wait(ctx)
 	}
 	return r.settle(ctx)
 }
 
-// offer has the rows of a batch published: those that were refused before each by
-// itself, since they may be refused again, and of the others each target by itself,
-// unless there are too many.
+// next has the rows published that are next, if there are any: those that were refused
+// before each by itself, since they may be refused again, and the new ones of some targets,
+// those of the following ones the next time.
+func (r *relay) next(ctx context.Context) (found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
+	defer cancel()
+	suspects, _, err := r.read(ctx, r.d.dsn.dialect.refused, suspectsAtOnce-r.suspects)
+	if err != nil {
+		return false, err
+	}
+	for _, o := range suspects {
+		r.start(offer{rows: []outgoing{o}, suspect: true})
+	}
+	fresh, end, err := r.read(ctx, r.d.dsn.dialect.fresh, batchRows, r.after.exchange, r.after.key, r.after.id)
+	if err == nil && end == (place{}) && r.after != end { // that was the last of them
+		fresh, end, err = r.read(ctx, r.d.dsn.dialect.fresh, batchRows, "", "", 0)
+	}
+	if err != nil {
+		return false, err
+	}
+	r.after = end
+	r.offer(fresh)
+	return len(suspects)+len(fresh) > 0, nil
+}
+
+// offer has new rows published, each target by itself unless there are too many. Behind one
+// that cannot be published, those of its target wait.
 func (r *relay) offer(batch []outgoing) {
 	groups := make([][]outgoing, freshAtOnce-r.fresh)
 	group := make(map[target]int)
+	held := make(map[target]bool)
 	for _, o := range batch {
 		t := o.target()
-		if o.attempts > 0 {
-			r.start(offer{rows: []outgoing{o}, suspect: true})
+		if held[t] {
 			continue
 		}
+		held[t] = o.fault != nil
 		if _, there := group[t]; !there {
 			group[t] = len(group) % len(groups)
 		}
@@ -164,9 +199,11 @@ func (r *relay) offer(batch []outgoing) {
 }
 
 func (r *relay) start(o offer) {
-	messages := make([]consumer.Message, len(o.rows))
-	for i, row := range o.rows {
-		messages[i] = row.message
+	var messages []consumer.Message
+	for _, row := range o.rows {
+		if row.fault == nil {
+			messages = append(messages, row.message)
+		}
 		r.busy[row.target()] = true
 	}
 	if o.suspect {
@@ -175,7 +212,17 @@ func (r *relay) start(o offer) {
 		r.fresh++
 	}
 	go func() { // whom relay waits for
-		o.errs = r.publish(messages)
+		var errs []error
+		if len(messages) > 0 {
+			errs = r.publish(messages)
+		}
+		for _, row := range o.rows {
+			if row.fault != nil {
+				o.errs = append(o.errs, row.fault)
+				continue
+			}
+			o.errs, errs = append(o.errs, errs[0]), errs[1:]
+		}
 		r.answers <- o
 	}()
 }
@@ -267,8 +314,8 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
 	if locked {
 		// The server is to notice sooner than of other connections when this machine is gone,
-		// and give the lock to another.
-		_, err = r.conn.ExecContext(ctx, "SET tcp_user_timeout = 25000; LISTEN warren_outbox")
+		// and give the lock to another. And it is not to keep a plan of when the outbox was empty.
+		_, err = r.conn.ExecContext(ctx, "SET tcp_user_timeout = 25000; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; LISTEN warren_outbox")
 	}
 	return locked, err
 }
@@ -313,76 +360,66 @@ type outgoing struct {
 	id       int64
 	attempts int // in vain
 	message  consumer.Message
+	fault    error // why it cannot be published
 }
 
 func (o outgoing) target() target { return target{o.message.Exchange, o.message.RoutingKey} }
 
-// next reads the rows to publish next, in their order: of a target with a message
-// that was refused, only that, and only when its wait is over; of one that has not
-// answered yet, none. What was published already is not published again because it could
-// not be deleted: it is among the undeleted.
-func (r *relay) next(ctx context.Context) ([]outgoing, error) {
-	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
-	defer cancel()
+// read reads rows in their order, at most so many: of a target with a message that was
+// refused, only that, and only when its wait is over; of one that has not answered yet, none.
+// What was published already is not published again because it could not be deleted: it is
+// among the undeleted. end is the end of the target of the last row that was read.
+func (r *relay) read(ctx context.Context, query string, most int, begin ...any) (batch []outgoing, end place, err error) {
 	busy := make([][2]string, 0, len(r.busy))
 	for t := range r.busy {
 		busy = append(busy, [2]string{t.exchange, t.key})
 	}
 	leftOut, err := json.Marshal(busy)
 	if err != nil {
-		return nil, err
+		return nil, end, err
 	}
 	var db querier = r.d.read // on SQLite, who reads need not wait for whoever writes
 	if r.conn != nil {
 		db = r.conn
 	}
-	room := suspectsAtOnce - r.suspects
-	rows, err := db.QueryContext(ctx, r.d.dsn.dialect.next, batchRows, string(leftOut), room > 0)
+	rows, err := db.QueryContext(ctx, query, append([]any{string(leftOut), most, batchBytes, longestBody}, begin...)...)
 	if err != nil {
-		return nil, err
+		return nil, end, err
 	}
 	defer func() { _ = rows.Close() }()
-	var batch []outgoing
-	for bytes := 0; bytes < batchBytes && rows.Next(); {
+	for rows.Next() {
 		o, err := scan(rows)
 		if err != nil {
-			return nil, err
+			return nil, end, err
 		}
+		end = place{o.target(), math.MaxInt64}
 		if id, there := r.d.published[o.id]; there && id == o.message.MessageID {
 			r.undeleted = append(r.undeleted, o.id)
-			continue
+		} else if !r.busy[end.target] {
+			batch = append(batch, o)
 		}
-		if o.attempts > 0 {
-			room--
-		}
-		if r.busy[o.target()] || o.attempts > 0 && room < 0 {
-			continue
-		}
-		bytes += len(o.message.Body)
-		batch = append(batch, o)
 	}
-	return batch, errors.Join(rows.Err(), rows.Close(), failpoint.Error(failpoint.OutboxRead))
+	return batch, end, errors.Join(rows.Err(), failpoint.Error(failpoint.OutboxRead))
 }
 
 func scan(rows *sql.Rows) (outgoing, error) {
 	var o outgoing
-	var text sql.NullString
-	var bytes []byte
-	var expiration int64
+	var length, expiration int64
 	var headers string
 	m := &o.message
-	err := rows.Scan(&o.id, &o.attempts, &m.Exchange, &m.RoutingKey, &text, &bytes, &m.MessageID, &m.ContentType, &m.ContentEncoding,
+	err := rows.Scan(&o.id, &o.attempts, &m.Exchange, &m.RoutingKey, &length, &m.Body, &m.MessageID, &m.ContentType, &m.ContentEncoding,
 		&m.CorrelationID, &m.ReplyTo, &m.Type, &m.AppID, &m.Priority, &expiration, &headers)
 	if err != nil {
 		return o, err
 	}
-	m.Body = bytes
-	if text.Valid {
-		m.Body = []byte(text.String)
-	}
 	m.Expiration = time.Duration(expiration) * time.Millisecond
-	m.Headers, err = jsonvalue.Object(headers)
-	return o, err
+	if m.Headers, err = jsonvalue.Object(headers); err != nil {
+		o.fault = fmt.Errorf("its headers cannot be read: %w; give it others with UPDATE, or delete it", err)
+	}
+	if length > longestBody {
+		o.fault = fmt.Errorf("its body has %d bytes, at most %d are published; keep it elsewhere and publish where it is, and delete this row", length, longestBody)
+	}
+	return o, nil
 }
 
 // settle deletes the rows that were published, and marks, of each target, the first
