@@ -14,8 +14,8 @@ type dialect struct {
 	fresh   string // targets to leave out as JSON, most rows, most bytes, longest body, and the row of the index to begin after: exchange, routing key, id
 	refused string // what is due of it: targets to leave out as JSON, most rows, most bytes, longest body
 	backlog string // how many rows, of which only so many are counted, and the age of the oldest in seconds
-	remove  string // ids, as JSON
-	fail    string // id, error, seconds until the next attempt
+	remove  string // ids, as JSON; returns those that are left, since another transaction has them locked
+	fail    string // id, error, seconds until the next attempt; returns the id if another transaction has it locked
 }
 
 const outboxValues = ` (exchange, routing_key, body, body_bytes, message_id, content_type, content_encoding,
@@ -73,9 +73,13 @@ var postgres = &dialect{
 		) ` + postgresPicked,
 	backlog: `SELECT (SELECT count(*) FROM (SELECT 1 FROM warren.outbox LIMIT $1) AS counted),
 		coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM warren.outbox ORDER BY id LIMIT 1), 0)::float8`,
-	remove: `DELETE FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb))`,
-	fail: `UPDATE warren.outbox SET attempts = attempts + 1, error = $2, retry_at = clock_timestamp() + make_interval(secs => $3)
-		WHERE id = $1`,
+	remove: `WITH free AS (SELECT id FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb)) FOR UPDATE SKIP LOCKED),
+			gone AS (DELETE FROM warren.outbox WHERE id IN (SELECT id FROM free))
+		SELECT id FROM warren.outbox WHERE id IN (SELECT value::bigint FROM jsonb_array_elements_text($1::jsonb)) AND id NOT IN (SELECT id FROM free)`,
+	fail: `WITH free AS (SELECT id FROM warren.outbox WHERE id = $1 FOR UPDATE SKIP LOCKED),
+			marked AS (UPDATE warren.outbox SET attempts = attempts + 1, error = $2, retry_at = clock_timestamp() + make_interval(secs => $3)
+				WHERE id IN (SELECT id FROM free))
+		SELECT id FROM warren.outbox WHERE id = $1 AND id NOT IN (SELECT id FROM free)`,
 }
 
 var sqlite = &dialect{

@@ -184,6 +184,47 @@ func TestWhatWasRefusedIsTriedInTurn(t *testing.T) {
 	})
 }
 
+// What an operator has locked, and not committed yet, holds up no other message, and is
+// published once.
+func TestWhatAnOperatorHasLockedHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	d := migrated(t, pgtest.URL(t))
+	d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id, attempts, retry_at) VALUES ('missing', 'refused', 5, now())")
+	d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id) VALUES ('q', 'locked')")
+	tx, err := d.write.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), "UPDATE warren.outbox SET retry_at = retry_at"); err != nil {
+		t.Fatal(err)
+	}
+	var log logBuffer
+	stop := newDatabase(t, d.dsn.config.ConnString(), &log).relaying(t, func(m consumer.Message) error {
+		if m.MessageID == "refused" {
+			return errors.New("no queue takes it")
+		}
+		return nil
+	})
+	want := []string{"locked"}
+	for i := range 5 {
+		id := fmt.Sprint(i)
+		want = append(want, id)
+		d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id) VALUES ($1, $2)", fmt.Sprint("q", i%2), id)
+		rabbittest.Eventually(t, 0, func() bool { return d.pending(t) == 2 }, "the others are published and deleted")
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, 0, func() bool {
+		return d.number(t, "SELECT coalesce(max(attempts), 0) FROM warren.outbox") >= 6 && d.pending(t) == 1
+	},
+		"then they are deleted and marked")
+	if got := stop(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) || log.String() != "" {
+		t.Errorf("published %v, want %v; the log has\n%s", got, want, log.String())
+	}
+}
+
 // What cannot even be read is refused as what the broker refuses: it holds back those of its
 // own target.
 func TestWhatCannotBeReadHoldsBackItsTargetOnly(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,11 +105,12 @@ type relay struct {
 	publish  func([]consumer.Message) []error
 
 	answers         chan offer
-	answered        []offer         // not settled yet
-	undeleted       []int64         // published before, but still there
-	busy            map[target]bool // on offer or not settled yet
-	fresh, suspects int             // offers under way
-	after           place           // where the next look begins
+	answered        []offer            // not settled yet
+	undeleted       []int64            // published before, but still there
+	refused         map[target]refusal // not marked yet
+	busy            map[target]bool    // on offer or not settled yet
+	fresh, suspects int                // offers under way
+	after           place              // where the next look begins
 }
 
 // A target is what the order of messages is kept for.
@@ -128,6 +130,12 @@ type offer struct {
 	errs    []error
 }
 
+// A refusal is the first message of a target that was refused.
+type refusal struct {
+	outgoing
+	reason error
+}
+
 func (r *relay) underWay() int { return r.fresh + r.suspects }
 
 // turn reads what is to be published next, offers it and settles what the broker has
@@ -143,10 +151,12 @@ func (r *relay) turn(ctx context.Context) error {
 		r.progress()
 	}
 	r.gather(ctx)
-	if len(r.answered) == 0 && !found && len(r.undeleted) == 0 {
-		return r.wait(ctx)
+	idle := !found && len(r.answered) == 0
+	published := len(r.d.published)
+	if err := r.settle(ctx); err != nil || !idle || len(r.d.published) < published {
+		return err
 	}
-	return r.settle(ctx)
+	return r.wait(ctx) // what is locked is settled after that
 }
 
 // next has the rows published that are next, if there are any: those that were refused
@@ -262,14 +272,13 @@ func (r *relay) take(o offer) {
 
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
 // lead blocks until no other process is the relay, or ctx ends.
 func (d *Database) lead(ctx context.Context, progress func()) (*relay, error) {
 	r := &relay{
 		d: d, db: d.write, progress: progress,
-		answers: make(chan offer, freshAtOnce+suspectsAtOnce), busy: make(map[target]bool),
+		answers: make(chan offer, freshAtOnce+suspectsAtOnce), busy: make(map[target]bool), refused: make(map[target]refusal),
 	}
 	if d.dsn.dialect == postgres {
 		soon, cancel := context.WithTimeout(ctx, relayTimeout)
@@ -423,42 +432,56 @@ func scan(rows *sql.Rows) (outgoing, error) {
 }
 
 // settle deletes the rows that were published, and marks, of each target, the first
-// one that was refused: it holds the others back. Then their targets are free again.
+// one that was refused: it holds the others back. Then their targets are free again. Rows
+// that an operator has locked are left for the next time.
 func (r *relay) settle(ctx context.Context) error {
 	ctx, cancel := withGrace(ctx, settleTimeout)
 	defer cancel()
-	refused := make(map[target]bool)
 	published := r.undeleted
-	var failed error
 	for _, answer := range r.answered {
 		for i, o := range answer.rows {
 			err := answer.errs[i]
+			_, refused := r.refused[o.target()]
 			switch {
 			case err == nil:
 				published = append(published, o.id)
 				if o.attempts > 0 {
 					r.logOf(o).Info("message of the outbox published after all", "attempt", o.attempts+1)
 				}
-			case !errors.Is(err, consumer.ErrBroker) && !refused[o.target()]:
-				refused[o.target()] = true
+			case !errors.Is(err, consumer.ErrBroker) && !refused:
+				r.refused[o.target()] = refusal{o, err}
 				if o.attempts == 0 {
 					r.logOf(o).Error("message of the outbox not published, it is tried again for ever; those after it with the same exchange and routing key wait", "error", err)
 				}
-				wait := min(time.Second<<min(o.attempts, 10), maxRetry)
-				failed = errors.Join(failed, r.exec(ctx, r.d.dsn.dialect.fail, o.id, Text(err.Error()), wait.Seconds()))
 			}
 		}
 	}
+	failed := r.mark(ctx)
 	if len(published) > 0 {
 		failed = errors.Join(failed, r.remove(ctx, published))
 	}
 	for _, answer := range r.answered {
 		for _, o := range answer.rows {
-			delete(r.busy, o.target())
+			if _, unmarked := r.refused[o.target()]; !unmarked {
+				delete(r.busy, o.target())
+			}
 		}
 	}
 	r.answered, r.undeleted = nil, nil
 	r.progress()
+	return failed
+}
+
+// mark says in the rows that were refused why, and when they are tried again.
+func (r *relay) mark(ctx context.Context) (failed error) {
+	for t, o := range r.refused {
+		wait := min(time.Second<<min(o.attempts, 10), maxRetry)
+		locked, err := r.exec(ctx, r.d.dsn.dialect.fail, o.id, Text(o.reason.Error()), wait.Seconds())
+		if failed = errors.Join(failed, err); err == nil && len(locked) == 0 {
+			delete(r.refused, t)
+			delete(r.busy, t)
+		}
+	}
 	return failed
 }
 
@@ -471,28 +494,48 @@ func (r *relay) remove(ctx context.Context, published []int64) error {
 	if err != nil {
 		return err
 	}
-	if err := r.exec(ctx, r.d.dsn.dialect.remove, string(ids)); err != nil {
+	locked, err := r.exec(ctx, r.d.dsn.dialect.remove, string(ids))
+	if err != nil {
 		return err
 	}
 	for _, id := range published {
-		delete(r.d.published, id)
+		if !slices.Contains(locked, id) {
+			delete(r.d.published, id)
+		}
 	}
 	return failpoint.Error(failpoint.OutboxDeleted)
 }
 
-// exec executes a statement that PostgreSQL answers soon, or not at all any more. On
-// SQLite it waits for whoever is writing, for as long as that takes.
-func (r *relay) exec(ctx context.Context, statement string, args ...any) error {
+// exec executes a statement that PostgreSQL answers soon, or not at all any more, and
+// returns the ids that it returns. On SQLite it waits for whoever is writing, for as long as
+// that takes.
+func (r *relay) exec(ctx context.Context, statement string, args ...any) ([]int64, error) {
 	for {
 		soon, cancel := context.WithTimeout(ctx, relayTimeout)
-		_, err := r.db.ExecContext(soon, statement, args...)
+		ids, err := r.ids(soon, statement, args)
 		waited := soon.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil || !waited || r.conn != nil {
-			return err
+			return ids, err
 		}
 		r.progress()
 	}
+}
+
+func (r *relay) ids(ctx context.Context, statement string, args []any) (ids []int64, err error) {
+	rows, err := r.db.QueryContext(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
 }
 
 func (r *relay) logOf(o outgoing) *slog.Logger {
