@@ -1,12 +1,47 @@
-// Package jsonvalue reads values that headers of AMQP can have from JSON.
+// Package jsonvalue reads values that headers of AMQP can have from JSON, and writes JSON for
+// people and files.
 package jsonvalue
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 )
+
+// Marshal is v in one line of JSON, without an HTML page's escapes of <, > and &. Characters
+// that are not seen as themselves are escaped: none acts on a terminal.
+func Marshal(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return visible(bytes.TrimSuffix(out.Bytes(), []byte("\n"))), err
+}
+
+// visible escapes the hidden characters of JSON that encoding/json leaves as they are: those from
+// DEL on, which stand only within texts.
+func visible(text []byte) []byte {
+	hidden := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
+	if !bytes.ContainsFunc(text, hidden) {
+		return text
+	}
+	var out bytes.Buffer
+	for _, r := range string(text) {
+		if !hidden(r) {
+			out.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			fmt.Fprintf(&out, `\u%04x`, unit)
+		}
+	}
+	return out.Bytes()
+}
 
 // Parse reads a JSON value. Whole numbers are int64 and others float64; what is larger
 // than either is text.

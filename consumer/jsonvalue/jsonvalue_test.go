@@ -1,6 +1,7 @@
 package jsonvalue
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 )
@@ -23,5 +24,26 @@ func TestParse(t *testing.T) {
 		if got, err := Object(text); err == nil {
 			t.Errorf("%q: got %v, want an error", text, got)
 		}
+	}
+}
+
+func TestMarshal(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain äöü 漢字 <&> 👍":                    `"plain äöü 漢字 <&> 👍"`,
+		"\x1b[31m\x7f\u009b31m":                 `"\u001b[31m\u007f\u009b31m"`,
+		"\u202egnp.exe zero\u200bwidth \\u202e": `"\u202egnp.exe zero\u200bwidth \\u202e"`,
+		"beyond \U000e0041 \u2028\n":            `"beyond \udb40\udc41 \u2028\n"`,
+	} {
+		got, err := Marshal(map[string]string{text: text})
+		if err != nil || string(got) != "{"+want+":"+want+"}" {
+			t.Errorf("%q: got %s and %v, want %s", text, got, err, want)
+		}
+		var back map[string]string
+		if err := json.Unmarshal(got, &back); err != nil || back[text] != text {
+			t.Errorf("%q: came back as %q, %v", text, back, err)
+		}
+	}
+	if got, err := Marshal(func() {}); err == nil {
+		t.Errorf("got %s of what JSON cannot say", got)
 	}
 }

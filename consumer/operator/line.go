@@ -16,6 +16,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/consumer/internal/broker"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 )
 
 // A Line is a whole message as JSON, in one line, from which it can be published as it was.
@@ -42,9 +43,9 @@ type Bytes string
 // MarshalJSON writes them.
 func (b Bytes) MarshalJSON() ([]byte, error) {
 	if utf8.ValidString(string(b)) {
-		return marshal(string(b))
+		return jsonvalue.Marshal(string(b))
 	}
-	return marshal(map[string]string{"!base64": base64.StdEncoding.EncodeToString([]byte(b))})
+	return jsonvalue.Marshal(map[string]string{"!base64": base64.StdEncoding.EncodeToString([]byte(b))})
 }
 
 // UnmarshalJSON reads them.
@@ -73,7 +74,7 @@ func (i Instant) MarshalJSON() ([]byte, error) {
 	if isSayable(i.Time) {
 		return i.UTC().MarshalJSON()
 	}
-	return marshal(written(i.Time))
+	return jsonvalue.Marshal(written(i.Time))
 }
 
 // UnmarshalJSON reads it.
@@ -94,15 +95,6 @@ func (i *Instant) UnmarshalJSON(data []byte) error {
 func isSayable(t time.Time) bool {
 	year := t.UTC().Year()
 	return year >= 0 && year <= 9999
-}
-
-// marshal writes JSON without making an HTML page's escapes of <, > and &.
-func marshal(v any) ([]byte, error) {
-	var out strings.Builder
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(v)
-	return []byte(strings.TrimSuffix(out.String(), "\n")), err
 }
 
 // line writes a message down. What the broker keeps for itself would not be believed of
@@ -140,7 +132,7 @@ func (l *Letter) Line() ([]byte, error) { return l.line().marshal() }
 
 func (l Line) marshal() ([]byte, error) {
 	l.Headers = writtenTable(l.Headers)
-	return marshal(l)
+	return jsonvalue.Marshal(l)
 }
 
 // written is the value of a header as JSON can say it.

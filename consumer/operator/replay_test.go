@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -346,6 +347,7 @@ func TestLinesKeepWhatTheyAre(t *testing.T) {
 			"text": "ä\x1b", "bytes": []byte{0, 255}, "raw": "\xff", "int": int64(1) << 62, "whole": 2.0, "huge": 1e300, "half": 0.5, "yes": true, "none": nil,
 			"time": time.Unix(1_700_000_000, 0).UTC(), "list": []any{int64(1), "x", amqp.Table{"deep": 3.0}}, "x-warren-reason": "permanent", "!odd": "kept",
 			"list of the far": []any{time.Unix(1<<40, 0).UTC()}, "odd": amqp.Table{"!time": "zzz"}, "not UTF-8 \xff": "1", "not UTF-8 \xfe": "2",
+			"hidden \u009b": "\u202e\u200b\x7f\U000e0041",
 		},
 	}
 	v.Publish(t, "orders.dead", sent)
@@ -359,6 +361,9 @@ func TestLinesKeepWhatTheyAre(t *testing.T) {
 	}
 	v.Drain(t, "orders.dead")
 	text := lines.String()
+	if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+		t.Errorf("an export has a hidden character: %q", text[i:])
+	}
 	if err := brokerOf(v).PublishLines(t.Context(), &lines, LettersOf("orders"), func(string) error { return nil }); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
@@ -62,13 +64,18 @@ func (p *psCommand) Run(ctx context.Context, a App) error {
 func (p *psCommand) print(a App, answers []fleet.Answer, states []fleet.QueueState) error {
 	notes := fleet.Notes(answers, states, time.Now())
 	if p.Output == "json" { // the whole in one
-		encoder := json.NewEncoder(a.Out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(struct {
+		text, err := jsonvalue.Marshal(struct {
 			Daemons []fleet.Answer     `json:"daemons"`
 			Queues  []fleet.QueueState `json:"queues"`
 			Notes   []string           `json:"notes"`
 		}{emptyIfNil(answers), emptyIfNil(states), emptyIfNil(notes)})
+		if err != nil {
+			return err
+		}
+		var lines bytes.Buffer
+		_ = json.Indent(&lines, text, "", "  ") // it is valid
+		_, err = fmt.Fprintln(a.Out, &lines)
+		return err
 	}
 	list := p.list(a.Out, []string{"DAEMON", "VERSION", "UP", "NODE", "FLIGHT", "OLDEST", "QUEUES"}, 22, 12, 5, 16, 9, 16)
 	for _, an := range answers {

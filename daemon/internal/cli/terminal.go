@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
@@ -146,7 +146,7 @@ func (l *listing) add(record any, cells ...string) error {
 	if l.format == "table" {
 		return l.table.row(cells...)
 	}
-	text, err := asJSON(record)
+	text, err := jsonvalue.Marshal(record)
 	if err != nil {
 		return err
 	}
@@ -178,18 +178,6 @@ func (l *listing) end() error {
 		_, err = fmt.Fprintln(l.out, "[]")
 	}
 	return err
-}
-
-// asJSON is v in one line, as readers other than browsers like it.
-func asJSON(v any) (string, error) {
-	if raw, ok := v.(json.RawMessage); ok {
-		return string(raw), nil
-	}
-	var out strings.Builder
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(v)
-	return strings.TrimSuffix(out.String(), "\n"), err
 }
 
 // since is how long ago that was; - if that is not known.

@@ -2,9 +2,13 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/daemon/internal/legible"
 )
 
 func TestTables(t *testing.T) {
@@ -50,22 +54,39 @@ func TestLongTables(t *testing.T) {
 }
 
 func TestLists(t *testing.T) {
+	const line = `{"n":"<1>\u009b\u202e"}`
 	for name, want := range map[string]string{
 		"json 0":  "[]\n",
-		"json 2":  "[\n{\"n\":\"<1>\"},\n{\"n\":\"<1>\"}\n]\n",
+		"json 2":  "[\n" + line + ",\n" + line + "\n]\n",
 		"jsonl 0": "",
-		"jsonl 2": "{\"n\":\"<1>\"}\n{\"n\":\"<1>\"}\n",
+		"jsonl 2": line + "\n" + line + "\n",
 	} {
 		var out bytes.Buffer
 		kind, n, _ := strings.Cut(name, " ")
 		list := format{kind}.list(&out, nil)
 		for range int(n[0] - '0') {
-			if err := list.add(map[string]string{"n": "<1>"}); err != nil {
+			if err := list.add(map[string]string{"n": "<1>\u009b\u202e"}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if err := list.end(); err != nil || out.String() != want {
 			t.Errorf("%s: got %q and error %v, want %q", name, out.String(), err, want)
+		}
+	}
+}
+
+// No id that a publisher has made acts on the terminal of whoever looks at the daemons as JSON.
+func TestDaemonsAsJSON(t *testing.T) {
+	for _, kind := range []string{"json", "jsonl"} {
+		const id = "\u009b31m\u202eorder"
+		var out bytes.Buffer
+		ps := psCommand{format: format{kind}}
+		answers := []fleet.Answer{{Status: &fleet.Status{Queues: []fleet.QueueStatus{{Attempts: []fleet.Attempt{{MessageID: id}}}}}}}
+		if err := ps.print(App{Out: &out}, answers, nil); err != nil {
+			t.Fatal(err)
+		}
+		if text := out.String(); legible.Lines(text) != text || !json.Valid(out.Bytes()) || !strings.Contains(text, `\u009b31m\u202eorder`) {
+			t.Errorf("%s: got %q", kind, text)
 		}
 	}
 }

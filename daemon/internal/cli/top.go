@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/consumer/fleet"
+	"github.com/warrenmq/warren/consumer/jsonvalue"
 	"github.com/warrenmq/warren/daemon/internal/legible"
 	"github.com/warrenmq/warren/daemon/internal/settings"
 )
@@ -123,9 +124,9 @@ func (t *topCommand) print(ctx context.Context, a App, state *topState) error {
 		wait = fleet.WatchEvery
 		f := state.frame(time.Now())
 		if t.Output != "table" {
-			text, err := asJSON(f)
+			text, err := jsonvalue.Marshal(f)
 			if err == nil {
-				_, err = fmt.Fprintln(a.Out, text)
+				_, err = fmt.Fprintf(a.Out, "%s\n", text)
 			}
 			if err != nil {
 				return err
