@@ -10,12 +10,13 @@ import (
 
 // OpenReader is [Open] for whoever only reads. What it opens of SQLite cannot write,
 // and leaves a file as it is that others write. On PostgreSQL that is for each
-// transaction to say.
-func OpenReader(text string) (*sql.DB, error) {
+// transaction to say. readURL is as in [Config].
+func OpenReader(text string, readURL func() (string, error)) (*sql.DB, error) {
 	p, err := parse(text)
 	if err != nil {
 		return nil, err
 	}
+	p.reread = readURL
 	return p.openReader(false)
 }
 

@@ -49,6 +49,9 @@ type Queue struct {
 	Name        string
 	Concurrency int    // how many deliveries are processed at once
 	DatabaseURL string // of the daemon's database; empty: there is none
+	// ReadDatabaseURL returns DatabaseURL as it is now, with another password say. Nil means
+	// that it stays what it is.
+	ReadDatabaseURL func() (string, error)
 }
 
 // A Set is processors by name. It never changes: With returns another one. The zero Set

@@ -80,10 +80,14 @@ func (c *Config) Validate(q registry.Queue) error {
 // the output folder. The processor is an [io.Closer].
 func (c *Config) Open(q registry.Queue, log *slog.Logger) (consumer.Processor, error) {
 	url := cmp.Or(c.SourceURL, q.DatabaseURL)
+	readURL := q.ReadDatabaseURL
+	if c.SourceURL != "" {
+		readURL = nil
+	}
 	p := &processor{attachmentMaxBytes: c.AttachmentMaxBytes}
 	var faults [4]error
 	p.reports, faults[0] = loadReports(c.Reports, url)
-	p.source, faults[1] = newSource(url, q.Concurrency)
+	p.source, faults[1] = newSource(url, readURL, q.Concurrency)
 	p.output, faults[2] = newOutput(c.Output)
 	if c.mails() {
 		p.sender, faults[3] = c.mail().Open(q.Concurrency, log.With("queue", q.Name))

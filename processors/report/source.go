@@ -32,18 +32,18 @@ type source struct {
 
 // checkSource returns the fault of a URL that newSource would not take.
 func checkSource(url string) error {
-	s, err := newSource(url, 1)
+	s, err := newSource(url, nil, 1)
 	if err != nil {
 		return err
 	}
 	return s.db.Close() // it never was connected
 }
 
-func newSource(url string, concurrency int) (*source, error) {
+func newSource(url string, readURL func() (string, error), concurrency int) (*source, error) {
 	if url == "" {
 		return nil, errors.New("SOURCE_URL is not set: set it, or WARREN_DATABASE_URL")
 	}
-	db, err := database.OpenReader(url)
+	db, err := database.OpenReader(url, readURL)
 	if err != nil {
 		return nil, fmt.Errorf("SOURCE_URL %w", err)
 	}

@@ -388,7 +388,9 @@ func (c *Config) readQueue(r *reader, name string, set processors.Set, databaseU
 		return
 	}
 	c.Consumer.Queues[len(c.Consumer.Queues)-1].Settings = r.digest(owner)
-	processor := Processor{processors.Queue{Name: name, Concurrency: max(s.Concurrency, 1), DatabaseURL: databaseURL}, prefix, config}
+	processor := Processor{processors.Queue{
+		Name: name, Concurrency: max(s.Concurrency, 1), DatabaseURL: databaseURL, ReadDatabaseURL: DatabaseURL,
+	}, prefix, config}
 	if err := config.Validate(processor.Queue); err != nil {
 		for _, fault := range each(err) {
 			r.faultf("queue %s (%s...): %w", name, prefix, fault)

@@ -40,7 +40,7 @@ func TestLoadConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.Processors) != 2 || cfg.Processors[0].Queue != (processors.Queue{Name: "mail.in", Concurrency: 3}) {
+	if p := cfg.Processors; len(p) != 2 || p[0].Queue.Name != "mail.in" || p[0].Queue.Concurrency != 3 || p[0].Queue.DatabaseURL != "" {
 		t.Errorf("got the processors %+v, want those of both queues", cfg.Processors)
 	}
 	for i := range cfg.Consumer.Queues {
