@@ -135,6 +135,34 @@ func TestTheDatabaseIsStalled(t *testing.T) {
 	if took := time.Since(begun); err == nil || took > statementTimeout+time.Minute || d.Reason() == "" {
 		t.Errorf("got %v after %v, want an error within %v, and an outage", err, took, statementTimeout)
 	}
+	if _, err := d.cleanOnce(t.Context()); !errors.Is(err, consumer.ErrDatabase) {
+		t.Errorf("cleaning: got %v, want an outage", err)
+	}
+}
+
+// The backlog is measured while the inbox cannot be cleaned.
+func TestTheBacklogIsMeasuredWhileCleaningIsHeldUp(t *testing.T) {
+	t.Parallel()
+	d := migrated(t, pgtest.URL(t))
+	lock, err := d.write.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Rollback() }()
+	if _, err := lock.Exec("LOCK TABLE warren.inbox"); err != nil {
+		t.Fatal(err)
+	}
+	app := newDatabase(t, d.dsn.config.ConnString(), new(logBuffer))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan bool)
+	go func() { defer close(ended); app.tend(ctx) }()
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool {
+		return d.number(t, "SELECT count(*) FROM pg_locks WHERE relation = 'warren.inbox'::regclass AND NOT granted") > 0
+	}, "the cleaning waits for the lock")
+	d.exec(t, "INSERT INTO warren.outbox (routing_key) VALUES ('q')")
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { b := app.backlog.Load(); return b != nil && b.messages == 1 }, "the message is in the backlog")
+	cancel()
+	<-ended
 }
 
 // A commit has a time of its own: it is not cut short when its attempt ends, and one that is

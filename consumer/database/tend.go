@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -17,18 +18,20 @@ const (
 )
 
 // tend measures the outbox and forgets the messages that are older than the TTL, until
-// ctx ends.
+// ctx ends. Neither waits for the other: a backlog that is not measured any more would be
+// told for ever.
 func (d *Database) tend(ctx context.Context) {
-	cleaned := time.Now()
-	for {
+	var cleaning sync.WaitGroup
+	defer cleaning.Wait()
+	cleaning.Go(func() { d.clean(ctx) })
+	for ctx.Err() == nil {
 		d.backlog.Store(d.measure(ctx))
-		if !sleep(ctx, measureEvery) {
-			return
-		}
-		if time.Since(cleaned) < cleanEvery {
-			continue
-		}
-		cleaned = time.Now()
+		sleep(ctx, measureEvery)
+	}
+}
+
+func (d *Database) clean(ctx context.Context) {
+	for sleep(ctx, cleanEvery) {
 		for more := true; more && ctx.Err() == nil; {
 			n, err := d.cleanOnce(ctx)
 			more = err == nil && n == cleanBatch
@@ -36,9 +39,17 @@ func (d *Database) tend(ctx context.Context) {
 	}
 }
 
+// cleanOnce deletes a batch. On SQLite it waits for whoever is writing, for as long as that
+// takes.
 func (d *Database) cleanOnce(ctx context.Context) (int64, error) {
+	soon := ctx
+	if d.dsn.dialect == postgres {
+		var cancel context.CancelFunc
+		soon, cancel = context.WithTimeout(ctx, statementTimeout)
+		defer cancel()
+	}
 	var n int64
-	r, err := d.write.ExecContext(ctx, d.dsn.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
+	r, err := d.write.ExecContext(soon, d.dsn.dialect.clean, int64(d.ttl/time.Second), cleanBatch)
 	if err == nil {
 		n, err = r.RowsAffected()
 	}

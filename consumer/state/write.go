@@ -193,5 +193,7 @@ func (s *Store) clean(ctx context.Context) {
 }
 
 func (s *Store) cleanOnce(ctx context.Context, now time.Time) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
 	return s.db.Exec(ctx, deleteExpired, now.UnixMilli(), cleanBatch)
 }
