@@ -57,7 +57,7 @@ func TestDelayedMessagesAreListed(t *testing.T) {
 func TestDelayedMessagesOfABrokerThatHasNone(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	found, err := operator.Broker{Nodes: []string{v.URL}}.Waiting(t.Context(), []string{"orders"}, operator.Selection{}, 10)
-	equal(t, fmt.Sprint(found, err), "{[] 0 [] [orders]} <nil>")
+	equal(t, fmt.Sprint(found.Matched, found.More, found.Missing, found.Unknown, err), "0 0 [] [orders] <nil>")
 	if _, err := (operator.Broker{Nodes: []string{"amqp://guest:secret@127.0.0.1:1/"}}).Waiting(t.Context(), []string{"orders"}, operator.Selection{}, 10); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("without a broker: got %v, want an error", err)
 	}
