@@ -120,7 +120,7 @@ func TestCheckLooksIntoQueues(t *testing.T) {
 	})
 	v.Publish(t, "orders", amqp091.Publishing{MessageId: "waits", Body: []byte("{}")})
 	want := []string{
-		"WARN   dead letters of orders: 300 messages\n", "note   waits of orders: 1 messages wait for a delay or their next attempt",
+		"WARN   dead letters of orders: 300 messages\n", "note   waits of orders: 1 message waits for a delay or its next attempt",
 		"note   failures of orders: the last ", "attempt 1 at waits (retry): exit status 75: ",
 	}
 	checkOutput := func(args ...string) (stdout string) {

@@ -529,7 +529,7 @@ func TestPublishAndCheckCommands(t *testing.T) {
 		t.Errorf("publish: exit status %d, %q and %q", status, stdout, stderr)
 	}
 	stdout, _, status = output(t, warren(t, env, "check"))
-	if status != 3 || !strings.Contains(stdout, "queue orders: 1 messages ready") || !strings.Contains(stdout, "WARN   consumers of orders: there are none, and 1 message ready") {
+	if status != 3 || !strings.Contains(stdout, "queue orders: 1 message ready, 0 consumers") || !strings.Contains(stdout, "WARN   consumers of orders: there are none, and 1 message ready") {
 		t.Errorf("check: exit status %d and\n%s", status, stdout)
 	}
 	got := v.Drain(t, "orders")[0]

@@ -144,7 +144,7 @@ func drillPaused(t *testing.T) {
 	v := rabbittest.NewVhost(t)
 	env := commandQueue(v, "orders", "cat", "WARREN_ADMIN_ADDR=", "WARREN_QUEUE_ORDERS_MAX_ATTEMPTS=8")
 	d := start(t, env...)
-	checks(t, env, 0, "ok     daemons: 1 has answered\n", "ok     plan of orders: 8 attempts within 2m7s, then orders.dead\n", "ok     queue orders: 0 messages ready, 1 consumers\n")
+	checks(t, env, 0, "ok     daemons: 1 has answered\n", "ok     plan of orders: 8 attempts within 2m7s, then orders.dead\n", "ok     queue orders: 0 messages ready, 1 consumer\n")
 
 	succeeds(t, env, "pause", "orders", "--yes", "--why", "mail server moves")
 	v.Publish(t, "orders", amqp091.Publishing{Body: []byte("{}")})

@@ -112,19 +112,20 @@ func Notes(answers []Answer, queues []QueueState, now time.Time) []string {
 		}
 	}
 	for _, q := range queues {
+		ready := broker.Plural(q.Messages, "message", "messages") + " ready"
 		switch {
 		case q.Missing:
 			note("there is no queue %s", q.Queue)
 		case q.Paused != nil:
-			note("%s is paused %s; %d messages ready", q.Queue, q.Paused.Text(now), q.Messages)
+			note("%s is paused %s; %s", q.Queue, q.Paused.Text(now), ready)
 		case q.Consumers == 0 && q.Messages == 0 && working[q.Queue] > 0: // all that the broker can say
 			note("%s does not say how many messages it has, nor that daemons consume it (%d): it may have no leader, or its node is too busy; see rabbitmq-queues quorum_status %s",
 				q.Queue, working[q.Queue], q.Queue)
 		case q.Consumers == 0:
-			note("nobody consumes %s; %d messages ready", q.Queue, q.Messages)
+			note("nobody consumes %s; %s", q.Queue, ready)
 		case q.Consumers > working[q.Queue]+leaving[q.Queue]:
-			note("%s has %d consumers, of which %d answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
-				q.Queue, q.Consumers, working[q.Queue])
+			note("%s has %s, of which %d answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
+				q.Queue, broker.Plural(q.Consumers, "consumer", "consumers"), working[q.Queue])
 		}
 		if busy := BusyWith(answers, q.Queue, q.Messages); busy != "" {
 			note("%s: %s", q.Queue, busy)

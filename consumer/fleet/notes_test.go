@@ -46,13 +46,15 @@ func TestNotes(t *testing.T) {
 		"emails has 9 consumers, of which 2 answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
 		"there is no queue gone",
 		"nobody consumes lonely; 12 messages ready",
-		"moves is paused for 1h0m0s by somebody; 3 messages ready",
+		"nobody consumes lone; 1 message ready",
+		"held has 1 consumer, of which 0 answer: the others are other programs, daemons that are older, busy or not asked, or on a machine that was lost, which the broker finds out within 20 s",
+		"moves is paused for 1h0m0s by somebody; 1 message ready",
 		"emails does not say how many messages it has, nor that daemons consume it (2): it may have no leader, or its node is too busy; see rabbitmq-queues quorum_status emails",
 		"slow: all 2 slots (daemons: 1) are busy, and 20 messages ready: more comes than is done",
 	}
 	fleet[4].Status.Schedules = []Schedule{{Schedule: "well", Leading: true}, {Schedule: "nightly", Fault: "queue reports is missing"}, {Schedule: "hourly", Leading: true, AheadMillis: 3_600_000}}
 	got := Notes(fleet, []QueueState{
-		{Queue: "emails", Consumers: 9}, {Queue: "gone", Missing: true}, {Queue: "lonely", Messages: 12}, {Queue: "moves", Messages: 3, Paused: &Pause{Since: now.Add(-time.Hour)}},
+		{Queue: "emails", Consumers: 9}, {Queue: "gone", Missing: true}, {Queue: "lonely", Messages: 12}, {Queue: "lone", Messages: 1}, {Queue: "held", Consumers: 1}, {Queue: "moves", Messages: 1, Paused: &Pause{Since: now.Add(-time.Hour)}},
 		{Queue: "emails"}, // as the broker says of one whose leader does not answer
 		{Queue: "slow", Messages: 20, Consumers: 1},
 	}, now)

@@ -1,6 +1,9 @@
 package broker
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Severity says how much there is to do about a finding.
 type Severity string
@@ -28,6 +31,14 @@ type Counts struct {
 	Name      string `json:"name"`
 	Messages  int    `json:"messages"` // ready
 	Consumers int    `json:"consumers"`
+}
+
+// Plural is n of what, of which there is one or several.
+func Plural(n int, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 // String is the finding in one line, but for why it matters.

@@ -47,7 +47,8 @@ func (c *Conn) inspectQueue(q Queue, name string, report Report) {
 		err = c.OnChannel(func(ch *amqp.Channel) error { return MayConsume(ch, name) })
 	}
 	if err == nil {
-		report(Finding{Severity: SeverityOK, What: what, Text: fmt.Sprintf("%d messages ready, %d consumers", state.Messages, state.Consumers), Queue: &Counts{name, state.Messages, state.Consumers}})
+		text := Plural(state.Messages, "message", "messages") + " ready, " + Plural(state.Consumers, "consumer", "consumers")
+		report(Finding{Severity: SeverityOK, What: what, Text: text, Queue: &Counts{name, state.Messages, state.Consumers}})
 		return
 	}
 	if IsMissing(err) && !q.Passive {
@@ -87,7 +88,8 @@ func (c *Conn) inspectWaits(q Queue, report Report) {
 	}
 	report.OK(what, fmt.Sprintf("%d of %d are there; each is declared when it is first needed", there, len(q.Waits())))
 	if waiting > 0 {
-		report(Finding{Severity: SeverityNote, What: "waits of " + q.Name, Text: fmt.Sprintf("%d messages wait for a delay or their next attempt", waiting), Cure: "warren waiting list " + q.Name + " shows them"})
+		text := Plural(waiting, "message waits for a delay or its next attempt", "messages wait for a delay or their next attempt")
+		report(Finding{Severity: SeverityNote, What: "waits of " + q.Name, Text: text, Cure: "warren waiting list " + q.Name + " shows them"})
 	}
 }
 

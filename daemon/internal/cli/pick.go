@@ -115,7 +115,8 @@ func (p *picking) outcome(a App, did string, done operator.Done, err error) erro
 	case err != nil:
 		text = fmt.Sprintf("%v; the rest is where it was", err)
 	case done.Left > 0:
-		text = fmt.Sprintf("%s left where it was, since it cannot be published: %v", plural(done.Left, p.one+" was", p.several+" were"), done.Why)
+		text = fmt.Sprintf("%s cannot be published: %v",
+			plural(done.Left, p.one+" was left where it was, since it", p.several+" were left where they were, since they"), done.Why)
 	default:
 		return p.missing()
 	}

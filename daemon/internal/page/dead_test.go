@@ -235,14 +235,20 @@ func TestACanaryThatCannotBePublished(t *testing.T) {
 	t.Parallel()
 	v, p, _ := withBroker(t, 0)
 	// It has no room for the header that replaying adds.
-	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "full", Headers: amqp.Table{"fill": strings.Repeat("x", 131_020)}})
+	full := amqp.Publishing{MessageId: "full", Headers: amqp.Table{"fill": strings.Repeat("x", 131_020)}}
+	v.Publish(t, "orders.dead", full)
 	bury(t, v, "orders", 20)
 	if _, err := v.Channel(t).Consume("orders", "", true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	j := signedIn(t, p, tokens.Operate).begin(p, "/ui/dead/replay", url.Values{"queue": {"orders"}, "all": {"yes"}, "canary": {"20"}, "limit": {"21"}, "watch": {"2"}})
-	if done := j.view(admin).Done; done.Done != 20 || done.Left != 1 || done.Matched != 21 {
-		t.Errorf("got %+v", done)
+	if view := j.view(admin); view.Done.Done != 20 || view.Done.Left != 1 || view.Done.Matched != 21 || !strings.Contains(view.Outcome, "; 1 was left, since it cannot be published: ") {
+		t.Errorf("got %+v", view)
+	}
+	v.Publish(t, "orders.dead", full)
+	j = signedIn(t, p, tokens.Operate).begin(p, "/ui/dead/replay", url.Values{"queue": {"orders"}, "all": {"yes"}})
+	if view := j.view(admin); !strings.Contains(view.Outcome, "; 2 were left, since they cannot be published: ") {
+		t.Errorf("of two: got %+v", view)
 	}
 }
 

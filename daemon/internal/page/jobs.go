@@ -158,7 +158,7 @@ func (p *Page) ended(ctx context.Context, j *job, done operator.Done, err error)
 	case err != nil:
 		j.level, j.outcome = "bad", fmt.Sprintf("%s; then: %v; the rest is where it was", j.outcome, err)
 	case done.Left > 0:
-		j.level, j.outcome = "warn", fmt.Sprintf("%s; %s left, since it cannot be published: %v", j.outcome, plural(done.Left, "was", "were"), done.Why)
+		j.level, j.outcome = "warn", fmt.Sprintf("%s; %s cannot be published: %v", j.outcome, plural(done.Left, "was left, since it", "were left, since they"), done.Why)
 	case done.Done == 0:
 		j.level, j.outcome = "warn", j.outcome+": none was found that is meant"
 	}
