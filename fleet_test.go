@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 	amqp091 "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/warrenmq/warren/consumer/fleet"
 	"github.com/warrenmq/warren/internal/logtest"
 	"github.com/warrenmq/warren/internal/rabbittest"
 )
@@ -411,4 +414,51 @@ func TestTopComesBack(t *testing.T) {
 	if err := top.Wait(); err != nil || said.String() != "" {
 		t.Errorf("it ended with %v and %q", err, said.String())
 	}
+}
+
+// An act on more daemons than one request can name is done by all of them.
+func TestALargeFleetIsSteered(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	ch := v.Channel(t)
+	if err := ch.ExchangeDeclare(fleet.Exchange, "fanout", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	q, err := ch.QueueDeclare("", false, true, true, false, nil)
+	if err == nil {
+		err = ch.QueueBind(q.Name, "", fleet.Exchange, false, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const daemons = 250
+	go func() { // answers as so many daemons do
+		for d := range requests {
+			var r fleet.Request
+			if len(d.Body) > fleet.MaxRequestBytes || json.Unmarshal(d.Body, &r) != nil {
+				continue
+			}
+			for i := range daemons {
+				an := fleet.Answer{Daemon: fleet.Daemon{Host: fmt.Sprintf("%064d", i), PID: 4_000_000}, Done: 1}
+				if len(r.Daemons) > 0 && !slices.Contains(r.Daemons, an.Daemon.Name()) {
+					continue
+				}
+				if body, err := json.Marshal(an); err == nil {
+					_ = ch.Publish("", d.ReplyTo, false, false, amqp091.Publishing{CorrelationId: d.CorrelationId, Body: body})
+				}
+			}
+		}
+	}()
+	rabbittest.Eventually(t, time.Minute, func() bool { // they have a few seconds, which is little on a busy machine
+		stdout, stderr, status := output(t, warren(t, []string{"WARREN_AMQP_URL=" + v.URL}, "quiet", "--all", "--yes"))
+		done := strings.Count(stdout, ": done\n")
+		if status != 0 || done != daemons {
+			t.Logf("exit status %d, %d have done it: %s", status, done, stderr)
+		}
+		return status == 0 && done == daemons
+	}, "all of them have done it")
 }

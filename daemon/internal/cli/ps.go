@@ -182,9 +182,16 @@ func act(ctx context.Context, a App, link fleetCommand, f acting, wait time.Dura
 	if on, err := f.proceed(a, fmt.Sprintf("%s: %s (%s)", what, plural(len(meant), "daemon", "daemons"), printable(strings.Join(names, ", ")))); !on {
 		return err
 	}
-	r.Daemons = names
-	answers, err := ask(r, len(names))
-	if err != nil {
+	var answers []fleet.Answer
+	for part := range slices.Chunk(names, namesAtOnce) {
+		r.Daemons = part
+		var some []fleet.Answer
+		some, err = ask(r, len(part))
+		if answers = append(answers, some...); err != nil {
+			break
+		}
+	}
+	if err != nil && len(answers) == 0 {
 		return err
 	}
 	failed := 0
@@ -204,11 +211,19 @@ func act(ctx context.Context, a App, link fleetCommand, f acting, wait time.Dura
 	for _, name := range slices.Sorted(maps.Keys(meant)) {
 		fmt.Fprintf(a.Out, "%s: no answer\n", printable(name))
 	}
-	if failed+len(meant) > 0 {
-		return &Partial{fmt.Sprintf("not done by %d of %d", failed+len(meant), len(names))}
+	text := fmt.Sprintf("not done by %d of %d", failed+len(meant), len(names))
+	switch {
+	case err != nil:
+		return &Partial{fmt.Sprintf("%s: %v", text, err)}
+	case failed+len(meant) > 0:
+		return &Partial{text}
 	}
 	return nil
 }
+
+// namesAtOnce is how many daemons one request names: with the longest names of machines it has
+// half of fleet.MaxRequestBytes.
+const namesAtOnce = 100
 
 type quietCommand struct{ targets }
 
