@@ -120,7 +120,7 @@ func TestLookingAtDeadLetters(t *testing.T) {
 
 	// What is wrong is said, and bounds hold.
 	for query, want := range map[string]string{
-		"queue=orders&filter=reason+%3D":                          "&#34;reason =&#34;",
+		"queue=orders&filter=reason+%3D":                          "the filter is wrong at character 9",
 		"queue=orders&skip=-1":                                    "it must be a whole number from 0",
 		"queue=orders&filter=" + strings.Repeat("x", maxFilter+1): "4000 are allowed",
 		"queue=" + strings.Repeat("x", 256):                       "the name of the queue is none",
