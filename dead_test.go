@@ -257,7 +257,7 @@ func TestCanariesThatCannotBePublished(t *testing.T) {
 		return amqp091.Publishing{MessageId: id, Headers: amqp091.Table{"fill": strings.Repeat("x", 131_020)}}
 	}
 	letters := []amqp091.Publishing{full("l-0")}
-	for i := range 20 {
+	for i := range 21 {
 		letters = append(letters, amqp091.Publishing{MessageId: fmt.Sprintf("o-%d", i)})
 	}
 	declareDead(t, v, "orders", letters...)
@@ -275,6 +275,10 @@ func TestCanariesThatCannotBePublished(t *testing.T) {
 	}
 	if _, err := v.Channel(t).Consume("orders", "", true, false, false, false, nil); err != nil {
 		t.Fatal(err)
+	}
+	if out, fault := replay("--all", "--canary=2"); out != "replayed 1 dead letter of orders\n" ||
+		!strings.Contains(fault, "warren: of 2 canaries too many have failed: dead letters 1, waiting for another attempt 0, without a message-id to be known by 0; not replayed, since they cannot be published: 1 (") {
+		t.Errorf("one canary of two cannot be published: got %q and %q", out, fault)
 	}
 	if out, fault := replay("--all", "--canary=20", "--limit=21"); out != "replayed 20 dead letters of orders\n" || !strings.Contains(fault, "warren: 1 dead letter was left where it was") || v.Ready(t, "orders.dead") != 1 {
 		t.Errorf("one canary of 20 cannot be published: got %q and %q", out, fault)

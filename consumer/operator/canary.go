@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -10,11 +11,20 @@ import (
 
 // A Fate is what has become of dead letters that were replayed.
 type Fate struct {
-	Dead     int // again
+	Dead     int // again, or still: those that could not be published
 	Retrying int // failed once more, and wait for their next attempt
 	Unknown  int // have no message-id to be known by
 	// Consumers are those of the work queue. While there are none, nothing is known of the rest.
 	Consumers int
+}
+
+// Text says how too many of those have failed that done tells of.
+func (f Fate) Text(done Done) string {
+	text := fmt.Sprintf("too many have failed: dead letters %d, waiting for another attempt %d, without a message-id to be known by %d", f.Dead, f.Retrying, f.Unknown)
+	if done.Left > 0 {
+		text += fmt.Sprintf("; not replayed, since they cannot be published: %d (%v)", done.Left, done.Why)
+	}
+	return text
 }
 
 // Failed counts those that are not known to have gone well.

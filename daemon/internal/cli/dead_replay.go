@@ -104,8 +104,7 @@ func (r *deadReplayCommand) canaries(ctx context.Context, a App, b operator.Brok
 		case err != nil:
 			return done, err
 		case fate.Failed()*10 > len(ids):
-			return done, fmt.Errorf("of %s %d are dead again, %d wait for another attempt, and %d have no message-id to be known by",
-				plural(len(ids), "canary", "canaries"), fate.Dead, fate.Retrying, fate.Unknown)
+			return done, fmt.Errorf("of %s %s", plural(len(ids), "canary", "canaries"), fate.Text(done))
 		case last && fate.Consumers == 0:
 			return done, fmt.Errorf("nobody consumes %s, so that nothing is known of the canaries", r.Queue)
 		case last:

@@ -168,7 +168,7 @@ func replayed(ctx context.Context, b operator.Broker, j *job, which pick, option
 		if err != nil || first.Done == 0 {
 			return first, err
 		}
-		if err := watchCanaries(ctx, b, j, which.Queue, ids, watch); err != nil {
+		if err := watchCanaries(ctx, b, j, which.Queue, ids, first, watch); err != nil {
 			return first, err
 		}
 		if first.Matched < canary || first.Matched == all.Most {
@@ -189,7 +189,7 @@ func replayed(ctx context.Context, b operator.Broker, j *job, which pick, option
 
 // watchCanaries sees what becomes of those that were replayed first, and returns an error if
 // more than one in ten of them fails.
-func watchCanaries(ctx context.Context, b operator.Broker, j *job, queue string, ids []string, watch time.Duration) error {
+func watchCanaries(ctx context.Context, b operator.Broker, j *job, queue string, ids []string, first operator.Done, watch time.Duration) error {
 	until := time.Now().Add(watch)
 	for pause := time.Second; ; pause = min(2*pause, 10*time.Second) {
 		left := time.Until(until)
@@ -205,8 +205,7 @@ func watchCanaries(ctx context.Context, b operator.Broker, j *job, queue string,
 		case err != nil:
 			return err
 		case fate.Failed()*10 > len(ids):
-			return fmt.Errorf("it stopped by itself: of %s %d are dead again, %d wait for another attempt, and %d have no message-id to be known by",
-				plural(len(ids), "canary", "canaries"), fate.Dead, fate.Retrying, fate.Unknown)
+			return fmt.Errorf("it stopped by itself: of %s %s", plural(len(ids), "canary", "canaries"), fate.Text(first))
 		case last && fate.Consumers == 0:
 			return fmt.Errorf("it stopped by itself: nobody consumes %s, so that nothing is known of the canaries", queue)
 		case last:
