@@ -31,7 +31,8 @@ func (f Fate) Text(done Done) string {
 func (f Fate) Failed() int { return f.Dead + f.Retrying + f.Unknown }
 
 // Fate looks what has become of the dead letters of a work queue that had these ids and were
-// replayed into it. Those that it does not find are worked, or in the queue still.
+// replayed into it. Those that it does not find are worked, or in the queue still. It is an error if
+// dead letters may have been looked at nearly as often as the broker allows.
 func (b Broker) Fate(ctx context.Context, queue string, ids []string) (f Fate, err error) {
 	known := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return strings.HasPrefix(id, "~") })
 	f.Unknown = len(ids) - len(known)
@@ -56,6 +57,10 @@ func (b Broker) failedAgain(ctx context.Context, queue string, ids []string) (ag
 	looked, err := b.Letters(ctx, queue, Selection{IDs: ids}, func(*Letter) error { return nil })
 	if err != nil {
 		return 0, 0, err
+	}
+	if looked.InVain > 0 {
+		return 0, 0, fmt.Errorf("what becomes of canaries is not looked at any more: the broker counts each look at %s, %d by now, and drops what is over the queue's delivery limit, "+
+			"20 unless it is set: set it with rabbitmqctl set_policy (delivery-limit), as docs/dead-letters.md says", dead(queue), looked.InVain)
 	}
 	list, err := b.Waiting(ctx, []string{queue}, Selection{IDs: ids}, 0)
 	for _, w := range list.Messages {

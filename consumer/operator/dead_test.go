@@ -303,6 +303,7 @@ func TestLooksThatEndEarly(t *testing.T) {
 func TestNearTheDeliveryLimit(t *testing.T) {
 	t.Parallel()
 	v := rabbittest.NewVhost(t)
+	v.Declare(t, "own", amqp.Table{"x-queue-type": "quorum"})
 	v.Declare(t, "own.dead", amqp.Table{"x-queue-type": "quorum"})
 	v.Publish(t, "own.dead", amqp.Publishing{MessageId: "m"})
 	var inVain []int
@@ -319,5 +320,45 @@ func TestNearTheDeliveryLimit(t *testing.T) {
 	}
 	if !slices.Equal(inVain, want) {
 		t.Errorf("RabbitMQ %s: got %v, want %v", v.Node.Version(), inVain, want)
+	}
+	// Who sees for long what becomes of canaries would have them dropped.
+	_, err := brokerOf(v).Fate(t.Context(), "own", []string{"m"})
+	if near := want[nearLimit] > 0; near != (err != nil && strings.Contains(err.Error(), "rabbitmqctl set_policy")) {
+		t.Errorf("RabbitMQ %s: of canaries, got error %v", v.Node.Version(), err)
+	}
+}
+
+// What is limited leaves the rest alone where each time that it is handed out may count towards
+// RabbitMQ's own delivery limit, of 20 from 4.0 on. Before, there is none: what holds there is that
+// nothing is counted that often.
+func TestTheRestIsNotDrivenToTheDeliveryLimit(t *testing.T) {
+	t.Parallel()
+	const n, acts = 100, 25
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "own", amqp.Table{"x-queue-type": "quorum"})
+	v.Declare(t, "own.dead", amqp.Table{"x-queue-type": "quorum"})
+	bury(t, v, "own", n)
+	b := brokerOf(v)
+	if _, _, err := b.Groups(t.Context(), "own", Selection{}); err != nil {
+		t.Fatal(err)
+	}
+	for range acts {
+		if got := ids(t, v, "own", Selection{Most: 1}); len(got) != 1 {
+			t.Fatalf("RabbitMQ %s: got %v", v.Node.Version(), got)
+		}
+	}
+	if done, err := b.Replay(t.Context(), "own", Selection{Most: 1}, ReplayOptions{}, quiet); err != nil || done.Done != 1 {
+		t.Fatalf("replay: %+v, %v", done, err)
+	}
+	if done, err := b.Discard(t.Context(), "own", Selection{Most: 1}, nil, quiet); err != nil || done.Done != 1 {
+		t.Fatalf("discard: %+v, %v", done, err)
+	}
+	left := v.Drain(t, "own.dead")
+	most := int64(0)
+	for _, d := range left {
+		most = max(most, integer(d.Headers, "x-delivery-count"))
+	}
+	if len(left) != n-2 || most >= nearLimit {
+		t.Errorf("RabbitMQ %s: %d are left, want %d; one of them was handed out %d times", v.Node.Version(), len(left), n-2, most)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -156,14 +157,24 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 
 // Rest has the rest handed out as well, where what Close gives back would come behind it: a quorum
 // queue hands out first what it was given back, in the order in which it was. So that order
-// stays. It blocks until it has the last of those, or ctx ends.
+// stays, unless each time that a dead letter is handed out may count towards a delivery limit
+// beyond which the broker drops it. It blocks until it has the last of those, or ctx ends.
 func (s *Sweep) Rest(ctx context.Context) error {
+	if !s.returned || s.mayDrop() {
+		return nil
+	}
 	for s.returned {
 		if batch, err := s.Next(ctx); err != nil || len(batch) == 0 {
 			return err
 		}
 	}
 	return nil
+}
+
+// mayDrop tells whether the broker may drop dead letters that are handed out too often.
+func (s *Sweep) mayDrop() bool {
+	home, isDead := strings.CutSuffix(s.queue, ".dead")
+	return isDead && s.conn.Version.NackCounts && !s.conn.HasOwnLimit(home)
 }
 
 // Ack takes a message of the last batch off the queue. Nil means that the broker has been
