@@ -84,7 +84,8 @@ func (s *sweep) discard(ctx context.Context, most int, archive Archive, progress
 		}
 		progress(done)
 	}
-	return done, s.Rest(ctx)
+	s.Rest(ctx)
+	return done, nil
 }
 
 // keep writes lines for good or, into a file, not at all: a part of them would be of messages

@@ -82,7 +82,7 @@ func (b Broker) Letters(ctx context.Context, queue string, which Selection, each
 		return nil
 	})
 	if errors.Is(err, errEnough) {
-		_ = s.Rest(ctx) // if ctx ends meanwhile, the order is another, and what was looked for is found
+		s.Rest(ctx)
 		err = nil
 	}
 	looked.consider(s, queue)

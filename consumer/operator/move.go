@@ -116,7 +116,8 @@ func (b Broker) move(ctx context.Context, queue string, most int, perSecond floa
 		progress(done)
 	}
 	if errors.Is(err, errEnough) {
-		err = s.Rest(ctx)
+		s.Rest(ctx)
+		err = nil
 	}
 	return done, err
 }

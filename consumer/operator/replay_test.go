@@ -200,6 +200,35 @@ func TestReplayThatIsInterrupted(t *testing.T) {
 	once(t, 2000, v.Drain(t, "orders"), v.Drain(t, "orders.dead"))
 }
 
+// What is finished when that comes is not interrupted, though the rest is not left in its order.
+func TestAFinishedActIsNotInterrupted(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	declare(t, v, "orders")
+	bury(t, v, "orders", 100)
+	b := brokerOf(v)
+	for name, act := range map[string]func(context.Context, Selection, func(Done)) (Done, error){
+		"replay": func(ctx context.Context, which Selection, progress func(Done)) (Done, error) {
+			return b.Replay(ctx, "orders", which, ReplayOptions{}, progress)
+		},
+		"discard": func(ctx context.Context, which Selection, progress func(Done)) (Done, error) {
+			return b.Discard(ctx, "orders", which, nil, progress)
+		},
+	} {
+		if _, _, err := b.Groups(t.Context(), "orders", Selection{}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done, err := act(ctx, Selection{Most: 1}, func(Done) { cancel() })
+		if err != nil || done.Done != 1 {
+			t.Errorf("%s: got %+v and error %v", name, done, err)
+		}
+	}
+	if n := v.Ready(t, "orders.dead"); n != 98 {
+		t.Errorf("%d are dead, want 98", n)
+	}
+}
+
 // Nor when that comes while a confirm is waited for, as Ctrl-C does and a job that is cancelled.
 func TestReplayThatIsInterruptedAtAnyTime(t *testing.T) {
 	t.Parallel()

@@ -155,20 +155,24 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 	return got, nil
 }
 
+// mostRest is how many messages Rest goes through, in about a second.
+const mostRest = 10_000
+
 // Rest has the rest handed out as well, where what Close gives back would come behind it: a quorum
 // queue hands out first what it was given back, in the order in which it was. So that order
-// stays, unless each time that a dead letter is handed out may count towards a delivery limit
-// beyond which the broker drops it. It blocks until it has the last of those, or ctx ends.
-func (s *Sweep) Rest(ctx context.Context) error {
-	if !s.returned || s.mayDrop() {
-		return nil
+// stays. It leaves alone more than 10,000; what waits, which is held up by it and has its order from
+// when it is due; and dead letters if each time that one is handed out may count towards a delivery
+// limit beyond which the broker drops it. It blocks until it has the last of those, fails, or ctx
+// ends: the order is another then, and nothing else is amiss.
+func (s *Sweep) Rest(ctx context.Context) {
+	if _, waits := WorkQueueOf(s.queue); waits || s.left > mostRest || !s.returned || s.mayDrop() {
+		return
 	}
 	for s.returned {
 		if batch, err := s.Next(ctx); err != nil || len(batch) == 0 {
-			return err
+			return
 		}
 	}
-	return nil
 }
 
 // mayDrop tells whether the broker may drop dead letters that are handed out too often.

@@ -34,16 +34,9 @@ func look(ctx context.Context, a App, cfg *settings.Config, out *findings) {
 	}
 }
 
-// lookWithin is for all queues, lettersWithin for the dead letters of one: a million of them
-// take longer, if not to be looked at, then to be left in their order.
-const (
-	lookWithin    = 30 * time.Second
-	lettersWithin = 5 * time.Second
-)
+const lookWithin = 30 * time.Second
 
 func lookAtLetters(ctx context.Context, b operator.Broker, queue string, out *findings) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lettersWithin, fmt.Errorf("no answer within %v", lettersWithin))
-	defer cancel()
 	what := "causes of the dead letters of " + queue
 	groups, looked, err := b.Groups(ctx, queue, operator.Selection{Most: lookAt})
 	if err != nil {
