@@ -100,14 +100,14 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 	if err != nil {
 		return nil, s.reason(err)
 	}
-	got, err := s.receive(ctx, in, n)
-	if err != nil {
-		return nil, err
+	got, failed := s.receive(ctx, in, n)
+	if failed != nil && ctx.Err() == nil {
+		return nil, failed
 	}
 	if err := s.ch.Cancel(tag, false); err != nil {
 		return nil, s.reason(err)
 	}
-	for d := range in { // of a short batch: what came after all
+	for d := range in { // of a short batch, or one that ctx has ended: what came after all
 		got = append(got, d)
 	}
 	s.frames = 0
@@ -115,7 +115,11 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 	s.returned = len(got) > 0 && got[len(got)-1].Redelivered
 	s.acked = append(s.acked, make([]bool, len(got))...)
 	s.ends = append(s.ends, len(s.acked))
-	if s.left -= len(got); len(got) < n {
+	s.left -= len(got)
+	if failed != nil { // no consumer is left that would be handed again what Close gives back
+		return nil, failed
+	}
+	if len(got) < n {
 		s.left = 0 // somebody else has the others
 	}
 	for i := range got {
@@ -125,7 +129,8 @@ func (s *Sweep) Next(ctx context.Context) ([]amqp.Delivery, error) {
 	return got, nil
 }
 
-// receive receives n messages, or fewer if the queue has no more.
+// receive receives n messages, or fewer if the queue has no more. If ctx ends, it returns what it
+// has, with the cause.
 func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]amqp.Delivery, error) {
 	got := make([]amqp.Delivery, 0, n)
 	late, answered := time.NewTimer(shortBatchAfter), time.Now()
@@ -139,7 +144,7 @@ func (s *Sweep) receive(ctx context.Context, in <-chan amqp.Delivery, n int) ([]
 			got, answered = append(got, d), time.Now()
 			continue
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return got, context.Cause(ctx)
 		case <-late.C:
 		}
 		switch ready, said, err := s.state(answered); {

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -66,6 +68,58 @@ func TestRest(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A context that ends once somebody waits for it.
+type endsWhenAwaited struct {
+	context.Context
+	end context.CancelFunc
+}
+
+func (c endsWhenAwaited) Done() <-chan struct{} {
+	c.end()
+	return c.Context.Done()
+}
+
+// A sweep that is interrupted while it is handed messages gives back all in their order: no
+// consumer of it is left, to which the broker would hand them again.
+func TestASweepThatIsInterrupted(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	c := connOf(t, v)
+	const n, taken = 1000, 500
+	v.Declare(t, "orders.dead", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int64(1_000_000)})
+	v.PublishN(t, "orders.dead", n, func(i int) amqp.Publishing { return amqp.Publishing{MessageId: fmt.Sprintf("m-%d", i)} })
+	s, err := c.Sweep("orders.dead")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := v.Channel(t) // so that the sweep waits for what does not come
+	if err := other.Qos(taken, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Consume("orders.dead", "other", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	rabbittest.Eventually(t, rabbittest.Soon, func() bool { return v.Unacked(t, "orders.dead") == taken }, "another has some")
+	for range 3 {
+		if _, err := s.Next(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stopped := errors.New("stopped")
+	if batch, err := s.Next(endsWhenAwaited{ctx, func() { cancel(stopped) }}); !errors.Is(err, stopped) || len(batch) > 0 {
+		t.Errorf("got %d messages and error %v", len(batch), err)
+	}
+	if err := s.Close(); err != nil || v.Ready(t, "orders.dead") != n-taken {
+		t.Errorf("got error %v, %d are ready, want %d", err, v.Ready(t, "orders.dead"), n-taken)
+	}
+	for i, d := range v.Drain(t, "orders.dead") {
+		if want := fmt.Sprintf("m-%d", taken+i); d.MessageId != want {
+			t.Fatalf("%s is at %d, want %s", d.MessageId, i, want)
 		}
 	}
 }
