@@ -26,7 +26,8 @@ const outboxColumns = `o.message_id, o.content_type, o.content_encoding, o.corre
 
 // fresh goes from target to target by the index of new rows, and takes of each what is
 // before the first that was refused. Rows are compared as they are, and on SQLite with a +,
-// so that the planners see nothing better than that index.
+// so that the planners see nothing better than that index. Within a target PostgreSQL would
+// go on to the end of the index with rows, and without ANY take the primary key for as good.
 //
 // What is picked is read with its body, in the order of ids, until the bodies are long
 // enough, and at least one of them. A body that is too long for a message is not read.
@@ -60,10 +61,10 @@ var postgres = &dialect{
 				WHERE retry_at IS NULL AND (exchange, routing_key) > (t.exchange, t.routing_key) ORDER BY exchange, routing_key LIMIT 1) AS o
 		), picked AS (
 			SELECT o.* FROM target AS t, LATERAL (SELECT ` + outboxLength + ` FROM warren.outbox
-				WHERE retry_at IS NULL AND (exchange, routing_key) >= (t.exchange, t.routing_key)
-				AND (exchange, routing_key, id) < (t.exchange, t.routing_key, coalesce((SELECT min(id) FROM warren.outbox
-					WHERE retry_at IS NOT NULL AND exchange = t.exchange AND routing_key = t.routing_key), 9223372036854775807))
-				ORDER BY exchange, routing_key, id LIMIT $2) AS o
+				WHERE retry_at IS NULL AND exchange = ANY (ARRAY[t.exchange]) AND routing_key = t.routing_key
+				AND id < coalesce((SELECT min(id) FROM warren.outbox
+					WHERE retry_at IS NOT NULL AND exchange = t.exchange AND routing_key = t.routing_key), 9223372036854775807)
+				ORDER BY exchange, id LIMIT $2) AS o
 			WHERE (t.exchange, t.routing_key) NOT IN (SELECT b->>0, b->>1 FROM jsonb_array_elements($1::jsonb) AS b) LIMIT $2
 		) ` + postgresPicked,
 	refused: `WITH picked AS (SELECT ` + outboxLength + ` FROM warren.outbox AS o WHERE retry_at <= now()

@@ -321,8 +321,10 @@ func (r *relay) tryLock(ctx context.Context) (bool, error) {
 	err := r.conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(relayLock)).Scan(&locked)
 	if locked {
 		// The server is to notice sooner than of other connections when this machine is gone,
-		// and give the lock to another. And it is not to keep a plan of when the outbox was empty.
-		_, err = r.conn.ExecContext(ctx, "SET tcp_user_timeout = 25000; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; LISTEN warren_outbox")
+		// and give the lock to another. And it is not to keep a plan of when the outbox was empty,
+		// nor to make one that reads all of a table or a target; jit would compile what these forbid.
+		_, err = r.conn.ExecContext(ctx, "SET tcp_user_timeout = 25000; SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; "+
+			"SET enable_bitmapscan = off; SET enable_sort = off; SET enable_mergejoin = off; SET enable_hashjoin = off; SET jit = off; LISTEN warren_outbox")
 	}
 	return locked, err
 }
