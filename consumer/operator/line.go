@@ -82,9 +82,9 @@ func (i *Instant) UnmarshalJSON(data []byte) error {
 	if i.Time.UnmarshalJSON(data) == nil {
 		return nil
 	}
-	v, _ := read(decode(data))
+	v, err := read(decode(data))
 	at, is := v.(time.Time)
-	if !is {
+	if err != nil || !is {
 		return fmt.Errorf(`%.40s is neither an instant such as "2026-11-26T02:10:04Z" nor {"!unix": "seconds"}`, data)
 	}
 	i.Time = at

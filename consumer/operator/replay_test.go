@@ -598,12 +598,15 @@ func TestALineThatIsUnfinished(t *testing.T) {
 
 func TestLinesThatAreWrong(t *testing.T) {
 	for text, want := range map[string]string{
-		"{\"body\":\"x\"}\n\nno\n":                  "line 3: invalid character 'o'",
-		`{"body":"x","boddy":1}`:                    `line 1: json: unknown field "boddy"`,
-		`{"body":"x"}{"body":"y"}`:                  "line 1: there is more than one message in it",
-		`{"body":{"x":1}}`:                          "neither a text nor",
-		`{"body":"x","headers":{"a":{"!day":"1"}}}`: `line 1: header a: "!day" is no type`,
-		`{"body":"x","priority":300}`:               "line 1: json: cannot unmarshal number 300",
+		"{\"body\":\"x\"}\n\nno\n":                                  "line 3: invalid character 'o'",
+		`{"body":"x","boddy":1}`:                                    `line 1: json: unknown field "boddy"`,
+		`{"body":"x"}{"body":"y"}`:                                  "line 1: there is more than one message in it",
+		`{"body":{"x":1}}`:                                          "neither a text nor",
+		`{"body":"x","headers":{"a":{"!day":"1"}}}`:                 `line 1: header a: "!day" is no type`,
+		`{"body":"x","priority":300}`:                               "line 1: json: cannot unmarshal number 300",
+		`{"body":"x","timestamp":{"!unix":"abc"}}`:                  "is neither an instant such as",
+		`{"body":"x","timestamp":{"!time":"zzz"}}`:                  "is neither an instant such as",
+		`{"body":"x","timestamp":{"!unix":"99999999999999999999"}}`: "is neither an instant such as",
 	} {
 		if _, err := Lines(strings.NewReader(text), func(Line) error { return nil }); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", text, err, want)
