@@ -29,11 +29,11 @@ const outboxColumns = `o.message_id, o.content_type, o.content_encoding, o.corre
 // so that the planners see nothing better than that index. Within a target PostgreSQL would
 // go on to the end of the index with rows, and without ANY take the primary key for as good.
 //
-// What is picked is read with its body, in the order of ids, until the bodies are long
+// What is picked is read with its body, target after target, until the bodies are long
 // enough, and at least one of them. A body that is too long for a message is not read.
 const (
-	outboxLength   = `id, coalesce(octet_length(body), octet_length(body_bytes), 0) AS length`
-	outboxPicked   = `FROM (SELECT id, length, sum(length) OVER (ORDER BY id) - length AS before FROM picked) AS p `
+	outboxLength   = `o.exchange, o.routing_key, o.id, coalesce(octet_length(o.body), octet_length(o.body_bytes), 0) AS length`
+	outboxPicked   = `FROM (SELECT id, length, sum(length) OVER (ORDER BY exchange, routing_key, id) - length AS before FROM picked) AS p `
 	postgresPicked = `SELECT o.id, o.attempts, o.exchange, o.routing_key, p.length,
 		CASE WHEN p.length <= $4 THEN coalesce(o.body_bytes, convert_to(o.body, 'UTF8')) END, ` + outboxColumns + `
 		` + outboxPicked + `JOIN warren.outbox AS o ON o.id = p.id WHERE p.before < $3 ORDER BY o.exchange, o.routing_key, o.id`
@@ -60,11 +60,11 @@ var postgres = &dialect{
 			SELECT o.* FROM target AS t, LATERAL (SELECT exchange, routing_key FROM warren.outbox
 				WHERE retry_at IS NULL AND (exchange, routing_key) > (t.exchange, t.routing_key) ORDER BY exchange, routing_key LIMIT 1) AS o
 		), picked AS (
-			SELECT o.* FROM target AS t, LATERAL (SELECT ` + outboxLength + ` FROM warren.outbox
+			SELECT p.* FROM target AS t, LATERAL (SELECT ` + outboxLength + ` FROM warren.outbox AS o
 				WHERE retry_at IS NULL AND exchange = ANY (ARRAY[t.exchange]) AND routing_key = t.routing_key
 				AND id < coalesce((SELECT min(id) FROM warren.outbox
 					WHERE retry_at IS NOT NULL AND exchange = t.exchange AND routing_key = t.routing_key), 9223372036854775807)
-				ORDER BY exchange, id LIMIT $2) AS o
+				ORDER BY exchange, id LIMIT $2) AS p
 			WHERE (t.exchange, t.routing_key) NOT IN (SELECT b->>0, b->>1 FROM jsonb_array_elements($1::jsonb) AS b) LIMIT $2
 		) ` + postgresPicked,
 	refused: `WITH picked AS (SELECT ` + outboxLength + ` FROM warren.outbox AS o WHERE retry_at <= now()

@@ -165,6 +165,34 @@ func TestABatchHasFewBytes(t *testing.T) {
 	})
 }
 
+// A target with more bytes than a batch has holds up none that comes before it, also if its
+// messages are older.
+func TestManyBytesHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string) {
+		d := migrated(t, url)
+		for _, key := range []string{"big", "big", "a-small"} {
+			d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, body_bytes) VALUES ($1, $2)", key, make([]byte, batchBytes))
+		}
+		d.exec(t, "INSERT INTO "+d.outbox()+" (routing_key, body) VALUES ('last', '')")
+		r := d.leading(t)
+		var got []string
+		for at := (place{}); len(got) < 3; {
+			batch, end, err := r.read(t.Context(), d.dsn.dialect.fresh, batchRows, at.exchange, at.key, at.id)
+			if err != nil || len(batch) == 0 {
+				t.Fatalf("got %d rows after %v, error %v", len(batch), got, err)
+			}
+			for _, o := range batch {
+				got = append(got, o.message.RoutingKey)
+			}
+			at = end
+		}
+		if want := []string{"a-small", "big", "last"}; !slices.Equal(got, want) {
+			t.Errorf("read %v, want %v: each has its turn", got, want)
+		}
+	})
+}
+
 // Those that were refused are tried in turn, the one that has waited longest first.
 func TestWhatWasRefusedIsTriedInTurn(t *testing.T) {
 	t.Parallel()
