@@ -178,8 +178,8 @@ func LettersOf(queue string) Target { return Target{Key: dead(queue), AsLetters:
 
 // PublishLines publishes the messages that in has, and calls published with the id of each once
 // the broker has confirmed that a queue has it, in their order. It stops at the first line
-// that is wrong or is not taken, which the error names, as it does those behind that are taken
-// all the same.
+// that is wrong, is not taken, or whose id published does not take, which the error names, as it does
+// those behind that are taken all the same, and those of which the broker has not said.
 func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, published func(id string) error) error {
 	conn, err := b.dial(ctx, "publish")
 	if err != nil {
@@ -193,7 +193,7 @@ func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, publi
 	defer pipe.Close()
 	late, cancel := broker.WithGrace(ctx, lastWords)
 	defer cancel()
-	var under underWay
+	under := underWay{to: to}
 	_, err = numbered(in, func(number int, l Line) error {
 		o := to.outgoing(l)
 		under.lines = append(under.lines, number)
@@ -202,45 +202,70 @@ func (b Broker) PublishLines(ctx context.Context, in io.Reader, to Target, publi
 		}))
 	})
 	flushed := pipe.Flush(late)
-	switch {
-	case under.wrong != nil:
-		return &LineError{under.wrong.Line, under.explain(to)}
-	case flushed != nil:
-		return &LineError{under.lines[0], broker.ExplainPublish(to.Exchange, to.Key, flushed)}
+	for _, number := range under.lines[:pipe.InFlight()] {
+		under.failed(number, flushed)
+	}
+	if under.wrong != nil {
+		return under.explained()
 	}
 	return err
 }
 
 // underWay are lines of which it is not known yet whether they are taken.
 type underWay struct {
+	to    Target
 	lines []int
-	wrong *LineError // the first that is not taken
+	wrong *LineError // the first that something is wrong with
 	later []string   // those that are taken behind it
+	// Those from first to last may be taken or not: the broker has not said. Zero means none.
+	first, last int
 }
 
 // answered tells what has become of the first of them.
 func (u *underWay) answered(err error, published func() error) error {
 	number := u.lines[0]
 	u.lines = u.lines[1:]
-	if err == nil {
-		err = published()
-		if u.wrong != nil {
-			u.later = append(u.later, strconv.Itoa(number))
-		}
+	if err != nil {
+		u.failed(number, err)
+		return err
 	}
-	if err != nil && u.wrong == nil {
-		u.wrong = &LineError{number, err}
+	if u.wrong != nil {
+		u.later = append(u.later, strconv.Itoa(number))
+	}
+	if err = published(); err != nil && u.wrong == nil {
+		u.wrong = &LineError{number, fmt.Errorf("published, but its id was not printed: %w", err)}
 	}
 	return err
 }
 
-// explain is what is wrong with the first that is not taken.
-func (u *underWay) explain(to Target) error {
-	err := broker.ExplainPublish(to.Exchange, to.Key, u.wrong.Cause)
+// failed tells that one is not known to be taken.
+func (u *underWay) failed(number int, err error) {
+	if u.wrong == nil {
+		u.wrong = &LineError{number, broker.ExplainPublish(u.to.Exchange, u.to.Key, err)}
+	}
+	if errors.Is(err, broker.ErrRefused) || errors.Is(err, broker.ErrUnroutable) || broker.IsMissing(err) {
+		return
+	}
+	if u.first == 0 {
+		u.first = number
+	}
+	u.last = number
+}
+
+// explained is what is wrong, with what became of those behind it.
+func (u *underWay) explained() error {
+	err := u.wrong.Cause
 	if len(u.later) > 0 {
 		err = fmt.Errorf("%w; behind it these are published all the same: %s", err, strings.Join(u.later, ", "))
 	}
-	return err
+	switch {
+	case u.first == 0:
+	case u.first == u.last:
+		err = fmt.Errorf("%w; whether it is published is not known of line %d", err, u.first)
+	default:
+		err = fmt.Errorf("%w; whether they are published is not known of lines %d to %d", err, u.first, u.last)
+	}
+	return &LineError{u.wrong.Line, err}
 }
 
 // outgoing is a line as it is published there.

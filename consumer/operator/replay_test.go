@@ -547,6 +547,54 @@ func TestTheLineThatIsRefused(t *testing.T) {
 	}
 }
 
+// A line that is published though its id cannot be printed is not one to go on from, and of those
+// that the broker has not answered for nobody knows.
+func TestLinesThatMayBePublished(t *testing.T) {
+	t.Parallel()
+	v := rabbittest.NewVhost(t)
+	v.Declare(t, "orders", amqp.Table{"x-queue-type": "quorum"})
+	var in strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&in, "{\"message_id\":\"m-%d\",\"body\":\"x\"}\n", i)
+	}
+	n := 0
+	err := brokerOf(v).PublishLines(t.Context(), strings.NewReader(in.String()), Target{Key: "orders"}, func(string) error {
+		if n++; n == 100 {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.HasPrefix(err.Error(), "line 100: published, but its id was not printed: ") {
+		t.Errorf("got %v", err)
+	}
+
+	v.DeleteQueue(t, "orders")
+	v.Declare(t, "orders", amqp.Table{"x-queue-type": "quorum"})
+	proxy := rabbittest.NewProxy(t, v.Node.Addr())
+	n = 0
+	err = Broker{Nodes: []string{v.URLAt(proxy.Addr)}}.PublishLines(t.Context(), strings.NewReader(in.String()), Target{Key: "orders"}, func(string) error {
+		if n++; n == 100 {
+			proxy.Cut()
+		}
+		return nil
+	})
+	var wrong *LineError
+	if !errors.As(err, &wrong) || wrong.Line <= 100 {
+		t.Fatalf("got %v after %d", err, n)
+	}
+	_, said, _ := strings.Cut(err.Error(), "; whether they are published is not known of lines ")
+	var first, last int
+	if _, err := fmt.Sscanf(said, "%d to %d", &first, &last); err != nil || first != wrong.Line || last <= first {
+		t.Errorf("got %v", wrong)
+	}
+	for _, d := range v.Drain(t, "orders") {
+		var id int
+		if _, err := fmt.Sscanf(d.MessageId, "m-%d", &id); err != nil || id >= last {
+			t.Errorf("%s is published: %v", d.MessageId, wrong)
+		}
+	}
+}
+
 // What a disk that is full has kept of an archive is what was discarded, in whole lines.
 func TestAnArchiveOnAFullDisk(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,9 @@ func (p *Pipe) Flush(ctx context.Context) error {
 	return first
 }
 
+// InFlight is how many of the last messages are not answered yet.
+func (p *Pipe) InFlight() int { return len(p.flight) }
+
 // settle waits for the confirm of the oldest message, which is in flight until that is known.
 func (p *Pipe) settle(ctx context.Context) error {
 	f := p.flight[0]
