@@ -17,7 +17,7 @@ const (
 	// often is how many times as long as the end of the consumer took the rest is: the
 	// queue answers twice in it, and others may keep it from that for a while.
 	often = 10
-	least = 50 * time.Millisecond
+	least = 250 * time.Millisecond
 	most  = 5 * time.Second
 )
 
