@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/warrenmq/warren/consumer"
@@ -53,11 +54,12 @@ func (r *relay) read(ctx context.Context, query string, most int, begin ...any) 
 		}
 		end = place{o.target(), math.MaxInt64}
 		if id, there := r.d.published[o.id]; there && id == o.message.MessageID {
-			r.undeleted = append(r.undeleted, o.id)
-		} else if !r.busy[end.target] {
-			batch = append(batch, o)
+			r.undeleted[o.id], r.busy[end.target] = end.target, true
+			continue
 		}
+		batch = append(batch, o)
 	}
+	batch = slices.DeleteFunc(batch, func(o outgoing) bool { return r.busy[o.target()] })
 	return batch, end, errors.Join(rows.Err(), failpoint.Error(failpoint.OutboxRead))
 }
 

@@ -222,6 +222,9 @@ func TestWhatAnOperatorHasLockedHoldsUpNoOther(t *testing.T) {
 	d := migrated(t, pgtest.URL(t))
 	d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id, attempts, retry_at) VALUES ('missing', 'refused', 5, now())")
 	d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id) VALUES ('q', 'locked')")
+	for range suspectsAtOnce { // as many as are tried at once of what was refused
+		d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id, retry_at) SELECT 'back-' || count(*), 'locked', now() - interval '1 h' FROM warren.outbox")
+	}
 	tx, err := d.write.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -230,6 +233,7 @@ func TestWhatAnOperatorHasLockedHoldsUpNoOther(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), "UPDATE warren.outbox SET retry_at = retry_at"); err != nil {
 		t.Fatal(err)
 	}
+	d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id, retry_at) VALUES ('free', 'free', now())")
 	var log logBuffer
 	stop := newDatabase(t, d.dsn.config.ConnString(), &log).relaying(t, func(m consumer.Message) error {
 		if m.MessageID == "refused" {
@@ -237,12 +241,13 @@ func TestWhatAnOperatorHasLockedHoldsUpNoOther(t *testing.T) {
 		}
 		return nil
 	})
-	want := []string{"locked"}
+	const locked = suspectsAtOnce + 2
+	want := append(slices.Repeat([]string{"locked"}, locked-1), "free")
 	for i := range 5 {
 		id := fmt.Sprint(i)
 		want = append(want, id)
 		d.exec(t, "INSERT INTO warren.outbox (routing_key, message_id) VALUES ($1, $2)", fmt.Sprint("q", i%2), id)
-		rabbittest.Eventually(t, 0, func() bool { return d.pending(t) == 2 }, "the others are published and deleted")
+		rabbittest.Eventually(t, 0, func() bool { return d.pending(t) == locked }, "the others are published and deleted")
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)

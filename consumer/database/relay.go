@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -104,7 +105,7 @@ type relay struct {
 
 	answers         chan offer
 	answered        []offer            // not settled yet
-	undeleted       []int64            // published before, but still there
+	undeleted       map[int64]target   // published, but still there
 	refused         map[target]refusal // not marked yet
 	busy            map[target]bool    // on offer or not settled yet
 	fresh, suspects int                // offers under way
@@ -277,6 +278,7 @@ func (d *Database) lead(ctx context.Context, progress func()) (*relay, error) {
 	r := &relay{
 		d: d, db: d.write, progress: progress,
 		answers: make(chan offer, freshAtOnce+suspectsAtOnce), busy: make(map[target]bool), refused: make(map[target]refusal),
+		undeleted: make(map[int64]target),
 	}
 	if d.dsn.dialect == postgres {
 		soon, cancel := context.WithTimeout(ctx, relayTimeout)
@@ -366,18 +368,18 @@ func (r *relay) wait(ctx context.Context) error {
 
 // settle deletes the rows that were published, and marks, of each target, the first
 // one that was refused: it holds the others back. Then their targets are free again. Rows
-// that an operator has locked are left for the next time.
+// that an operator has locked are left for the next time, and their targets with them: they
+// would be read again and again in place of others.
 func (r *relay) settle(ctx context.Context) error {
 	ctx, cancel := withGrace(ctx, settleTimeout)
 	defer cancel()
-	published := r.undeleted
 	for _, answer := range r.answered {
 		for i, o := range answer.rows {
 			err := answer.errs[i]
 			_, refused := r.refused[o.target()]
 			switch {
 			case err == nil:
-				published = append(published, o.id)
+				r.undeleted[o.id] = o.target()
 				if o.attempts > 0 {
 					r.logOf(o).Info("message of the outbox published after all", "attempt", o.attempts+1)
 				}
@@ -390,17 +392,21 @@ func (r *relay) settle(ctx context.Context) error {
 		}
 	}
 	failed := r.mark(ctx)
-	if len(published) > 0 {
-		failed = errors.Join(failed, r.remove(ctx, published))
+	if len(r.undeleted) > 0 {
+		failed = errors.Join(failed, r.remove(ctx))
 	}
 	for _, answer := range r.answered {
 		for _, o := range answer.rows {
-			if _, unmarked := r.refused[o.target()]; !unmarked {
-				delete(r.busy, o.target())
-			}
+			delete(r.busy, o.target())
 		}
 	}
-	r.answered, r.undeleted = nil, nil
+	for t := range r.refused {
+		r.busy[t] = true
+	}
+	for _, t := range r.undeleted {
+		r.busy[t] = true
+	}
+	r.answered = nil
 	r.progress()
 	return failed
 }
@@ -419,11 +425,11 @@ func (r *relay) mark(ctx context.Context) (failed error) {
 }
 
 // remove deletes rows that were published.
-func (r *relay) remove(ctx context.Context, published []int64) error {
+func (r *relay) remove(ctx context.Context) error {
 	if err := failpoint.Error(failpoint.OutboxPublished); err != nil {
 		return err
 	}
-	ids, err := json.Marshal(published)
+	ids, err := json.Marshal(slices.Collect(maps.Keys(r.undeleted)))
 	if err != nil {
 		return err
 	}
@@ -431,9 +437,11 @@ func (r *relay) remove(ctx context.Context, published []int64) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range published {
+	for id, t := range r.undeleted {
 		if !slices.Contains(locked, id) {
 			delete(r.d.published, id)
+			delete(r.undeleted, id)
+			delete(r.busy, t)
 		}
 	}
 	return failpoint.Error(failpoint.OutboxDeleted)
