@@ -99,6 +99,9 @@ func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 	if !t.detach() {
 		return cmp.Or(t.ended(), sql.ErrTxDone)
 	}
+	if err := ctx.Err(); err != nil { // the resources before have used it up: no fault of the database
+		return err
+	}
 	defer context.AfterFunc(ctx, t.cancel)()
 	if r != nil && t.key != nil {
 		if _, err := t.tx.ExecContext(ctx, t.d.dsn.dialect.answer, t.key.Queue, Text(t.key.MessageID), t.key.Digest[:], Text(r.ContentType), r.Body); err != nil {
@@ -115,8 +118,9 @@ func (t *transaction) Commit(ctx context.Context, r *consumer.Result) error {
 // and the database does so.
 func (t *transaction) Rollback(ctx context.Context) error {
 	defer t.cancel()
+	late := ctx.Err() != nil
 	defer context.AfterFunc(ctx, t.cancel)()
-	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) && t.ended() == nil {
+	if err := t.tx.Rollback(); !errors.Is(err, sql.ErrTxDone) && t.ended() == nil && !late {
 		return t.lost(ctx, err)
 	}
 	return nil

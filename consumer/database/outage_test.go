@@ -192,22 +192,32 @@ func TestTheDatabaseIsStalledAtACommit(t *testing.T) {
 
 	tx := begin("not answered")
 	p.Stall(rabbittest.ToNode)
-	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	if err := tx.Commit(soon, &consumer.Result{}); !errors.Is(err, consumer.ErrDatabase) || d.Reason() == "" {
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if err := tx.Commit(soon(), &consumer.Result{}); !errors.Is(err, consumer.ErrDatabase) || d.Reason() == "" {
 		t.Errorf("a commit that is not answered: got %v, want an outage", err)
 	}
-	_ = tx.Rollback(soon) // as far as there is anything left
+	_ = tx.Rollback(soon()) // as far as there is anything left
 	p.Cut()
 	p.Restore(t)
 
 	tx = begin("not rolled back")
 	p.Stall(rabbittest.ToNode)
-	if err := tx.Rollback(soon); !errors.Is(err, consumer.ErrDatabase) {
+	if err := tx.Rollback(soon()); !errors.Is(err, consumer.ErrDatabase) {
 		t.Errorf("a rollback that is not answered: got %v, want an outage", err)
 	}
 	p.Cut()
 	p.Restore(t)
+
+	tx = begin("late")
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // as if another resource of the attempt had taken all of the time
+	if err := errors.Join(tx.Commit(over, nil), tx.Rollback(over)); !errors.Is(err, context.Canceled) || errors.Is(err, consumer.ErrDatabase) {
+		t.Errorf("a commit that has no time left: got %v, want an error that is not the database's", err)
+	}
 
 	tx = begin("answered late")
 	p.Stall(rabbittest.FromNode)
