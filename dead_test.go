@@ -164,6 +164,9 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 	if _, fault := run(1, lines, "publish", "orders", "--lines", "-", "--timeout", "5s"); !strings.Contains(fault, "leave out all but the queue and --exchange") {
 		t.Errorf("publish --lines with a timeout: got %q", fault)
 	}
+	if _, fault := run(1, lines, "publish", "orders", "--lines", "-", "--content-type", "text/plain"); !strings.Contains(fault, "leave out all but the queue and --exchange") {
+		t.Errorf("publish --lines with a content type: got %q", fault)
+	}
 	dead(10)
 
 	if out, _ := run(0, "", "dead", "replay", "orders", "--all", "--dry-run"); out != "replay 10 dead letters of orders: 10 permanent\n" {
@@ -193,7 +196,7 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 
 	// Canaries die first, and the rest stays.
 	out, fault := run(3, "", "dead", "replay", "orders", "--all", "--yes", "--canary", "2")
-	if out != "replayed 2 dead letters of orders\n" || !strings.Contains(fault, "warren: of 2 canaries ") || !strings.Contains(fault, "; the rest is where it was\n") {
+	if out != "replayed 2 dead letters of orders\n" || !strings.Contains(fault, "warren: of 2 canaries ") || !strings.Contains(fault, "; the rest is left\n") {
 		t.Errorf("canaries that die: got %q and %q", out, fault)
 	}
 	dead(10)
@@ -226,8 +229,8 @@ func TestDeadLettersAreReplayed(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cut.jsonl"), []byte(`{"message_id":"o-10","body":"{\"n\":10}"}`+"\n"+`{"message_id":"o-11","bo`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, _ := run(0, "", "dead", "import", "orders", "cut.jsonl", "--dry-run"); out != "import 1 message into orders.dead\n" {
-		t.Errorf("import of what was cut off: got %q", out)
+	if out, fault := run(0, "", "dead", "import", "orders", "cut.jsonl", "--dry-run"); out != "import 1 message into orders.dead\n" || !strings.HasPrefix(fault, "warren: cut.jsonl: line 2: it is unfinished, and left out") {
+		t.Errorf("import of what was cut off: got %q and %q", out, fault)
 	}
 	if out, fault := run(3, "", "dead", "import", "orders", "cut.jsonl", "--yes"); out != "imported 1 message into orders.dead\n" || !strings.HasPrefix(fault, "warren: line 2: it is unfinished, and left out") {
 		t.Errorf("import of what was cut off: got %q and %q", out, fault)

@@ -69,6 +69,9 @@ func (i *deadImportCommand) Run(ctx context.Context, a App) error {
 		if err != nil && !errors.Is(err, operator.ErrUnfinished) {
 			return fmt.Errorf("%s: %w; nothing was imported", i.File, err)
 		}
+		if err != nil {
+			fmt.Fprintf(a.Err, "%s: %s: %v\n", a.Name, i.File, err)
+		}
 		if on, err := i.proceed(a, fmt.Sprintf("import %s into %s.dead", plural(n, "message", "messages"), i.Queue)); !on {
 			return err
 		}

@@ -111,9 +111,9 @@ func (p *picking) outcome(a App, did string, done operator.Done, err error) erro
 	text := ""
 	switch {
 	case errors.Is(err, context.Canceled):
-		text = "interrupted; the rest is where it was"
+		text = "interrupted; the rest is left"
 	case err != nil:
-		text = fmt.Sprintf("%v; the rest is where it was", err)
+		text = fmt.Sprintf("%v; the rest is left", err)
 	case done.Left > 0:
 		text = fmt.Sprintf("%s cannot be published: %v",
 			plural(done.Left, p.one+" was left where it was, since it", p.several+" were left where they were, since they"), done.Why)

@@ -155,10 +155,11 @@ func (t *targets) act(ctx context.Context, a App, what string, r fleet.Request) 
 // tells which of them are meant; nil: all that answer.
 func act(ctx context.Context, a App, link fleetCommand, f acting, wait time.Duration, what string, r fleet.Request, those func(fleet.Answer) bool) error {
 	ask := func(r fleet.Request, expect int) (answers []fleet.Answer, err error) {
-		return answers, link.with(ctx, a, func(ctx context.Context, c *fleet.Client) (err error) {
+		err = link.with(ctx, a, func(ctx context.Context, c *fleet.Client) (err error) {
 			answers, err = c.Ask(ctx, r, expect, wait)
 			return err
 		})
+		return answers, err
 	}
 	there, err := ask(fleet.Request{Verb: fleet.VerbStatus, Daemons: r.Daemons, Attempts: fleet.MaxAttempts}, 0)
 	if err != nil {

@@ -60,12 +60,15 @@ func (p *publishCommand) Run(ctx context.Context, a App) error {
 	return err
 }
 
-// publishTimeout is the timeout that is given if none is.
-const publishTimeout = 30 * time.Second
+// What is given if nothing is.
+const (
+	publishTimeout     = 30 * time.Second
+	publishContentType = "application/json"
+)
 
 // lines publishes a message for each line, and prints its message-id once the broker has it.
 func (p *publishCommand) lines(ctx context.Context, a App) error {
-	if given := (publishCommand{Queue: p.Queue, Lines: p.Lines, Exchange: p.Exchange, ContentType: p.ContentType, Timeout: publishTimeout}); !reflect.DeepEqual(*p, given) {
+	if given := (publishCommand{Queue: p.Queue, Lines: p.Lines, Exchange: p.Exchange, ContentType: publishContentType, Timeout: publishTimeout}); !reflect.DeepEqual(*p, given) {
 		return errors.New("--lines has bodies, properties and headers in the lines; leave out all but the queue and --exchange")
 	}
 	path := p.Lines

@@ -87,7 +87,7 @@ func (p *Page) dryRun(w http.ResponseWriter, r *http.Request, s *session, act st
 				data.Oldest = l.DeadAt
 			}
 			if len(data.Sample) < 5 {
-				data.Sample = append(data.Sample, letterRow{Letter: operator.Letter{ID: strings.Clone(l.ID), Reason: l.Reason, Error: cut(l.Error, 300), DeadAt: l.DeadAt}, Param: idParam(l.ID)})
+				data.Sample = append(data.Sample, letterRow{Letter: operator.Letter{ID: strings.Clone(l.ID), Reason: cut(l.Reason, 100), Error: cut(l.Error, 300), DeadAt: l.DeadAt}, Param: idParam(l.ID)})
 			}
 			return nil
 		})

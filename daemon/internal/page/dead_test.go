@@ -170,7 +170,7 @@ func TestReplayingDeadLetters(t *testing.T) {
 	}
 	who.ask(http.MethodPost, "/ui/job/cancel", url.Values{"id": {id}})
 	<-slow.done
-	if view := slow.view(admin); view.Level != "warn" || !strings.Contains(view.Outcome, "then it was cancelled, and the rest is where it was") {
+	if view := slow.view(admin); view.Level != "warn" || !strings.Contains(view.Outcome, "then it was cancelled, and the rest is left") {
 		t.Errorf("cancelled: got %+v", view)
 	}
 	for form, want := range map[string]string{
@@ -257,8 +257,8 @@ func TestListsAreBounded(t *testing.T) {
 	t.Parallel()
 	v, p, _ := withBroker(t, 0)
 	v.Publish(t, "orders.dead", amqp.Publishing{MessageId: "m", Headers: amqp.Table{"x-warren-reason": strings.Repeat("r", 100_000)}})
-	who := signedIn(t, p, tokens.View)
-	for _, at := range []string{"/ui/dead?queue=orders", "/ui/dead?queue=orders&show=list", "/ui/message?id=m"} {
+	who := signedIn(t, p, tokens.Admin)
+	for _, at := range []string{"/ui/dead?queue=orders", "/ui/dead?queue=orders&show=list", "/ui/message?id=m", "/ui/dead/replay?queue=orders&all=yes", "/ui/dead/discard?queue=orders&all=yes"} {
 		if body := who.get(at); len(body) > 50_000 {
 			t.Errorf("%s: got %d bytes", at, len(body))
 		}
@@ -334,7 +334,7 @@ func TestStoppingDuringAJob(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if view := j.view(admin); !strings.Contains(view.Outcome, "then the daemon was stopped, and the rest is where it was") {
+	if view := j.view(admin); !strings.Contains(view.Outcome, "then the daemon was stopped, and the rest is left") {
 		t.Errorf("got %+v", view)
 	}
 	if !strings.Contains(log.String(), "then the daemon was stopped") {

@@ -152,11 +152,11 @@ func (p *Page) ended(ctx context.Context, j *job, done operator.Done, err error)
 	j.outcome = fmt.Sprintf("%s %s of %s", acted[j.Act], plural(done.Done, "message", "messages"), j.Queue)
 	switch {
 	case errors.Is(context.Cause(ctx), errCancelled):
-		j.level, j.outcome = "warn", j.outcome+"; then it was cancelled, and the rest is where it was"
+		j.level, j.outcome = "warn", j.outcome+"; then it was cancelled, and the rest is left"
 	case p.ctx.Err() != nil && err != nil:
-		j.level, j.outcome = "warn", j.outcome+"; then the daemon was stopped, and the rest is where it was"
+		j.level, j.outcome = "warn", j.outcome+"; then the daemon was stopped, and the rest is left"
 	case err != nil:
-		j.level, j.outcome = "bad", fmt.Sprintf("%s; then: %v; the rest is where it was", j.outcome, err)
+		j.level, j.outcome = "bad", fmt.Sprintf("%s; then: %v; the rest is left", j.outcome, err)
 	case done.Left > 0:
 		j.level, j.outcome = "warn", fmt.Sprintf("%s; %s cannot be published: %v", j.outcome, plural(done.Left, "was left, since it", "were left, since they"), done.Why)
 	case done.Done == 0:
