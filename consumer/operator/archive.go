@@ -258,9 +258,9 @@ func (u *underWay) explained() error {
 	if len(u.later) > 0 {
 		err = fmt.Errorf("%w; behind it these are published all the same: %s", err, strings.Join(u.later, ", "))
 	}
-	switch {
-	case u.first == 0:
-	case u.first == u.last:
+	switch u.first {
+	case 0:
+	case u.last:
 		err = fmt.Errorf("%w; whether it is published is not known of line %d", err, u.first)
 	default:
 		err = fmt.Errorf("%w; whether they are published is not known of lines %d to %d", err, u.first, u.last)
