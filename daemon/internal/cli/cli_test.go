@@ -3,10 +3,12 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/daemon/internal/settings"
 	"github.com/warrenmq/warren/processors"
@@ -64,5 +66,25 @@ func TestANodeThatIsSilent(t *testing.T) {
 		if err == nil || !strings.HasSuffix(err.Error(), "no answer within 100ms; is the broker up?") || strings.Contains(err.Error(), "Exception") {
 			t.Errorf("%s: got %v", command, err)
 		}
+	}
+}
+
+// Once the time is over, that is why something failed. What is done in part says so itself, and
+// ends with its own status.
+func TestWithin(t *testing.T) {
+	over := func(err error) error {
+		return within(t.Context(), time.Nanosecond, func(ctx context.Context) error {
+			<-ctx.Done()
+			return err
+		})
+	}
+	if err := over(errors.New("use of closed network connection")); err == nil || err.Error() != "no answer within 1ns; is the broker up?" {
+		t.Errorf("a connection that was cut: got %v", err)
+	}
+	if _, partial := errors.AsType[*Partial](over(&Partial{"some still take messages"})); !partial {
+		t.Error("what is done in part is lost")
+	}
+	if err := over(nil); err != nil {
+		t.Errorf("what is done: got %v", err)
 	}
 }

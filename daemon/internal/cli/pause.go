@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +36,15 @@ func (f fleetCommand) with(ctx context.Context, a App, do func(context.Context, 
 	})
 }
 
-// within calls do with a context that ends at the timeout. Once that has ended, the error is why.
+// within calls do with a context that ends at the timeout. Once that has ended, the error is why,
+// unless do says itself what has been done in part.
 func within(ctx context.Context, timeout time.Duration, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v; is the broker up?", timeout))
 	defer cancel()
 	err := do(ctx)
+	if _, partial := errors.AsType[*Partial](err); partial {
+		return err
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
 		return cause
 	}
@@ -89,7 +94,7 @@ func (p *pauseCommand) pause(ctx context.Context, a App, c *fleet.Client, lasts 
 	left := 0
 	for _, queue := range p.Queues {
 		if err := c.Pause(ctx, queue, p.Why, p.For); err != nil {
-			return fmt.Errorf("pause %s: %w", printable(queue), err)
+			return fmt.Errorf("pause %s: %w", printable(queue), cmp.Or(context.Cause(ctx), err))
 		}
 	}
 	for _, queue := range p.Queues {
@@ -183,7 +188,7 @@ func (r *resumeCommand) Run(ctx context.Context, a App) error {
 func resume(ctx context.Context, a App, c *fleet.Client, paused []string) error {
 	for _, queue := range paused {
 		if err := c.Resume(ctx, queue); err != nil {
-			return fmt.Errorf("resume %s: %w", printable(queue), err)
+			return fmt.Errorf("resume %s: %w", printable(queue), cmp.Or(context.Cause(ctx), err))
 		}
 	}
 	for _, queue := range paused {
